@@ -1,0 +1,2300 @@
+"""libvirt's public API constants, as plain integers grouped by the enum that declares them.
+
+Class `X` is libvirt's `virX` (without a trailing `Values`), its members are the enum's without their common
+prefix and without the `_LAST` sentinels. Source: libvirt-host.h, libvirt-domain.h and their neighbours of libvirt
+11.3. Plain classes, not `enum.IntEnum`: importing this module must cost about a millisecond.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+def name_of(group: type, value: int) -> str | None:
+    """The member of `group` that equals `value`, in lower case with dashes, or None."""
+    for name, member in vars(group).items():
+        if not name.startswith("_") and member == value:
+            return name.lower().replace("_", "-")
+    return None
+
+class ConnectBaselineCPUFlags:
+    """virConnectBaselineCPUFlags"""
+
+    EXPAND_FEATURES: Final = 1
+    MIGRATABLE: Final = 2
+
+
+class ConnectCloseReason:
+    """virConnectCloseReason"""
+
+    ERROR: Final = 0
+    EOF: Final = 1
+    KEEPALIVE: Final = 2
+    CLIENT: Final = 3
+
+
+class ConnectCompareCPUFlags:
+    """virConnectCompareCPUFlags"""
+
+    FAIL_INCOMPATIBLE: Final = 1
+    VALIDATE_XML: Final = 2
+
+
+class ConnectDomainEventAgentLifecycleReason:
+    """virConnectDomainEventAgentLifecycleReason"""
+
+    UNKNOWN: Final = 0
+    DOMAIN_STARTED: Final = 1
+    CHANNEL: Final = 2
+
+
+class ConnectDomainEventAgentLifecycleState:
+    """virConnectDomainEventAgentLifecycleState"""
+
+    CONNECTED: Final = 1
+    DISCONNECTED: Final = 2
+
+
+class ConnectGetAllDomainStatsFlags:
+    """virConnectGetAllDomainStatsFlags"""
+
+    ACTIVE: Final = 1
+    INACTIVE: Final = 2
+    PERSISTENT: Final = 4
+    TRANSIENT: Final = 8
+    RUNNING: Final = 16
+    PAUSED: Final = 32
+    SHUTOFF: Final = 64
+    OTHER: Final = 128
+    NOWAIT: Final = 536870912
+    BACKING: Final = 1073741824
+    ENFORCE_STATS: Final = 2147483648
+
+
+class ConnectGetDomainCapabilitiesFlags:
+    """virConnectGetDomainCapabilitiesFlags"""
+
+    DISABLE_DEPRECATED_FEATURES: Final = 1
+
+
+class ConnectListAllDomainsFlags:
+    """virConnectListAllDomainsFlags"""
+
+    ACTIVE: Final = 1
+    INACTIVE: Final = 2
+    PERSISTENT: Final = 4
+    TRANSIENT: Final = 8
+    RUNNING: Final = 16
+    PAUSED: Final = 32
+    SHUTOFF: Final = 64
+    OTHER: Final = 128
+    MANAGEDSAVE: Final = 256
+    NO_MANAGEDSAVE: Final = 512
+    AUTOSTART: Final = 1024
+    NO_AUTOSTART: Final = 2048
+    HAS_SNAPSHOT: Final = 4096
+    NO_SNAPSHOT: Final = 8192
+    HAS_CHECKPOINT: Final = 16384
+    NO_CHECKPOINT: Final = 32768
+
+
+class ConnectListAllInterfacesFlags:
+    """virConnectListAllInterfacesFlags"""
+
+    INACTIVE: Final = 1
+    ACTIVE: Final = 2
+
+
+class ConnectListAllNetworksFlags:
+    """virConnectListAllNetworksFlags"""
+
+    INACTIVE: Final = 1
+    ACTIVE: Final = 2
+    PERSISTENT: Final = 4
+    TRANSIENT: Final = 8
+    AUTOSTART: Final = 16
+    NO_AUTOSTART: Final = 32
+
+
+class ConnectListAllNodeDeviceFlags:
+    """virConnectListAllNodeDeviceFlags"""
+
+    CAP_SYSTEM: Final = 1
+    CAP_PCI_DEV: Final = 2
+    CAP_USB_DEV: Final = 4
+    CAP_USB_INTERFACE: Final = 8
+    CAP_NET: Final = 16
+    CAP_SCSI_HOST: Final = 32
+    CAP_SCSI_TARGET: Final = 64
+    CAP_SCSI: Final = 128
+    CAP_STORAGE: Final = 256
+    CAP_FC_HOST: Final = 512
+    CAP_VPORTS: Final = 1024
+    CAP_SCSI_GENERIC: Final = 2048
+    CAP_DRM: Final = 4096
+    CAP_MDEV_TYPES: Final = 8192
+    CAP_MDEV: Final = 16384
+    CAP_CCW_DEV: Final = 32768
+    CAP_CSS_DEV: Final = 65536
+    CAP_VDPA: Final = 131072
+    CAP_AP_CARD: Final = 262144
+    CAP_AP_QUEUE: Final = 524288
+    CAP_AP_MATRIX: Final = 1048576
+    CAP_VPD: Final = 2097152
+    CAP_CCWGROUP_DEV: Final = 4194304
+    CAP_CCWGROUP_MEMBER: Final = 8388608
+    PERSISTENT: Final = 268435456
+    TRANSIENT: Final = 536870912
+    INACTIVE: Final = 1073741824
+    ACTIVE: Final = 2147483648
+
+
+class ConnectListAllSecretsFlags:
+    """virConnectListAllSecretsFlags"""
+
+    EPHEMERAL: Final = 1
+    NO_EPHEMERAL: Final = 2
+    PRIVATE: Final = 4
+    NO_PRIVATE: Final = 8
+
+
+class ConnectListAllStoragePoolsFlags:
+    """virConnectListAllStoragePoolsFlags"""
+
+    INACTIVE: Final = 1
+    ACTIVE: Final = 2
+    PERSISTENT: Final = 4
+    TRANSIENT: Final = 8
+    AUTOSTART: Final = 16
+    NO_AUTOSTART: Final = 32
+    DIR: Final = 64
+    FS: Final = 128
+    NETFS: Final = 256
+    LOGICAL: Final = 512
+    DISK: Final = 1024
+    ISCSI: Final = 2048
+    SCSI: Final = 4096
+    MPATH: Final = 8192
+    RBD: Final = 16384
+    SHEEPDOG: Final = 32768
+    GLUSTER: Final = 65536
+    ZFS: Final = 131072
+    VSTORAGE: Final = 262144
+    ISCSI_DIRECT: Final = 524288
+
+
+class ConnectFlags:
+    """virConnectFlags"""
+
+    RO: Final = 1
+    NO_ALIASES: Final = 2
+
+
+class CPUCompareResult:
+    """virCPUCompareResult"""
+
+    ERROR: Final = -1
+    INCOMPATIBLE: Final = 0
+    IDENTICAL: Final = 1
+    SUPERSET: Final = 2
+
+
+class ConnectCredentialType:
+    """virConnectCredentialType"""
+
+    USERNAME: Final = 1
+    AUTHNAME: Final = 2
+    LANGUAGE: Final = 3
+    CNONCE: Final = 4
+    PASSPHRASE: Final = 5
+    ECHOPROMPT: Final = 6
+    NOECHOPROMPT: Final = 7
+    REALM: Final = 8
+    EXTERNAL: Final = 9
+
+
+class DomainAbortJobFlags:
+    """virDomainAbortJobFlagsValues"""
+
+    POSTCOPY: Final = 1
+
+
+class DomainModificationImpact:
+    """virDomainModificationImpact"""
+
+    CURRENT: Final = 0
+    LIVE: Final = 1
+    CONFIG: Final = 2
+
+
+class DomainAgentResponseTimeout:
+    """virDomainAgentResponseTimeoutValues"""
+
+    BLOCK: Final = -2
+    DEFAULT: Final = -1
+    NOWAIT: Final = 0
+
+
+class DomainAuthorizedSSHKeysSetFlags:
+    """virDomainAuthorizedSSHKeysSetFlags"""
+
+    APPEND: Final = 1
+    REMOVE: Final = 2
+
+
+class DomainBackupBeginFlags:
+    """virDomainBackupBeginFlags"""
+
+    REUSE_EXTERNAL: Final = 1
+
+
+class BlkioParameterType:
+    """virBlkioParameterType"""
+
+    INT: Final = 1
+    UINT: Final = 2
+    LLONG: Final = 3
+    ULLONG: Final = 4
+    DOUBLE: Final = 5
+    BOOLEAN: Final = 6
+
+
+class DomainState:
+    """virDomainState"""
+
+    NOSTATE: Final = 0
+    RUNNING: Final = 1
+    BLOCKED: Final = 2
+    PAUSED: Final = 3
+    SHUTDOWN: Final = 4
+    SHUTOFF: Final = 5
+    CRASHED: Final = 6
+    PMSUSPENDED: Final = 7
+
+
+class DomainBlockedReason:
+    """virDomainBlockedReason"""
+
+    UNKNOWN: Final = 0
+
+
+class DomainBlockCommitFlags:
+    """virDomainBlockCommitFlags"""
+
+    SHALLOW: Final = 1
+    DELETE: Final = 2
+    ACTIVE: Final = 4
+    RELATIVE: Final = 8
+    BANDWIDTH_BYTES: Final = 16
+
+
+class DomainBlockCopyFlags:
+    """virDomainBlockCopyFlags"""
+
+    SHALLOW: Final = 1
+    REUSE_EXT: Final = 2
+    TRANSIENT_JOB: Final = 4
+    SYNCHRONOUS_WRITES: Final = 8
+
+
+class DomainBlockJobAbortFlags:
+    """virDomainBlockJobAbortFlags"""
+
+    ASYNC: Final = 1
+    PIVOT: Final = 2
+
+
+class ConnectDomainEventBlockJobStatus:
+    """virConnectDomainEventBlockJobStatus"""
+
+    COMPLETED: Final = 0
+    FAILED: Final = 1
+    CANCELED: Final = 2
+    READY: Final = 3
+
+
+class DomainBlockJobInfoFlags:
+    """virDomainBlockJobInfoFlags"""
+
+    BANDWIDTH_BYTES: Final = 1
+
+
+class DomainBlockJobSetSpeedFlags:
+    """virDomainBlockJobSetSpeedFlags"""
+
+    SPEED_BANDWIDTH_BYTES: Final = 1
+
+
+class DomainBlockJobType:
+    """virDomainBlockJobType"""
+
+    UNKNOWN: Final = 0
+    PULL: Final = 1
+    COPY: Final = 2
+    COMMIT: Final = 3
+    ACTIVE_COMMIT: Final = 4
+    BACKUP: Final = 5
+
+
+class DomainBlockPullFlags:
+    """virDomainBlockPullFlags"""
+
+    BANDWIDTH_BYTES: Final = 64
+
+
+class DomainBlockRebaseFlags:
+    """virDomainBlockRebaseFlags"""
+
+    SHALLOW: Final = 1
+    REUSE_EXT: Final = 2
+    COPY_RAW: Final = 4
+    COPY: Final = 8
+    RELATIVE: Final = 16
+    COPY_DEV: Final = 32
+    BANDWIDTH_BYTES: Final = 64
+
+
+class DomainBlockResizeFlags:
+    """virDomainBlockResizeFlags"""
+
+    BYTES: Final = 1
+    CAPACITY: Final = 2
+
+
+class DomainChannelFlags:
+    """virDomainChannelFlags"""
+
+    FORCE: Final = 1
+
+
+class DomainCheckpointCreateFlags:
+    """virDomainCheckpointCreateFlags"""
+
+    REDEFINE: Final = 1
+    QUIESCE: Final = 2
+    REDEFINE_VALIDATE: Final = 4
+
+
+class DomainCheckpointDeleteFlags:
+    """virDomainCheckpointDeleteFlags"""
+
+    CHILDREN: Final = 1
+    METADATA_ONLY: Final = 2
+    CHILDREN_ONLY: Final = 4
+
+
+class DomainCheckpointListFlags:
+    """virDomainCheckpointListFlags"""
+
+    DESCENDANTS: Final = 1
+    ROOTS: Final = 1
+    TOPOLOGICAL: Final = 2
+    LEAVES: Final = 4
+    NO_LEAVES: Final = 8
+
+
+class DomainCheckpointXMLFlags:
+    """virDomainCheckpointXMLFlags"""
+
+    SECURE: Final = 1
+    NO_DOMAIN: Final = 2
+    SIZE: Final = 4
+
+
+class DomainConsoleFlags:
+    """virDomainConsoleFlags"""
+
+    FORCE: Final = 1
+    SAFE: Final = 2
+
+
+class DomainControlState:
+    """virDomainControlState"""
+
+    OK: Final = 0
+    JOB: Final = 1
+    OCCUPIED: Final = 2
+    ERROR: Final = 3
+
+
+class DomainControlErrorReason:
+    """virDomainControlErrorReason"""
+
+    NONE: Final = 0
+    UNKNOWN: Final = 1
+    MONITOR: Final = 2
+    INTERNAL: Final = 3
+
+
+class DomainCoreDumpFormat:
+    """virDomainCoreDumpFormat"""
+
+    RAW: Final = 0
+    KDUMP_ZLIB: Final = 1
+    KDUMP_LZO: Final = 2
+    KDUMP_SNAPPY: Final = 3
+    WIN_DMP: Final = 4
+
+
+class DomainCrashedReason:
+    """virDomainCrashedReason"""
+
+    UNKNOWN: Final = 0
+    PANICKED: Final = 1
+
+
+class DomainDefineFlags:
+    """virDomainDefineFlags"""
+
+    VALIDATE: Final = 1
+
+
+class DomainDestroyFlags:
+    """virDomainDestroyFlagsValues"""
+
+    DEFAULT: Final = 0
+    GRACEFUL: Final = 1
+    REMOVE_LOGS: Final = 2
+
+
+class DomainDeviceModifyFlags:
+    """virDomainDeviceModifyFlags"""
+
+    CURRENT: Final = 0
+    LIVE: Final = 1
+    CONFIG: Final = 2
+    FORCE: Final = 4
+
+
+class DomainDirtyRateStatus:
+    """virDomainDirtyRateStatus"""
+
+    UNSTARTED: Final = 0
+    MEASURING: Final = 1
+    MEASURED: Final = 2
+
+
+class DomainDirtyRateCalcFlags:
+    """virDomainDirtyRateCalcFlags"""
+
+    PAGE_SAMPLING: Final = 0
+    DIRTY_BITMAP: Final = 1
+    DIRTY_RING: Final = 2
+
+
+class DomainDiskErrorCode:
+    """virDomainDiskErrorCode"""
+
+    NONE: Final = 0
+    UNSPEC: Final = 1
+    NO_SPACE: Final = 2
+
+
+class DomainEventType:
+    """virDomainEventType"""
+
+    DEFINED: Final = 0
+    UNDEFINED: Final = 1
+    STARTED: Final = 2
+    SUSPENDED: Final = 3
+    RESUMED: Final = 4
+    STOPPED: Final = 5
+    SHUTDOWN: Final = 6
+    PMSUSPENDED: Final = 7
+    CRASHED: Final = 8
+
+
+class DomainEventCrashedDetailType:
+    """virDomainEventCrashedDetailType"""
+
+    PANICKED: Final = 0
+    CRASHLOADED: Final = 1
+
+
+class DomainEventDefinedDetailType:
+    """virDomainEventDefinedDetailType"""
+
+    ADDED: Final = 0
+    UPDATED: Final = 1
+    RENAMED: Final = 2
+    FROM_SNAPSHOT: Final = 3
+
+
+class ConnectDomainEventDiskChangeReason:
+    """virConnectDomainEventDiskChangeReason"""
+
+    CHANGE_MISSING_ON_START: Final = 0
+    DROP_MISSING_ON_START: Final = 1
+
+
+class DomainEventGraphicsAddressType:
+    """virDomainEventGraphicsAddressType"""
+
+    IPV4: Final = 0
+    IPV6: Final = 1
+    UNIX: Final = 2
+
+
+class DomainEventGraphicsPhase:
+    """virDomainEventGraphicsPhase"""
+
+    CONNECT: Final = 0
+    INITIALIZE: Final = 1
+    DISCONNECT: Final = 2
+
+
+class DomainEventID:
+    """virDomainEventID"""
+
+    LIFECYCLE: Final = 0
+    REBOOT: Final = 1
+    RTC_CHANGE: Final = 2
+    WATCHDOG: Final = 3
+    IO_ERROR: Final = 4
+    GRAPHICS: Final = 5
+    IO_ERROR_REASON: Final = 6
+    CONTROL_ERROR: Final = 7
+    BLOCK_JOB: Final = 8
+    DISK_CHANGE: Final = 9
+    TRAY_CHANGE: Final = 10
+    PMWAKEUP: Final = 11
+    PMSUSPEND: Final = 12
+    BALLOON_CHANGE: Final = 13
+    PMSUSPEND_DISK: Final = 14
+    DEVICE_REMOVED: Final = 15
+    BLOCK_JOB_2: Final = 16
+    TUNABLE: Final = 17
+    AGENT_LIFECYCLE: Final = 18
+    DEVICE_ADDED: Final = 19
+    MIGRATION_ITERATION: Final = 20
+    JOB_COMPLETED: Final = 21
+    DEVICE_REMOVAL_FAILED: Final = 22
+    METADATA_CHANGE: Final = 23
+    BLOCK_THRESHOLD: Final = 24
+    MEMORY_FAILURE: Final = 25
+    MEMORY_DEVICE_SIZE_CHANGE: Final = 26
+    NIC_MAC_CHANGE: Final = 27
+
+
+class DomainEventIOErrorAction:
+    """virDomainEventIOErrorAction"""
+
+    NONE: Final = 0
+    PAUSE: Final = 1
+    REPORT: Final = 2
+
+
+class DomainMemoryFailureActionType:
+    """virDomainMemoryFailureActionType"""
+
+    IGNORE: Final = 0
+    INJECT: Final = 1
+    FATAL: Final = 2
+    RESET: Final = 3
+
+
+class DomainMemoryFailureRecipientType:
+    """virDomainMemoryFailureRecipientType"""
+
+    HYPERVISOR: Final = 0
+    GUEST: Final = 1
+
+
+class DomainEventPMSuspendedDetailType:
+    """virDomainEventPMSuspendedDetailType"""
+
+    MEMORY: Final = 0
+    DISK: Final = 1
+
+
+class DomainEventResumedDetailType:
+    """virDomainEventResumedDetailType"""
+
+    UNPAUSED: Final = 0
+    MIGRATED: Final = 1
+    FROM_SNAPSHOT: Final = 2
+    POSTCOPY: Final = 3
+    POSTCOPY_FAILED: Final = 4
+
+
+class DomainEventShutdownDetailType:
+    """virDomainEventShutdownDetailType"""
+
+    FINISHED: Final = 0
+    GUEST: Final = 1
+    HOST: Final = 2
+
+
+class DomainEventStartedDetailType:
+    """virDomainEventStartedDetailType"""
+
+    BOOTED: Final = 0
+    MIGRATED: Final = 1
+    RESTORED: Final = 2
+    FROM_SNAPSHOT: Final = 3
+    WAKEUP: Final = 4
+
+
+class DomainEventStoppedDetailType:
+    """virDomainEventStoppedDetailType"""
+
+    SHUTDOWN: Final = 0
+    DESTROYED: Final = 1
+    CRASHED: Final = 2
+    MIGRATED: Final = 3
+    SAVED: Final = 4
+    FAILED: Final = 5
+    FROM_SNAPSHOT: Final = 6
+
+
+class DomainEventSuspendedDetailType:
+    """virDomainEventSuspendedDetailType"""
+
+    PAUSED: Final = 0
+    MIGRATED: Final = 1
+    IOERROR: Final = 2
+    WATCHDOG: Final = 3
+    RESTORED: Final = 4
+    FROM_SNAPSHOT: Final = 5
+    API_ERROR: Final = 6
+    POSTCOPY: Final = 7
+    POSTCOPY_FAILED: Final = 8
+
+
+class DomainEventTrayChangeReason:
+    """virDomainEventTrayChangeReason"""
+
+    OPEN: Final = 0
+    CLOSE: Final = 1
+
+
+class DomainEventUndefinedDetailType:
+    """virDomainEventUndefinedDetailType"""
+
+    REMOVED: Final = 0
+    RENAMED: Final = 1
+
+
+class DomainEventWatchdogAction:
+    """virDomainEventWatchdogAction"""
+
+    NONE: Final = 0
+    PAUSE: Final = 1
+    RESET: Final = 2
+    POWEROFF: Final = 3
+    SHUTDOWN: Final = 4
+    DEBUG: Final = 5
+    INJECTNMI: Final = 6
+
+
+class DomainFDAssociateFlags:
+    """virDomainFDAssociateFlags"""
+
+    RESTORE: Final = 1
+    WRITABLE: Final = 2
+
+
+class DomainGetHostnameFlags:
+    """virDomainGetHostnameFlags"""
+
+    LEASE: Final = 1
+    AGENT: Final = 2
+
+
+class DomainGraphicsReloadType:
+    """virDomainGraphicsReloadType"""
+
+    ANY: Final = 0
+    VNC: Final = 1
+
+
+class DomainGuestInfoTypes:
+    """virDomainGuestInfoTypes"""
+
+    USERS: Final = 1
+    OS: Final = 2
+    TIMEZONE: Final = 4
+    HOSTNAME: Final = 8
+    FILESYSTEM: Final = 16
+    DISKS: Final = 32
+    INTERFACES: Final = 64
+    LOAD: Final = 128
+
+
+class DomainInterfaceAddressesSource:
+    """virDomainInterfaceAddressesSource"""
+
+    LEASE: Final = 0
+    AGENT: Final = 1
+    ARP: Final = 2
+
+
+class DomainJobType:
+    """virDomainJobType"""
+
+    NONE: Final = 0
+    BOUNDED: Final = 1
+    UNBOUNDED: Final = 2
+    COMPLETED: Final = 3
+    FAILED: Final = 4
+    CANCELLED: Final = 5
+
+
+class DomainJobOperation:
+    """virDomainJobOperation"""
+
+    UNKNOWN: Final = 0
+    START: Final = 1
+    SAVE: Final = 2
+    RESTORE: Final = 3
+    MIGRATION_IN: Final = 4
+    MIGRATION_OUT: Final = 5
+    SNAPSHOT: Final = 6
+    SNAPSHOT_REVERT: Final = 7
+    DUMP: Final = 8
+    BACKUP: Final = 9
+    SNAPSHOT_DELETE: Final = 10
+
+
+class DomainGetJobStatsFlags:
+    """virDomainGetJobStatsFlags"""
+
+    COMPLETED: Final = 1
+    KEEP_COMPLETED: Final = 2
+
+
+class DomainLifecycleAction:
+    """virDomainLifecycleAction"""
+
+    DESTROY: Final = 0
+    RESTART: Final = 1
+    RESTART_RENAME: Final = 2
+    PRESERVE: Final = 3
+    COREDUMP_DESTROY: Final = 4
+    COREDUMP_RESTART: Final = 5
+
+
+class DomainLifecycle:
+    """virDomainLifecycle"""
+
+    POWEROFF: Final = 0
+    REBOOT: Final = 1
+    CRASH: Final = 2
+
+
+class DomainMemoryFailureFlags:
+    """virDomainMemoryFailureFlags"""
+
+    ACTION_REQUIRED: Final = 1
+    RECURSIVE: Final = 2
+
+
+class MemoryParameterType:
+    """virMemoryParameterType"""
+
+    INT: Final = 1
+    UINT: Final = 2
+    LLONG: Final = 3
+    ULLONG: Final = 4
+    DOUBLE: Final = 5
+    BOOLEAN: Final = 6
+
+
+class DomainMemoryStatTags:
+    """virDomainMemoryStatTags"""
+
+    SWAP_IN: Final = 0
+    SWAP_OUT: Final = 1
+    MAJOR_FAULT: Final = 2
+    MINOR_FAULT: Final = 3
+    UNUSED: Final = 4
+    AVAILABLE: Final = 5
+    ACTUAL_BALLOON: Final = 6
+    RSS: Final = 7
+    USABLE: Final = 8
+    LAST_UPDATE: Final = 9
+    DISK_CACHES: Final = 10
+    HUGETLB_PGALLOC: Final = 11
+    HUGETLB_PGFAIL: Final = 12
+    NR: Final = 13
+
+
+class DomainMemoryModFlags:
+    """virDomainMemoryModFlags"""
+
+    CURRENT: Final = 0
+    LIVE: Final = 1
+    CONFIG: Final = 2
+    MAXIMUM: Final = 4
+
+
+class DomainMessageType:
+    """virDomainMessageType"""
+
+    DEPRECATION: Final = 1
+    TAINTING: Final = 2
+    IOERRORS: Final = 4
+
+
+class DomainMetadataType:
+    """virDomainMetadataType"""
+
+    DESCRIPTION: Final = 0
+    TITLE: Final = 1
+    ELEMENT: Final = 2
+
+
+class DomainMigrateMaxSpeedFlags:
+    """virDomainMigrateMaxSpeedFlags"""
+
+    POSTCOPY: Final = 1
+
+
+class DomainCreateFlags:
+    """virDomainCreateFlags"""
+
+    NONE: Final = 0
+    START_PAUSED: Final = 1
+    START_AUTODESTROY: Final = 2
+    START_BYPASS_CACHE: Final = 4
+    START_FORCE_BOOT: Final = 8
+    START_VALIDATE: Final = 16
+    START_RESET_NVRAM: Final = 32
+
+
+class DomainNostateReason:
+    """virDomainNostateReason"""
+
+    UNKNOWN: Final = 0
+
+
+class DomainNumatuneMemMode:
+    """virDomainNumatuneMemMode"""
+
+    STRICT: Final = 0
+    PREFERRED: Final = 1
+    INTERLEAVE: Final = 2
+    RESTRICTIVE: Final = 3
+
+
+class DomainOpenGraphicsFlags:
+    """virDomainOpenGraphicsFlags"""
+
+    SKIPAUTH: Final = 1
+
+
+class DomainSetUserPasswordFlags:
+    """virDomainSetUserPasswordFlags"""
+
+    PASSWORD_ENCRYPTED: Final = 1
+
+
+class DomainPausedReason:
+    """virDomainPausedReason"""
+
+    UNKNOWN: Final = 0
+    USER: Final = 1
+    MIGRATION: Final = 2
+    SAVE: Final = 3
+    DUMP: Final = 4
+    IOERROR: Final = 5
+    WATCHDOG: Final = 6
+    FROM_SNAPSHOT: Final = 7
+    SHUTTING_DOWN: Final = 8
+    SNAPSHOT: Final = 9
+    CRASHED: Final = 10
+    STARTING_UP: Final = 11
+    POSTCOPY: Final = 12
+    POSTCOPY_FAILED: Final = 13
+    API_ERROR: Final = 14
+
+
+class DomainPMSuspendedDiskReason:
+    """virDomainPMSuspendedDiskReason"""
+
+    UNKNOWN: Final = 0
+
+
+class DomainPMSuspendedReason:
+    """virDomainPMSuspendedReason"""
+
+    UNKNOWN: Final = 0
+
+
+class DomainProcessSignal:
+    """virDomainProcessSignal"""
+
+    NOP: Final = 0
+    HUP: Final = 1
+    INT: Final = 2
+    QUIT: Final = 3
+    ILL: Final = 4
+    TRAP: Final = 5
+    ABRT: Final = 6
+    BUS: Final = 7
+    FPE: Final = 8
+    KILL: Final = 9
+    USR1: Final = 10
+    SEGV: Final = 11
+    USR2: Final = 12
+    PIPE: Final = 13
+    ALRM: Final = 14
+    TERM: Final = 15
+    STKFLT: Final = 16
+    CHLD: Final = 17
+    CONT: Final = 18
+    STOP: Final = 19
+    TSTP: Final = 20
+    TTIN: Final = 21
+    TTOU: Final = 22
+    URG: Final = 23
+    XCPU: Final = 24
+    XFSZ: Final = 25
+    VTALRM: Final = 26
+    PROF: Final = 27
+    WINCH: Final = 28
+    POLL: Final = 29
+    PWR: Final = 30
+    SYS: Final = 31
+    RT0: Final = 32
+    RT1: Final = 33
+    RT2: Final = 34
+    RT3: Final = 35
+    RT4: Final = 36
+    RT5: Final = 37
+    RT6: Final = 38
+    RT7: Final = 39
+    RT8: Final = 40
+    RT9: Final = 41
+    RT10: Final = 42
+    RT11: Final = 43
+    RT12: Final = 44
+    RT13: Final = 45
+    RT14: Final = 46
+    RT15: Final = 47
+    RT16: Final = 48
+    RT17: Final = 49
+    RT18: Final = 50
+    RT19: Final = 51
+    RT20: Final = 52
+    RT21: Final = 53
+    RT22: Final = 54
+    RT23: Final = 55
+    RT24: Final = 56
+    RT25: Final = 57
+    RT26: Final = 58
+    RT27: Final = 59
+    RT28: Final = 60
+    RT29: Final = 61
+    RT30: Final = 62
+    RT31: Final = 63
+    RT32: Final = 64
+
+
+class DomainRebootFlags:
+    """virDomainRebootFlagValues"""
+
+    DEFAULT: Final = 0
+    ACPI_POWER_BTN: Final = 1
+    GUEST_AGENT: Final = 2
+    INITCTL: Final = 4
+    SIGNAL: Final = 8
+    PARAVIRT: Final = 16
+
+
+class DomainRunningReason:
+    """virDomainRunningReason"""
+
+    UNKNOWN: Final = 0
+    BOOTED: Final = 1
+    MIGRATED: Final = 2
+    RESTORED: Final = 3
+    FROM_SNAPSHOT: Final = 4
+    UNPAUSED: Final = 5
+    MIGRATION_CANCELED: Final = 6
+    SAVE_CANCELED: Final = 7
+    WAKEUP: Final = 8
+    CRASHED: Final = 9
+    POSTCOPY: Final = 10
+    POSTCOPY_FAILED: Final = 11
+
+
+class DomainSaveRestoreFlags:
+    """virDomainSaveRestoreFlags"""
+
+    BYPASS_CACHE: Final = 1
+    RUNNING: Final = 2
+    PAUSED: Final = 4
+    RESET_NVRAM: Final = 8
+
+
+class DomainSaveImageXMLFlags:
+    """virDomainSaveImageXMLFlags"""
+
+    SECURE: Final = 1
+
+
+class SchedParameterType:
+    """virSchedParameterType"""
+
+    INT: Final = 1
+    UINT: Final = 2
+    LLONG: Final = 3
+    ULLONG: Final = 4
+    DOUBLE: Final = 5
+    BOOLEAN: Final = 6
+
+
+class DomainShutdownFlags:
+    """virDomainShutdownFlagValues"""
+
+    DEFAULT: Final = 0
+    ACPI_POWER_BTN: Final = 1
+    GUEST_AGENT: Final = 2
+    INITCTL: Final = 4
+    SIGNAL: Final = 8
+    PARAVIRT: Final = 16
+
+
+class DomainShutdownReason:
+    """virDomainShutdownReason"""
+
+    UNKNOWN: Final = 0
+    USER: Final = 1
+
+
+class DomainShutoffReason:
+    """virDomainShutoffReason"""
+
+    UNKNOWN: Final = 0
+    SHUTDOWN: Final = 1
+    DESTROYED: Final = 2
+    CRASHED: Final = 3
+    MIGRATED: Final = 4
+    SAVED: Final = 5
+    FAILED: Final = 6
+    FROM_SNAPSHOT: Final = 7
+    DAEMON: Final = 8
+
+
+class DomainSnapshotCreateFlags:
+    """virDomainSnapshotCreateFlags"""
+
+    REDEFINE: Final = 1
+    CURRENT: Final = 2
+    NO_METADATA: Final = 4
+    HALT: Final = 8
+    DISK_ONLY: Final = 16
+    REUSE_EXT: Final = 32
+    QUIESCE: Final = 64
+    ATOMIC: Final = 128
+    LIVE: Final = 256
+    VALIDATE: Final = 512
+
+
+class DomainSnapshotDeleteFlags:
+    """virDomainSnapshotDeleteFlags"""
+
+    CHILDREN: Final = 1
+    METADATA_ONLY: Final = 2
+    CHILDREN_ONLY: Final = 4
+
+
+class DomainSnapshotListFlags:
+    """virDomainSnapshotListFlags"""
+
+    DESCENDANTS: Final = 1
+    ROOTS: Final = 1
+    METADATA: Final = 2
+    LEAVES: Final = 4
+    NO_LEAVES: Final = 8
+    NO_METADATA: Final = 16
+    INACTIVE: Final = 32
+    ACTIVE: Final = 64
+    DISK_ONLY: Final = 128
+    INTERNAL: Final = 256
+    EXTERNAL: Final = 512
+    TOPOLOGICAL: Final = 1024
+
+
+class DomainSnapshotRevertFlags:
+    """virDomainSnapshotRevertFlags"""
+
+    RUNNING: Final = 1
+    PAUSED: Final = 2
+    FORCE: Final = 4
+    RESET_NVRAM: Final = 8
+
+
+class DomainSnapshotXMLFlags:
+    """virDomainSnapshotXMLFlags"""
+
+    SECURE: Final = 1
+
+
+class DomainStatsTypes:
+    """virDomainStatsTypes"""
+
+    STATE: Final = 1
+    CPU_TOTAL: Final = 2
+    BALLOON: Final = 4
+    VCPU: Final = 8
+    INTERFACE: Final = 16
+    BLOCK: Final = 32
+    PERF: Final = 64
+    IOTHREAD: Final = 128
+    MEMORY: Final = 256
+    DIRTYRATE: Final = 512
+    VM: Final = 1024
+
+
+class DomainSetTimeFlags:
+    """virDomainSetTimeFlags"""
+
+    TIME_SYNC: Final = 1
+
+
+class DomainUndefineFlags:
+    """virDomainUndefineFlagsValues"""
+
+    MANAGED_SAVE: Final = 1
+    SNAPSHOTS_METADATA: Final = 2
+    NVRAM: Final = 4
+    KEEP_NVRAM: Final = 8
+    CHECKPOINTS_METADATA: Final = 16
+    TPM: Final = 32
+    KEEP_TPM: Final = 64
+
+
+class DomainVcpuFlags:
+    """virDomainVcpuFlags"""
+
+    CURRENT: Final = 0
+    LIVE: Final = 1
+    CONFIG: Final = 2
+    MAXIMUM: Final = 4
+    GUEST: Final = 8
+    HOTPLUGGABLE: Final = 16
+
+
+class DomainXMLFlags:
+    """virDomainXMLFlags"""
+
+    SECURE: Final = 1
+    INACTIVE: Final = 2
+    UPDATE_CPU: Final = 4
+    MIGRATABLE: Final = 8
+
+
+class DomainCoreDumpFlags:
+    """virDomainCoreDumpFlags"""
+
+    CRASH: Final = 1
+    LIVE: Final = 2
+    BYPASS_CACHE: Final = 4
+    RESET: Final = 8
+    MEMORY_ONLY: Final = 16
+
+
+class ErrorNumber:
+    """virErrorNumber"""
+
+    OK: Final = 0
+    INTERNAL_ERROR: Final = 1
+    NO_MEMORY: Final = 2
+    NO_SUPPORT: Final = 3
+    UNKNOWN_HOST: Final = 4
+    NO_CONNECT: Final = 5
+    INVALID_CONN: Final = 6
+    INVALID_DOMAIN: Final = 7
+    INVALID_ARG: Final = 8
+    OPERATION_FAILED: Final = 9
+    GET_FAILED: Final = 10
+    POST_FAILED: Final = 11
+    HTTP_ERROR: Final = 12
+    SEXPR_SERIAL: Final = 13
+    NO_XEN: Final = 14
+    XEN_CALL: Final = 15
+    OS_TYPE: Final = 16
+    NO_KERNEL: Final = 17
+    NO_ROOT: Final = 18
+    NO_SOURCE: Final = 19
+    NO_TARGET: Final = 20
+    NO_NAME: Final = 21
+    NO_OS: Final = 22
+    NO_DEVICE: Final = 23
+    NO_XENSTORE: Final = 24
+    DRIVER_FULL: Final = 25
+    CALL_FAILED: Final = 26
+    XML_ERROR: Final = 27
+    DOM_EXIST: Final = 28
+    OPERATION_DENIED: Final = 29
+    OPEN_FAILED: Final = 30
+    READ_FAILED: Final = 31
+    PARSE_FAILED: Final = 32
+    CONF_SYNTAX: Final = 33
+    WRITE_FAILED: Final = 34
+    XML_DETAIL: Final = 35
+    INVALID_NETWORK: Final = 36
+    NETWORK_EXIST: Final = 37
+    SYSTEM_ERROR: Final = 38
+    RPC: Final = 39
+    GNUTLS_ERROR: Final = 40
+    WAR_NO_NETWORK: Final = 41
+    NO_DOMAIN: Final = 42
+    NO_NETWORK: Final = 43
+    INVALID_MAC: Final = 44
+    AUTH_FAILED: Final = 45
+    INVALID_STORAGE_POOL: Final = 46
+    INVALID_STORAGE_VOL: Final = 47
+    WAR_NO_STORAGE: Final = 48
+    NO_STORAGE_POOL: Final = 49
+    NO_STORAGE_VOL: Final = 50
+    WAR_NO_NODE: Final = 51
+    INVALID_NODE_DEVICE: Final = 52
+    NO_NODE_DEVICE: Final = 53
+    NO_SECURITY_MODEL: Final = 54
+    OPERATION_INVALID: Final = 55
+    WAR_NO_INTERFACE: Final = 56
+    NO_INTERFACE: Final = 57
+    INVALID_INTERFACE: Final = 58
+    MULTIPLE_INTERFACES: Final = 59
+    WAR_NO_NWFILTER: Final = 60
+    INVALID_NWFILTER: Final = 61
+    NO_NWFILTER: Final = 62
+    BUILD_FIREWALL: Final = 63
+    WAR_NO_SECRET: Final = 64
+    INVALID_SECRET: Final = 65
+    NO_SECRET: Final = 66
+    CONFIG_UNSUPPORTED: Final = 67
+    OPERATION_TIMEOUT: Final = 68
+    MIGRATE_PERSIST_FAILED: Final = 69
+    HOOK_SCRIPT_FAILED: Final = 70
+    INVALID_DOMAIN_SNAPSHOT: Final = 71
+    NO_DOMAIN_SNAPSHOT: Final = 72
+    INVALID_STREAM: Final = 73
+    ARGUMENT_UNSUPPORTED: Final = 74
+    STORAGE_PROBE_FAILED: Final = 75
+    STORAGE_POOL_BUILT: Final = 76
+    SNAPSHOT_REVERT_RISKY: Final = 77
+    OPERATION_ABORTED: Final = 78
+    AUTH_CANCELLED: Final = 79
+    NO_DOMAIN_METADATA: Final = 80
+    MIGRATE_UNSAFE: Final = 81
+    OVERFLOW: Final = 82
+    BLOCK_COPY_ACTIVE: Final = 83
+    OPERATION_UNSUPPORTED: Final = 84
+    SSH: Final = 85
+    AGENT_UNRESPONSIVE: Final = 86
+    RESOURCE_BUSY: Final = 87
+    ACCESS_DENIED: Final = 88
+    DBUS_SERVICE: Final = 89
+    STORAGE_VOL_EXIST: Final = 90
+    CPU_INCOMPATIBLE: Final = 91
+    XML_INVALID_SCHEMA: Final = 92
+    MIGRATE_FINISH_OK: Final = 93
+    AUTH_UNAVAILABLE: Final = 94
+    NO_SERVER: Final = 95
+    NO_CLIENT: Final = 96
+    AGENT_UNSYNCED: Final = 97
+    LIBSSH: Final = 98
+    DEVICE_MISSING: Final = 99
+    INVALID_NWFILTER_BINDING: Final = 100
+    NO_NWFILTER_BINDING: Final = 101
+    INVALID_DOMAIN_CHECKPOINT: Final = 102
+    NO_DOMAIN_CHECKPOINT: Final = 103
+    NO_DOMAIN_BACKUP: Final = 104
+    INVALID_NETWORK_PORT: Final = 105
+    NETWORK_PORT_EXIST: Final = 106
+    NO_NETWORK_PORT: Final = 107
+    NO_HOSTNAME: Final = 108
+    CHECKPOINT_INCONSISTENT: Final = 109
+    MULTIPLE_DOMAINS: Final = 110
+    NO_NETWORK_METADATA: Final = 111
+    AGENT_COMMAND_TIMEOUT: Final = 112
+    AGENT_COMMAND_FAILED: Final = 113
+
+
+class ErrorDomain:
+    """virErrorDomain"""
+
+    NONE: Final = 0
+    XEN: Final = 1
+    XEND: Final = 2
+    XENSTORE: Final = 3
+    SEXPR: Final = 4
+    XML: Final = 5
+    DOM: Final = 6
+    RPC: Final = 7
+    PROXY: Final = 8
+    CONF: Final = 9
+    QEMU: Final = 10
+    NET: Final = 11
+    TEST: Final = 12
+    REMOTE: Final = 13
+    OPENVZ: Final = 14
+    XENXM: Final = 15
+    STATS_LINUX: Final = 16
+    LXC: Final = 17
+    STORAGE: Final = 18
+    NETWORK: Final = 19
+    DOMAIN: Final = 20
+    UML: Final = 21
+    NODEDEV: Final = 22
+    XEN_INOTIFY: Final = 23
+    SECURITY: Final = 24
+    VBOX: Final = 25
+    INTERFACE: Final = 26
+    ONE: Final = 27
+    ESX: Final = 28
+    PHYP: Final = 29
+    SECRET: Final = 30
+    CPU: Final = 31
+    XENAPI: Final = 32
+    NWFILTER: Final = 33
+    HOOK: Final = 34
+    DOMAIN_SNAPSHOT: Final = 35
+    AUDIT: Final = 36
+    SYSINFO: Final = 37
+    STREAMS: Final = 38
+    VMWARE: Final = 39
+    EVENT: Final = 40
+    LIBXL: Final = 41
+    LOCKING: Final = 42
+    HYPERV: Final = 43
+    CAPABILITIES: Final = 44
+    URI: Final = 45
+    AUTH: Final = 46
+    DBUS: Final = 47
+    PARALLELS: Final = 48
+    DEVICE: Final = 49
+    SSH: Final = 50
+    LOCKSPACE: Final = 51
+    INITCTL: Final = 52
+    IDENTITY: Final = 53
+    CGROUP: Final = 54
+    ACCESS: Final = 55
+    SYSTEMD: Final = 56
+    BHYVE: Final = 57
+    CRYPTO: Final = 58
+    FIREWALL: Final = 59
+    POLKIT: Final = 60
+    THREAD: Final = 61
+    ADMIN: Final = 62
+    LOGGING: Final = 63
+    XENXL: Final = 64
+    PERF: Final = 65
+    LIBSSH: Final = 66
+    RESCTRL: Final = 67
+    FIREWALLD: Final = 68
+    DOMAIN_CHECKPOINT: Final = 69
+    TPM: Final = 70
+    BPF: Final = 71
+    CH: Final = 72
+
+
+class ErrorLevel:
+    """virErrorLevel"""
+
+    NONE: Final = 0
+    WARNING: Final = 1
+    ERROR: Final = 2
+
+
+class EventHandleType:
+    """virEventHandleType"""
+
+    READABLE: Final = 1
+    WRITABLE: Final = 2
+    ERROR: Final = 4
+    HANGUP: Final = 8
+
+
+class InterfaceDefineFlags:
+    """virInterfaceDefineFlags"""
+
+    VALIDATE: Final = 1
+
+
+class InterfaceXMLFlags:
+    """virInterfaceXMLFlags"""
+
+    INACTIVE: Final = 1
+
+
+class IPAddrType:
+    """virIPAddrType"""
+
+    IPV4: Final = 0
+    IPV6: Final = 1
+
+
+class KeycodeSet:
+    """virKeycodeSet"""
+
+    LINUX: Final = 0
+    XT: Final = 1
+    ATSET1: Final = 2
+    ATSET2: Final = 3
+    ATSET3: Final = 4
+    OSX: Final = 5
+    XT_KBD: Final = 6
+    USB: Final = 7
+    WIN32: Final = 8
+    QNUM: Final = 9
+
+
+class DomainMemoryFlags:
+    """virDomainMemoryFlags"""
+
+    VIRTUAL: Final = 1
+    PHYSICAL: Final = 2
+
+
+class DomainMigrateFlags:
+    """virDomainMigrateFlags"""
+
+    LIVE: Final = 1
+    PEER2PEER: Final = 2
+    TUNNELLED: Final = 4
+    PERSIST_DEST: Final = 8
+    UNDEFINE_SOURCE: Final = 16
+    PAUSED: Final = 32
+    NON_SHARED_DISK: Final = 64
+    NON_SHARED_INC: Final = 128
+    CHANGE_PROTECTION: Final = 256
+    UNSAFE: Final = 512
+    OFFLINE: Final = 1024
+    COMPRESSED: Final = 2048
+    ABORT_ON_ERROR: Final = 4096
+    AUTO_CONVERGE: Final = 8192
+    RDMA_PIN_ALL: Final = 16384
+    POSTCOPY: Final = 32768
+    TLS: Final = 65536
+    PARALLEL: Final = 131072
+    NON_SHARED_SYNCHRONOUS_WRITES: Final = 262144
+    POSTCOPY_RESUME: Final = 524288
+    ZEROCOPY: Final = 1048576
+
+
+class NetworkCreateFlags:
+    """virNetworkCreateFlags"""
+
+    VALIDATE: Final = 1
+
+
+class NetworkDefineFlags:
+    """virNetworkDefineFlags"""
+
+    VALIDATE: Final = 1
+
+
+class NetworkEventLifecycleType:
+    """virNetworkEventLifecycleType"""
+
+    DEFINED: Final = 0
+    UNDEFINED: Final = 1
+    STARTED: Final = 2
+    STOPPED: Final = 3
+
+
+class NetworkEventID:
+    """virNetworkEventID"""
+
+    LIFECYCLE: Final = 0
+    METADATA_CHANGE: Final = 1
+
+
+class NetworkMetadataType:
+    """virNetworkMetadataType"""
+
+    DESCRIPTION: Final = 0
+    TITLE: Final = 1
+    ELEMENT: Final = 2
+
+
+class NetworkPortCreateFlags:
+    """virNetworkPortCreateFlags"""
+
+    RECLAIM: Final = 1
+    VALIDATE: Final = 2
+
+
+class NetworkUpdateSection:
+    """virNetworkUpdateSection"""
+
+    NONE: Final = 0
+    BRIDGE: Final = 1
+    DOMAIN: Final = 2
+    IP: Final = 3
+    IP_DHCP_HOST: Final = 4
+    IP_DHCP_RANGE: Final = 5
+    FORWARD: Final = 6
+    FORWARD_INTERFACE: Final = 7
+    FORWARD_PF: Final = 8
+    PORTGROUP: Final = 9
+    DNS_HOST: Final = 10
+    DNS_TXT: Final = 11
+    DNS_SRV: Final = 12
+
+
+class NetworkUpdateFlags:
+    """virNetworkUpdateFlags"""
+
+    CURRENT: Final = 0
+    LIVE: Final = 1
+    CONFIG: Final = 2
+
+
+class NetworkUpdateCommand:
+    """virNetworkUpdateCommand"""
+
+    NONE: Final = 0
+    MODIFY: Final = 1
+    DELETE: Final = 2
+    ADD_FIRST: Final = 4
+
+
+class NetworkXMLFlags:
+    """virNetworkXMLFlags"""
+
+    INACTIVE: Final = 1
+
+
+class NodeAllocPagesFlags:
+    """virNodeAllocPagesFlags"""
+
+    ADD: Final = 0
+    SET: Final = 1
+
+
+class NodeGetCPUStatsAllCPUs:
+    """virNodeGetCPUStatsAllCPUs"""
+
+    CPU_STATS_ALL_CPUS: Final = -1
+
+
+class NodeDeviceCreateXMLFlags:
+    """virNodeDeviceCreateXMLFlags"""
+
+    VALIDATE: Final = 1
+
+
+class NodeDeviceDefineXMLFlags:
+    """virNodeDeviceDefineXMLFlags"""
+
+    VALIDATE: Final = 1
+
+
+class NodeDeviceEventLifecycleType:
+    """virNodeDeviceEventLifecycleType"""
+
+    CREATED: Final = 0
+    DELETED: Final = 1
+    DEFINED: Final = 2
+    UNDEFINED: Final = 3
+
+
+class NodeDeviceEventID:
+    """virNodeDeviceEventID"""
+
+    LIFECYCLE: Final = 0
+    UPDATE: Final = 1
+
+
+class NodeDeviceUpdateFlags:
+    """virNodeDeviceUpdateFlags"""
+
+    CURRENT: Final = 0
+    LIVE: Final = 1
+    CONFIG: Final = 2
+
+
+class NodeDeviceXMLFlags:
+    """virNodeDeviceXMLFlags"""
+
+    INACTIVE: Final = 1
+
+
+class NodeGetMemoryStatsAllCells:
+    """virNodeGetMemoryStatsAllCells"""
+
+    MEMORY_STATS_ALL_CELLS: Final = -1
+
+
+class NodeSuspendTarget:
+    """virNodeSuspendTarget"""
+
+    MEM: Final = 0
+    DISK: Final = 1
+    HYBRID: Final = 2
+
+
+class NWFilterBindingCreateFlags:
+    """virNWFilterBindingCreateFlags"""
+
+    NWFILTER_BINDING_CREATE_VALIDATE: Final = 1
+
+
+class NWFilterDefineFlags:
+    """virNWFilterDefineFlags"""
+
+    NWFILTER_DEFINE_VALIDATE: Final = 1
+
+
+class SecretDefineFlags:
+    """virSecretDefineFlags"""
+
+    VALIDATE: Final = 1
+
+
+class SecretEventLifecycleType:
+    """virSecretEventLifecycleType"""
+
+    DEFINED: Final = 0
+    UNDEFINED: Final = 1
+
+
+class SecretEventID:
+    """virSecretEventID"""
+
+    LIFECYCLE: Final = 0
+    VALUE_CHANGED: Final = 1
+
+
+class SecretUsageType:
+    """virSecretUsageType"""
+
+    NONE: Final = 0
+    VOLUME: Final = 1
+    CEPH: Final = 2
+    ISCSI: Final = 3
+    TLS: Final = 4
+    VTPM: Final = 5
+
+
+class StoragePoolState:
+    """virStoragePoolState"""
+
+    INACTIVE: Final = 0
+    BUILDING: Final = 1
+    RUNNING: Final = 2
+    DEGRADED: Final = 3
+    INACCESSIBLE: Final = 4
+
+
+class StoragePoolBuildFlags:
+    """virStoragePoolBuildFlags"""
+
+    NEW: Final = 0
+    REPAIR: Final = 1
+    RESIZE: Final = 2
+    NO_OVERWRITE: Final = 4
+    OVERWRITE: Final = 8
+
+
+class StoragePoolCreateFlags:
+    """virStoragePoolCreateFlags"""
+
+    NORMAL: Final = 0
+    WITH_BUILD: Final = 1
+    WITH_BUILD_OVERWRITE: Final = 2
+    WITH_BUILD_NO_OVERWRITE: Final = 4
+
+
+class StoragePoolDefineFlags:
+    """virStoragePoolDefineFlags"""
+
+    VALIDATE: Final = 1
+
+
+class StoragePoolDeleteFlags:
+    """virStoragePoolDeleteFlags"""
+
+    NORMAL: Final = 0
+    ZEROED: Final = 1
+
+
+class StoragePoolEventLifecycleType:
+    """virStoragePoolEventLifecycleType"""
+
+    DEFINED: Final = 0
+    UNDEFINED: Final = 1
+    STARTED: Final = 2
+    STOPPED: Final = 3
+    CREATED: Final = 4
+    DELETED: Final = 5
+
+
+class StoragePoolEventID:
+    """virStoragePoolEventID"""
+
+    LIFECYCLE: Final = 0
+    REFRESH: Final = 1
+
+
+class StorageVolType:
+    """virStorageVolType"""
+
+    FILE: Final = 0
+    BLOCK: Final = 1
+    DIR: Final = 2
+    NETWORK: Final = 3
+    NETDIR: Final = 4
+    PLOOP: Final = 5
+
+
+class StorageVolCreateFlags:
+    """virStorageVolCreateFlags"""
+
+    PREALLOC_METADATA: Final = 1
+    REFLINK: Final = 2
+    VALIDATE: Final = 4
+
+
+class StorageVolDeleteFlags:
+    """virStorageVolDeleteFlags"""
+
+    NORMAL: Final = 0
+    ZEROED: Final = 1
+    WITH_SNAPSHOTS: Final = 2
+
+
+class StorageVolDownloadFlags:
+    """virStorageVolDownloadFlags"""
+
+    SPARSE_STREAM: Final = 1
+
+
+class StorageVolInfoFlags:
+    """virStorageVolInfoFlags"""
+
+    USE_ALLOCATION: Final = 0
+    GET_PHYSICAL: Final = 1
+
+
+class StorageVolResizeFlags:
+    """virStorageVolResizeFlags"""
+
+    ALLOCATE: Final = 1
+    DELTA: Final = 2
+    SHRINK: Final = 4
+
+
+class StorageVolUploadFlags:
+    """virStorageVolUploadFlags"""
+
+    SPARSE_STREAM: Final = 1
+
+
+class StorageVolWipeAlgorithm:
+    """virStorageVolWipeAlgorithm"""
+
+    ZERO: Final = 0
+    NNSA: Final = 1
+    DOD: Final = 2
+    BSI: Final = 3
+    GUTMANN: Final = 4
+    SCHNEIER: Final = 5
+    PFITZNER7: Final = 6
+    PFITZNER33: Final = 7
+    RANDOM: Final = 8
+    TRIM: Final = 9
+
+
+class StorageXMLFlags:
+    """virStorageXMLFlags"""
+
+    INACTIVE: Final = 1
+
+
+class StreamEventType:
+    """virStreamEventType"""
+
+    READABLE: Final = 1
+    WRITABLE: Final = 2
+    ERROR: Final = 4
+    HANGUP: Final = 8
+
+
+class StreamFlags:
+    """virStreamFlags"""
+
+    NONBLOCK: Final = 1
+
+
+class StreamRecvFlags:
+    """virStreamRecvFlagsValues"""
+
+    STOP_AT_HOLE: Final = 1
+
+
+class TypedParameterType:
+    """virTypedParameterType"""
+
+    INT: Final = 1
+    UINT: Final = 2
+    LLONG: Final = 3
+    ULLONG: Final = 4
+    DOUBLE: Final = 5
+    BOOLEAN: Final = 6
+    STRING: Final = 7
+
+
+class TypedParameterFlags:
+    """virTypedParameterFlags"""
+
+    PARAM_STRING_OKAY: Final = 4
+
+
+class VcpuState:
+    """virVcpuState"""
+
+    OFFLINE: Final = 0
+    RUNNING: Final = 1
+    BLOCKED: Final = 2
+
+
+class VcpuHostCpuState:
+    """virVcpuHostCpuState"""
+
+    UNAVAILABLE: Final = -2
+    OFFLINE: Final = -1
+
+
+class ConnectDomainQemuMonitorEventRegisterFlags:
+    """virConnectDomainQemuMonitorEventRegisterFlags"""
+
+    REGEX: Final = 1
+    NOCASE: Final = 2
+
+
+class DomainQemuAgentCommandTimeout:
+    """virDomainQemuAgentCommandTimeoutValues"""
+
+    BLOCK: Final = -2
+    MIN: Final = -2
+    DEFAULT: Final = -1
+    NOWAIT: Final = 0
+    SHUTDOWN: Final = 60
+
+
+class DomainQemuMonitorCommandFlags:
+    """virDomainQemuMonitorCommandFlags"""
+
+    DEFAULT: Final = 0
+    HMP: Final = 1
+
+
+class TypedParameterNames:
+    """The field names of typed parameters (VIR_*_FIELD and their like), by their macro without `VIR_`."""
+
+    CONNECT_IDENTITY_GROUP_NAME: Final = "group-name"
+    CONNECT_IDENTITY_PROCESS_ID: Final = "process-id"
+    CONNECT_IDENTITY_PROCESS_TIME: Final = "process-time"
+    CONNECT_IDENTITY_SASL_USER_NAME: Final = "sasl-user-name"
+    CONNECT_IDENTITY_SELINUX_CONTEXT: Final = "selinux-context"
+    CONNECT_IDENTITY_UNIX_GROUP_ID: Final = "unix-group-id"
+    CONNECT_IDENTITY_UNIX_USER_ID: Final = "unix-user-id"
+    CONNECT_IDENTITY_USER_NAME: Final = "user-name"
+    CONNECT_IDENTITY_X509_DISTINGUISHED_NAME: Final = "x509-distinguished-name"
+    DOMAIN_BANDWIDTH_IN_AVERAGE: Final = "inbound.average"
+    DOMAIN_BANDWIDTH_IN_BURST: Final = "inbound.burst"
+    DOMAIN_BANDWIDTH_IN_FLOOR: Final = "inbound.floor"
+    DOMAIN_BANDWIDTH_IN_PEAK: Final = "inbound.peak"
+    DOMAIN_BANDWIDTH_OUT_AVERAGE: Final = "outbound.average"
+    DOMAIN_BANDWIDTH_OUT_BURST: Final = "outbound.burst"
+    DOMAIN_BANDWIDTH_OUT_PEAK: Final = "outbound.peak"
+    DOMAIN_BLKIO_DEVICE_READ_BPS: Final = "device_read_bytes_sec"
+    DOMAIN_BLKIO_DEVICE_READ_IOPS: Final = "device_read_iops_sec"
+    DOMAIN_BLKIO_DEVICE_WEIGHT: Final = "device_weight"
+    DOMAIN_BLKIO_DEVICE_WRITE_BPS: Final = "device_write_bytes_sec"
+    DOMAIN_BLKIO_DEVICE_WRITE_IOPS: Final = "device_write_iops_sec"
+    DOMAIN_BLKIO_WEIGHT: Final = "weight"
+    DOMAIN_BLOCK_COPY_BANDWIDTH: Final = "bandwidth"
+    DOMAIN_BLOCK_COPY_BUF_SIZE: Final = "buf-size"
+    DOMAIN_BLOCK_COPY_GRANULARITY: Final = "granularity"
+    DOMAIN_BLOCK_IOTUNE_GROUP_NAME: Final = "group_name"
+    DOMAIN_BLOCK_IOTUNE_READ_BYTES_SEC: Final = "read_bytes_sec"
+    DOMAIN_BLOCK_IOTUNE_READ_BYTES_SEC_MAX: Final = "read_bytes_sec_max"
+    DOMAIN_BLOCK_IOTUNE_READ_BYTES_SEC_MAX_LENGTH: Final = "read_bytes_sec_max_length"
+    DOMAIN_BLOCK_IOTUNE_READ_IOPS_SEC: Final = "read_iops_sec"
+    DOMAIN_BLOCK_IOTUNE_READ_IOPS_SEC_MAX: Final = "read_iops_sec_max"
+    DOMAIN_BLOCK_IOTUNE_READ_IOPS_SEC_MAX_LENGTH: Final = "read_iops_sec_max_length"
+    DOMAIN_BLOCK_IOTUNE_SIZE_IOPS_SEC: Final = "size_iops_sec"
+    DOMAIN_BLOCK_IOTUNE_TOTAL_BYTES_SEC: Final = "total_bytes_sec"
+    DOMAIN_BLOCK_IOTUNE_TOTAL_BYTES_SEC_MAX: Final = "total_bytes_sec_max"
+    DOMAIN_BLOCK_IOTUNE_TOTAL_BYTES_SEC_MAX_LENGTH: Final = "total_bytes_sec_max_length"
+    DOMAIN_BLOCK_IOTUNE_TOTAL_IOPS_SEC: Final = "total_iops_sec"
+    DOMAIN_BLOCK_IOTUNE_TOTAL_IOPS_SEC_MAX: Final = "total_iops_sec_max"
+    DOMAIN_BLOCK_IOTUNE_TOTAL_IOPS_SEC_MAX_LENGTH: Final = "total_iops_sec_max_length"
+    DOMAIN_BLOCK_IOTUNE_WRITE_BYTES_SEC: Final = "write_bytes_sec"
+    DOMAIN_BLOCK_IOTUNE_WRITE_BYTES_SEC_MAX: Final = "write_bytes_sec_max"
+    DOMAIN_BLOCK_IOTUNE_WRITE_BYTES_SEC_MAX_LENGTH: Final = "write_bytes_sec_max_length"
+    DOMAIN_BLOCK_IOTUNE_WRITE_IOPS_SEC: Final = "write_iops_sec"
+    DOMAIN_BLOCK_IOTUNE_WRITE_IOPS_SEC_MAX: Final = "write_iops_sec_max"
+    DOMAIN_BLOCK_IOTUNE_WRITE_IOPS_SEC_MAX_LENGTH: Final = "write_iops_sec_max_length"
+    DOMAIN_BLOCK_STATS_ERRS: Final = "errs"
+    DOMAIN_BLOCK_STATS_FLUSH_REQ: Final = "flush_operations"
+    DOMAIN_BLOCK_STATS_FLUSH_TOTAL_TIMES: Final = "flush_total_times"
+    DOMAIN_BLOCK_STATS_READ_BYTES: Final = "rd_bytes"
+    DOMAIN_BLOCK_STATS_READ_REQ: Final = "rd_operations"
+    DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES: Final = "rd_total_times"
+    DOMAIN_BLOCK_STATS_WRITE_BYTES: Final = "wr_bytes"
+    DOMAIN_BLOCK_STATS_WRITE_REQ: Final = "wr_operations"
+    DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES: Final = "wr_total_times"
+    DOMAIN_CPU_STATS_CPUTIME: Final = "cpu_time"
+    DOMAIN_CPU_STATS_SYSTEMTIME: Final = "system_time"
+    DOMAIN_CPU_STATS_USERTIME: Final = "user_time"
+    DOMAIN_CPU_STATS_VCPUTIME: Final = "vcpu_time"
+    DOMAIN_GUEST_INFO_DISK_COUNT: Final = "disk.count"
+    DOMAIN_GUEST_INFO_DISK_PREFIX: Final = "disk."
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_ALIAS: Final = ".alias"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_DEPENDENCY_COUNT: Final = ".dependency.count"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_DEPENDENCY_PREFIX: Final = ".dependency."
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_DEPENDENCY_SUFFIX_NAME: Final = ".name"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_GUEST_ALIAS: Final = ".guest_alias"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_GUEST_BUS: Final = ".guest_bus"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_NAME: Final = ".name"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_PARTITION: Final = ".partition"
+    DOMAIN_GUEST_INFO_DISK_SUFFIX_SERIAL: Final = ".serial"
+    DOMAIN_GUEST_INFO_FS_COUNT: Final = "fs.count"
+    DOMAIN_GUEST_INFO_FS_PREFIX: Final = "fs."
+    DOMAIN_GUEST_INFO_FS_SUFFIX_DISK_COUNT: Final = ".disk.count"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_DISK_PREFIX: Final = ".disk."
+    DOMAIN_GUEST_INFO_FS_SUFFIX_DISK_SUFFIX_ALIAS: Final = ".alias"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_DISK_SUFFIX_DEVICE: Final = ".device"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_DISK_SUFFIX_SERIAL: Final = ".serial"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_FSTYPE: Final = ".fstype"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_MOUNTPOINT: Final = ".mountpoint"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_NAME: Final = ".name"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_TOTAL_BYTES: Final = ".total-bytes"
+    DOMAIN_GUEST_INFO_FS_SUFFIX_USED_BYTES: Final = ".used-bytes"
+    DOMAIN_GUEST_INFO_HOSTNAME_HOSTNAME: Final = "hostname"
+    DOMAIN_GUEST_INFO_IF_COUNT: Final = "if.count"
+    DOMAIN_GUEST_INFO_IF_PREFIX: Final = "if."
+    DOMAIN_GUEST_INFO_IF_SUFFIX_ADDR_COUNT: Final = ".addr.count"
+    DOMAIN_GUEST_INFO_IF_SUFFIX_ADDR_PREFIX: Final = ".addr."
+    DOMAIN_GUEST_INFO_IF_SUFFIX_ADDR_SUFFIX_ADDR: Final = ".addr"
+    DOMAIN_GUEST_INFO_IF_SUFFIX_ADDR_SUFFIX_PREFIX: Final = ".prefix"
+    DOMAIN_GUEST_INFO_IF_SUFFIX_ADDR_SUFFIX_TYPE: Final = ".type"
+    DOMAIN_GUEST_INFO_IF_SUFFIX_HWADDR: Final = ".hwaddr"
+    DOMAIN_GUEST_INFO_IF_SUFFIX_NAME: Final = ".name"
+    DOMAIN_GUEST_INFO_LOAD_15M: Final = "load.15m"
+    DOMAIN_GUEST_INFO_LOAD_1M: Final = "load.1m"
+    DOMAIN_GUEST_INFO_LOAD_5M: Final = "load.5m"
+    DOMAIN_GUEST_INFO_OS_ID: Final = "os.id"
+    DOMAIN_GUEST_INFO_OS_KERNEL_RELEASE: Final = "os.kernel-release"
+    DOMAIN_GUEST_INFO_OS_KERNEL_VERSION: Final = "os.kernel-version"
+    DOMAIN_GUEST_INFO_OS_MACHINE: Final = "os.machine"
+    DOMAIN_GUEST_INFO_OS_NAME: Final = "os.name"
+    DOMAIN_GUEST_INFO_OS_PRETTY_NAME: Final = "os.pretty-name"
+    DOMAIN_GUEST_INFO_OS_VARIANT: Final = "os.variant"
+    DOMAIN_GUEST_INFO_OS_VARIANT_ID: Final = "os.variant-id"
+    DOMAIN_GUEST_INFO_OS_VERSION: Final = "os.version"
+    DOMAIN_GUEST_INFO_OS_VERSION_ID: Final = "os.version-id"
+    DOMAIN_GUEST_INFO_TIMEZONE_NAME: Final = "timezone.name"
+    DOMAIN_GUEST_INFO_TIMEZONE_OFFSET: Final = "timezone.offset"
+    DOMAIN_GUEST_INFO_USER_COUNT: Final = "user.count"
+    DOMAIN_GUEST_INFO_USER_PREFIX: Final = "user."
+    DOMAIN_GUEST_INFO_USER_SUFFIX_DOMAIN: Final = ".domain"
+    DOMAIN_GUEST_INFO_USER_SUFFIX_LOGIN_TIME: Final = ".login-time"
+    DOMAIN_GUEST_INFO_USER_SUFFIX_NAME: Final = ".name"
+    DOMAIN_IOTHREAD_POLL_GROW: Final = "poll_grow"
+    DOMAIN_IOTHREAD_POLL_MAX_NS: Final = "poll_max_ns"
+    DOMAIN_IOTHREAD_POLL_SHRINK: Final = "poll_shrink"
+    DOMAIN_IOTHREAD_THREAD_POOL_MAX: Final = "thread_pool_max"
+    DOMAIN_IOTHREAD_THREAD_POOL_MIN: Final = "thread_pool_min"
+    DOMAIN_JOB_AUTO_CONVERGE_THROTTLE: Final = "auto_converge_throttle"
+    DOMAIN_JOB_COMPRESSION_BYTES: Final = "compression_bytes"
+    DOMAIN_JOB_COMPRESSION_CACHE: Final = "compression_cache"
+    DOMAIN_JOB_COMPRESSION_CACHE_MISSES: Final = "compression_cache_misses"
+    DOMAIN_JOB_COMPRESSION_OVERFLOW: Final = "compression_overflow"
+    DOMAIN_JOB_COMPRESSION_PAGES: Final = "compression_pages"
+    DOMAIN_JOB_DATA_PROCESSED: Final = "data_processed"
+    DOMAIN_JOB_DATA_REMAINING: Final = "data_remaining"
+    DOMAIN_JOB_DATA_TOTAL: Final = "data_total"
+    DOMAIN_JOB_DISK_BPS: Final = "disk_bps"
+    DOMAIN_JOB_DISK_PROCESSED: Final = "disk_processed"
+    DOMAIN_JOB_DISK_REMAINING: Final = "disk_remaining"
+    DOMAIN_JOB_DISK_TEMP_TOTAL: Final = "disk_temp_total"
+    DOMAIN_JOB_DISK_TEMP_USED: Final = "disk_temp_used"
+    DOMAIN_JOB_DISK_TOTAL: Final = "disk_total"
+    DOMAIN_JOB_DOWNTIME: Final = "downtime"
+    DOMAIN_JOB_DOWNTIME_NET: Final = "downtime_net"
+    DOMAIN_JOB_ERRMSG: Final = "errmsg"
+    DOMAIN_JOB_MEMORY_BPS: Final = "memory_bps"
+    DOMAIN_JOB_MEMORY_CONSTANT: Final = "memory_constant"
+    DOMAIN_JOB_MEMORY_DIRTY_RATE: Final = "memory_dirty_rate"
+    DOMAIN_JOB_MEMORY_ITERATION: Final = "memory_iteration"
+    DOMAIN_JOB_MEMORY_NORMAL: Final = "memory_normal"
+    DOMAIN_JOB_MEMORY_NORMAL_BYTES: Final = "memory_normal_bytes"
+    DOMAIN_JOB_MEMORY_PAGE_SIZE: Final = "memory_page_size"
+    DOMAIN_JOB_MEMORY_POSTCOPY_REQS: Final = "memory_postcopy_requests"
+    DOMAIN_JOB_MEMORY_PROCESSED: Final = "memory_processed"
+    DOMAIN_JOB_MEMORY_REMAINING: Final = "memory_remaining"
+    DOMAIN_JOB_MEMORY_TOTAL: Final = "memory_total"
+    DOMAIN_JOB_OPERATION: Final = "operation"
+    DOMAIN_JOB_SETUP_TIME: Final = "setup_time"
+    DOMAIN_JOB_SUCCESS: Final = "success"
+    DOMAIN_JOB_TIME_ELAPSED: Final = "time_elapsed"
+    DOMAIN_JOB_TIME_ELAPSED_NET: Final = "time_elapsed_net"
+    DOMAIN_JOB_TIME_REMAINING: Final = "time_remaining"
+    DOMAIN_JOB_VFIO_DATA_TRANSFERRED: Final = "vfio_data_transferred"
+    DOMAIN_LAUNCH_SECURITY_SEV_API_MAJOR: Final = "sev-api-major"
+    DOMAIN_LAUNCH_SECURITY_SEV_API_MINOR: Final = "sev-api-minor"
+    DOMAIN_LAUNCH_SECURITY_SEV_BUILD_ID: Final = "sev-build-id"
+    DOMAIN_LAUNCH_SECURITY_SEV_MEASUREMENT: Final = "sev-measurement"
+    DOMAIN_LAUNCH_SECURITY_SEV_POLICY: Final = "sev-policy"
+    DOMAIN_LAUNCH_SECURITY_SEV_SECRET: Final = "sev-secret"
+    DOMAIN_LAUNCH_SECURITY_SEV_SECRET_HEADER: Final = "sev-secret-header"
+    DOMAIN_LAUNCH_SECURITY_SEV_SECRET_SET_ADDRESS: Final = "sev-secret-set-address"
+    DOMAIN_LAUNCH_SECURITY_SEV_SNP_POLICY: Final = "sev-snp-policy"
+    DOMAIN_MEMORY_HARD_LIMIT: Final = "hard_limit"
+    DOMAIN_MEMORY_MIN_GUARANTEE: Final = "min_guarantee"
+    DOMAIN_MEMORY_SOFT_LIMIT: Final = "soft_limit"
+    DOMAIN_MEMORY_SWAP_HARD_LIMIT: Final = "swap_hard_limit"
+    DOMAIN_NUMA_MODE: Final = "numa_mode"
+    DOMAIN_NUMA_NODESET: Final = "numa_nodeset"
+    DOMAIN_SAVE_PARAM_DXML: Final = "dxml"
+    DOMAIN_SAVE_PARAM_FILE: Final = "file"
+    DOMAIN_SAVE_PARAM_IMAGE_FORMAT: Final = "image_format"
+    DOMAIN_SAVE_PARAM_PARALLEL_CHANNELS: Final = "parallel.channels"
+    DOMAIN_SCHEDULER_CAP: Final = "cap"
+    DOMAIN_SCHEDULER_CPU_SHARES: Final = "cpu_shares"
+    DOMAIN_SCHEDULER_EMULATOR_PERIOD: Final = "emulator_period"
+    DOMAIN_SCHEDULER_EMULATOR_QUOTA: Final = "emulator_quota"
+    DOMAIN_SCHEDULER_GLOBAL_PERIOD: Final = "global_period"
+    DOMAIN_SCHEDULER_GLOBAL_QUOTA: Final = "global_quota"
+    DOMAIN_SCHEDULER_IOTHREAD_PERIOD: Final = "iothread_period"
+    DOMAIN_SCHEDULER_IOTHREAD_QUOTA: Final = "iothread_quota"
+    DOMAIN_SCHEDULER_LIMIT: Final = "limit"
+    DOMAIN_SCHEDULER_RESERVATION: Final = "reservation"
+    DOMAIN_SCHEDULER_SHARES: Final = "shares"
+    DOMAIN_SCHEDULER_VCPU_PERIOD: Final = "vcpu_period"
+    DOMAIN_SCHEDULER_VCPU_QUOTA: Final = "vcpu_quota"
+    DOMAIN_SCHEDULER_WEIGHT: Final = "weight"
+    DOMAIN_STATS_BALLOON_AVAILABLE: Final = "balloon.available"
+    DOMAIN_STATS_BALLOON_CURRENT: Final = "balloon.current"
+    DOMAIN_STATS_BALLOON_DISK_CACHES: Final = "balloon.disk_caches"
+    DOMAIN_STATS_BALLOON_HUGETLB_PGALLOC: Final = "balloon.hugetlb_pgalloc"
+    DOMAIN_STATS_BALLOON_HUGETLB_PGFAIL: Final = "balloon.hugetlb_pgfail"
+    DOMAIN_STATS_BALLOON_LAST_UPDATE: Final = "balloon.last-update"
+    DOMAIN_STATS_BALLOON_MAJOR_FAULT: Final = "balloon.major_fault"
+    DOMAIN_STATS_BALLOON_MAXIMUM: Final = "balloon.maximum"
+    DOMAIN_STATS_BALLOON_MINOR_FAULT: Final = "balloon.minor_fault"
+    DOMAIN_STATS_BALLOON_RSS: Final = "balloon.rss"
+    DOMAIN_STATS_BALLOON_SWAP_IN: Final = "balloon.swap_in"
+    DOMAIN_STATS_BALLOON_SWAP_OUT: Final = "balloon.swap_out"
+    DOMAIN_STATS_BALLOON_UNUSED: Final = "balloon.unused"
+    DOMAIN_STATS_BALLOON_USABLE: Final = "balloon.usable"
+    DOMAIN_STATS_BLOCK_COUNT: Final = "block.count"
+    DOMAIN_STATS_BLOCK_PREFIX: Final = "block."
+    DOMAIN_STATS_BLOCK_SUFFIX_ALLOCATION: Final = ".allocation"
+    DOMAIN_STATS_BLOCK_SUFFIX_BACKINGINDEX: Final = ".backingIndex"
+    DOMAIN_STATS_BLOCK_SUFFIX_CAPACITY: Final = ".capacity"
+    DOMAIN_STATS_BLOCK_SUFFIX_ERRORS: Final = ".errors"
+    DOMAIN_STATS_BLOCK_SUFFIX_FL_REQS: Final = ".fl.reqs"
+    DOMAIN_STATS_BLOCK_SUFFIX_FL_TIMES: Final = ".fl.times"
+    DOMAIN_STATS_BLOCK_SUFFIX_NAME: Final = ".name"
+    DOMAIN_STATS_BLOCK_SUFFIX_PATH: Final = ".path"
+    DOMAIN_STATS_BLOCK_SUFFIX_PHYSICAL: Final = ".physical"
+    DOMAIN_STATS_BLOCK_SUFFIX_RD_BYTES: Final = ".rd.bytes"
+    DOMAIN_STATS_BLOCK_SUFFIX_RD_REQS: Final = ".rd.reqs"
+    DOMAIN_STATS_BLOCK_SUFFIX_RD_TIMES: Final = ".rd.times"
+    DOMAIN_STATS_BLOCK_SUFFIX_THRESHOLD: Final = ".threshold"
+    DOMAIN_STATS_BLOCK_SUFFIX_WR_BYTES: Final = ".wr.bytes"
+    DOMAIN_STATS_BLOCK_SUFFIX_WR_REQS: Final = ".wr.reqs"
+    DOMAIN_STATS_BLOCK_SUFFIX_WR_TIMES: Final = ".wr.times"
+    DOMAIN_STATS_CPU_CACHE_MONITOR_COUNT: Final = "cpu.cache.monitor.count"
+    DOMAIN_STATS_CPU_CACHE_MONITOR_PREFIX: Final = "cpu.cache.monitor."
+    DOMAIN_STATS_CPU_CACHE_MONITOR_SUFFIX_BANK_COUNT: Final = ".bank.count"
+    DOMAIN_STATS_CPU_CACHE_MONITOR_SUFFIX_BANK_PREFIX: Final = ".bank."
+    DOMAIN_STATS_CPU_CACHE_MONITOR_SUFFIX_BANK_SUFFIX_BYTES: Final = ".bytes"
+    DOMAIN_STATS_CPU_CACHE_MONITOR_SUFFIX_BANK_SUFFIX_ID: Final = ".id"
+    DOMAIN_STATS_CPU_CACHE_MONITOR_SUFFIX_NAME: Final = ".name"
+    DOMAIN_STATS_CPU_CACHE_MONITOR_SUFFIX_VCPUS: Final = ".vcpus"
+    DOMAIN_STATS_CPU_HALTPOLL_FAIL_TIME: Final = "cpu.haltpoll.fail.time"
+    DOMAIN_STATS_CPU_HALTPOLL_SUCCESS_TIME: Final = "cpu.haltpoll.success.time"
+    DOMAIN_STATS_CPU_SYSTEM: Final = "cpu.system"
+    DOMAIN_STATS_CPU_TIME: Final = "cpu.time"
+    DOMAIN_STATS_CPU_USER: Final = "cpu.user"
+    DOMAIN_STATS_CUSTOM_SUFFIX_TYPE_CUR: Final = ".cur"
+    DOMAIN_STATS_CUSTOM_SUFFIX_TYPE_MAX: Final = ".max"
+    DOMAIN_STATS_CUSTOM_SUFFIX_TYPE_SUM: Final = ".sum"
+    DOMAIN_STATS_DIRTYRATE_CALC_MODE: Final = "dirtyrate.calc_mode"
+    DOMAIN_STATS_DIRTYRATE_CALC_PERIOD: Final = "dirtyrate.calc_period"
+    DOMAIN_STATS_DIRTYRATE_CALC_START_TIME: Final = "dirtyrate.calc_start_time"
+    DOMAIN_STATS_DIRTYRATE_CALC_STATUS: Final = "dirtyrate.calc_status"
+    DOMAIN_STATS_DIRTYRATE_MEGABYTES_PER_SECOND: Final = "dirtyrate.megabytes_per_second"
+    DOMAIN_STATS_DIRTYRATE_VCPU_PREFIX: Final = "dirtyrate.vcpu."
+    DOMAIN_STATS_DIRTYRATE_VCPU_SUFFIX_MEGABYTES_PER_SECOND: Final = ".megabytes_per_second"
+    DOMAIN_STATS_IOTHREAD_COUNT: Final = "iothread.count"
+    DOMAIN_STATS_IOTHREAD_PREFIX: Final = "iothread."
+    DOMAIN_STATS_IOTHREAD_SUFFIX_POLL_GROW: Final = ".poll-grow"
+    DOMAIN_STATS_IOTHREAD_SUFFIX_POLL_MAX_NS: Final = ".poll-max-ns"
+    DOMAIN_STATS_IOTHREAD_SUFFIX_POLL_SHRINK: Final = ".poll-shrink"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_COUNT: Final = "memory.bandwidth.monitor.count"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_PREFIX: Final = "memory.bandwidth.monitor."
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_NAME: Final = ".name"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_NODE_COUNT: Final = ".node.count"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_NODE_PREFIX: Final = ".node."
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_NODE_SUFFIX_BYTES_LOCAL: Final = ".bytes.local"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_NODE_SUFFIX_BYTES_TOTAL: Final = ".bytes.total"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_NODE_SUFFIX_ID: Final = ".id"
+    DOMAIN_STATS_MEMORY_BANDWIDTH_MONITOR_SUFFIX_VCPUS: Final = ".vcpus"
+    DOMAIN_STATS_NET_COUNT: Final = "net.count"
+    DOMAIN_STATS_NET_PREFIX: Final = "net."
+    DOMAIN_STATS_NET_SUFFIX_NAME: Final = ".name"
+    DOMAIN_STATS_NET_SUFFIX_RX_BYTES: Final = ".rx.bytes"
+    DOMAIN_STATS_NET_SUFFIX_RX_DROP: Final = ".rx.drop"
+    DOMAIN_STATS_NET_SUFFIX_RX_ERRS: Final = ".rx.errs"
+    DOMAIN_STATS_NET_SUFFIX_RX_PKTS: Final = ".rx.pkts"
+    DOMAIN_STATS_NET_SUFFIX_TX_BYTES: Final = ".tx.bytes"
+    DOMAIN_STATS_NET_SUFFIX_TX_DROP: Final = ".tx.drop"
+    DOMAIN_STATS_NET_SUFFIX_TX_ERRS: Final = ".tx.errs"
+    DOMAIN_STATS_NET_SUFFIX_TX_PKTS: Final = ".tx.pkts"
+    DOMAIN_STATS_PERF_ALIGNMENT_FAULTS: Final = "perf.alignment_faults"
+    DOMAIN_STATS_PERF_BRANCH_INSTRUCTIONS: Final = "perf.branch_instructions"
+    DOMAIN_STATS_PERF_BRANCH_MISSES: Final = "perf.branch_misses"
+    DOMAIN_STATS_PERF_BUS_CYCLES: Final = "perf.bus_cycles"
+    DOMAIN_STATS_PERF_CACHE_MISSES: Final = "perf.cache_misses"
+    DOMAIN_STATS_PERF_CACHE_REFERENCES: Final = "perf.cache_references"
+    DOMAIN_STATS_PERF_CMT: Final = "perf.cmt"
+    DOMAIN_STATS_PERF_CONTEXT_SWITCHES: Final = "perf.context_switches"
+    DOMAIN_STATS_PERF_CPU_CLOCK: Final = "perf.cpu_clock"
+    DOMAIN_STATS_PERF_CPU_CYCLES: Final = "perf.cpu_cycles"
+    DOMAIN_STATS_PERF_CPU_MIGRATIONS: Final = "perf.cpu_migrations"
+    DOMAIN_STATS_PERF_EMULATION_FAULTS: Final = "perf.emulation_faults"
+    DOMAIN_STATS_PERF_INSTRUCTIONS: Final = "perf.instructions"
+    DOMAIN_STATS_PERF_MBML: Final = "perf.mbml"
+    DOMAIN_STATS_PERF_MBMT: Final = "perf.mbmt"
+    DOMAIN_STATS_PERF_PAGE_FAULTS: Final = "perf.page_faults"
+    DOMAIN_STATS_PERF_PAGE_FAULTS_MAJ: Final = "perf.page_faults_maj"
+    DOMAIN_STATS_PERF_PAGE_FAULTS_MIN: Final = "perf.page_faults_min"
+    DOMAIN_STATS_PERF_REF_CPU_CYCLES: Final = "perf.ref_cpu_cycles"
+    DOMAIN_STATS_PERF_STALLED_CYCLES_BACKEND: Final = "perf.stalled_cycles_backend"
+    DOMAIN_STATS_PERF_STALLED_CYCLES_FRONTEND: Final = "perf.stalled_cycles_frontend"
+    DOMAIN_STATS_PERF_TASK_CLOCK: Final = "perf.task_clock"
+    DOMAIN_STATS_STATE_REASON: Final = "state.reason"
+    DOMAIN_STATS_STATE_STATE: Final = "state.state"
+    DOMAIN_STATS_VCPU_CURRENT: Final = "vcpu.current"
+    DOMAIN_STATS_VCPU_MAXIMUM: Final = "vcpu.maximum"
+    DOMAIN_STATS_VCPU_PREFIX: Final = "vcpu."
+    DOMAIN_STATS_VCPU_SUFFIX_DELAY: Final = ".delay"
+    DOMAIN_STATS_VCPU_SUFFIX_HALTED: Final = ".halted"
+    DOMAIN_STATS_VCPU_SUFFIX_STATE: Final = ".state"
+    DOMAIN_STATS_VCPU_SUFFIX_TIME: Final = ".time"
+    DOMAIN_STATS_VCPU_SUFFIX_WAIT: Final = ".wait"
+    DOMAIN_STATS_VM_PREFIX: Final = "vm."
+    DOMAIN_TUNABLE_BLKDEV_DISK: Final = "blkdeviotune.disk"
+    DOMAIN_TUNABLE_BLKDEV_GROUP_NAME: Final = "blkdeviotune.group_name"
+    DOMAIN_TUNABLE_BLKDEV_READ_BYTES_SEC: Final = "blkdeviotune.read_bytes_sec"
+    DOMAIN_TUNABLE_BLKDEV_READ_BYTES_SEC_MAX: Final = "blkdeviotune.read_bytes_sec_max"
+    DOMAIN_TUNABLE_BLKDEV_READ_BYTES_SEC_MAX_LENGTH: Final = "blkdeviotune.read_bytes_sec_max_length"
+    DOMAIN_TUNABLE_BLKDEV_READ_IOPS_SEC: Final = "blkdeviotune.read_iops_sec"
+    DOMAIN_TUNABLE_BLKDEV_READ_IOPS_SEC_MAX: Final = "blkdeviotune.read_iops_sec_max"
+    DOMAIN_TUNABLE_BLKDEV_READ_IOPS_SEC_MAX_LENGTH: Final = "blkdeviotune.read_iops_sec_max_length"
+    DOMAIN_TUNABLE_BLKDEV_SIZE_IOPS_SEC: Final = "blkdeviotune.size_iops_sec"
+    DOMAIN_TUNABLE_BLKDEV_TOTAL_BYTES_SEC: Final = "blkdeviotune.total_bytes_sec"
+    DOMAIN_TUNABLE_BLKDEV_TOTAL_BYTES_SEC_MAX: Final = "blkdeviotune.total_bytes_sec_max"
+    DOMAIN_TUNABLE_BLKDEV_TOTAL_BYTES_SEC_MAX_LENGTH: Final = "blkdeviotune.total_bytes_sec_max_length"
+    DOMAIN_TUNABLE_BLKDEV_TOTAL_IOPS_SEC: Final = "blkdeviotune.total_iops_sec"
+    DOMAIN_TUNABLE_BLKDEV_TOTAL_IOPS_SEC_MAX: Final = "blkdeviotune.total_iops_sec_max"
+    DOMAIN_TUNABLE_BLKDEV_TOTAL_IOPS_SEC_MAX_LENGTH: Final = "blkdeviotune.total_iops_sec_max_length"
+    DOMAIN_TUNABLE_BLKDEV_WRITE_BYTES_SEC: Final = "blkdeviotune.write_bytes_sec"
+    DOMAIN_TUNABLE_BLKDEV_WRITE_BYTES_SEC_MAX: Final = "blkdeviotune.write_bytes_sec_max"
+    DOMAIN_TUNABLE_BLKDEV_WRITE_BYTES_SEC_MAX_LENGTH: Final = "blkdeviotune.write_bytes_sec_max_length"
+    DOMAIN_TUNABLE_BLKDEV_WRITE_IOPS_SEC: Final = "blkdeviotune.write_iops_sec"
+    DOMAIN_TUNABLE_BLKDEV_WRITE_IOPS_SEC_MAX: Final = "blkdeviotune.write_iops_sec_max"
+    DOMAIN_TUNABLE_BLKDEV_WRITE_IOPS_SEC_MAX_LENGTH: Final = "blkdeviotune.write_iops_sec_max_length"
+    DOMAIN_TUNABLE_CPU_CPU_SHARES: Final = "cputune.cpu_shares"
+    DOMAIN_TUNABLE_CPU_EMULATORPIN: Final = "cputune.emulatorpin"
+    DOMAIN_TUNABLE_CPU_EMULATOR_PERIOD: Final = "cputune.emulator_period"
+    DOMAIN_TUNABLE_CPU_EMULATOR_QUOTA: Final = "cputune.emulator_quota"
+    DOMAIN_TUNABLE_CPU_GLOBAL_PERIOD: Final = "cputune.global_period"
+    DOMAIN_TUNABLE_CPU_GLOBAL_QUOTA: Final = "cputune.global_quota"
+    DOMAIN_TUNABLE_CPU_IOTHREADSPIN: Final = "cputune.iothreadpin%u"
+    DOMAIN_TUNABLE_CPU_IOTHREAD_PERIOD: Final = "cputune.iothread_period"
+    DOMAIN_TUNABLE_CPU_IOTHREAD_QUOTA: Final = "cputune.iothread_quota"
+    DOMAIN_TUNABLE_CPU_VCPUPIN: Final = "cputune.vcpupin%u"
+    DOMAIN_TUNABLE_CPU_VCPU_PERIOD: Final = "cputune.vcpu_period"
+    DOMAIN_TUNABLE_CPU_VCPU_QUOTA: Final = "cputune.vcpu_quota"
+    MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT: Final = "auto_converge.increment"
+    MIGRATE_PARAM_AUTO_CONVERGE_INITIAL: Final = "auto_converge.initial"
+    MIGRATE_PARAM_BANDWIDTH: Final = "bandwidth"
+    MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER: Final = "bandwidth.avail.switchover"
+    MIGRATE_PARAM_BANDWIDTH_POSTCOPY: Final = "bandwidth.postcopy"
+    MIGRATE_PARAM_COMPRESSION: Final = "compression"
+    MIGRATE_PARAM_COMPRESSION_MT_DTHREADS: Final = "compression.mt.dthreads"
+    MIGRATE_PARAM_COMPRESSION_MT_LEVEL: Final = "compression.mt.level"
+    MIGRATE_PARAM_COMPRESSION_MT_THREADS: Final = "compression.mt.threads"
+    MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE: Final = "compression.xbzrle.cache"
+    MIGRATE_PARAM_COMPRESSION_ZLIB_LEVEL: Final = "compression.zlib.level"
+    MIGRATE_PARAM_COMPRESSION_ZSTD_LEVEL: Final = "compression.zstd.level"
+    MIGRATE_PARAM_DEST_NAME: Final = "destination_name"
+    MIGRATE_PARAM_DEST_XML: Final = "destination_xml"
+    MIGRATE_PARAM_DISKS_PORT: Final = "disks_port"
+    MIGRATE_PARAM_DISKS_URI: Final = "disks_uri"
+    MIGRATE_PARAM_GRAPHICS_URI: Final = "graphics_uri"
+    MIGRATE_PARAM_LISTEN_ADDRESS: Final = "listen_address"
+    MIGRATE_PARAM_MIGRATE_DISKS: Final = "migrate_disks"
+    MIGRATE_PARAM_MIGRATE_DISKS_DETECT_ZEROES: Final = "migrate_disks_detect_zeroes"
+    MIGRATE_PARAM_PARALLEL_CONNECTIONS: Final = "parallel.connections"
+    MIGRATE_PARAM_PERSIST_XML: Final = "persistent_xml"
+    MIGRATE_PARAM_TLS_DESTINATION: Final = "tls.destination"
+    MIGRATE_PARAM_URI: Final = "migrate_uri"
+    NETWORK_PORT_BANDWIDTH_IN_AVERAGE: Final = "inbound.average"
+    NETWORK_PORT_BANDWIDTH_IN_BURST: Final = "inbound.burst"
+    NETWORK_PORT_BANDWIDTH_IN_FLOOR: Final = "inbound.floor"
+    NETWORK_PORT_BANDWIDTH_IN_PEAK: Final = "inbound.peak"
+    NETWORK_PORT_BANDWIDTH_OUT_AVERAGE: Final = "outbound.average"
+    NETWORK_PORT_BANDWIDTH_OUT_BURST: Final = "outbound.burst"
+    NETWORK_PORT_BANDWIDTH_OUT_PEAK: Final = "outbound.peak"
+    NODE_CPU_STATS_IDLE: Final = "idle"
+    NODE_CPU_STATS_INTR: Final = "intr"
+    NODE_CPU_STATS_IOWAIT: Final = "iowait"
+    NODE_CPU_STATS_KERNEL: Final = "kernel"
+    NODE_CPU_STATS_USER: Final = "user"
+    NODE_CPU_STATS_UTILIZATION: Final = "utilization"
+    NODE_MEMORY_SHARED_FULL_SCANS: Final = "shm_full_scans"
+    NODE_MEMORY_SHARED_MERGE_ACROSS_NODES: Final = "shm_merge_across_nodes"
+    NODE_MEMORY_SHARED_PAGES_SHARED: Final = "shm_pages_shared"
+    NODE_MEMORY_SHARED_PAGES_SHARING: Final = "shm_pages_sharing"
+    NODE_MEMORY_SHARED_PAGES_TO_SCAN: Final = "shm_pages_to_scan"
+    NODE_MEMORY_SHARED_PAGES_UNSHARED: Final = "shm_pages_unshared"
+    NODE_MEMORY_SHARED_PAGES_VOLATILE: Final = "shm_pages_volatile"
+    NODE_MEMORY_SHARED_SLEEP_MILLISECS: Final = "shm_sleep_millisecs"
+    NODE_MEMORY_STATS_BUFFERS: Final = "buffers"
+    NODE_MEMORY_STATS_CACHED: Final = "cached"
+    NODE_MEMORY_STATS_FREE: Final = "free"
+    NODE_MEMORY_STATS_TOTAL: Final = "total"
+    NODE_SEV_CBITPOS: Final = "cbitpos"
+    NODE_SEV_CERT_CHAIN: Final = "cert-chain"
+    NODE_SEV_CPU0_ID: Final = "cpu0-id"
+    NODE_SEV_MAX_ES_GUESTS: Final = "max-es-guests"
+    NODE_SEV_MAX_GUESTS: Final = "max-guests"
+    NODE_SEV_PDH: Final = "pdh"
+    NODE_SEV_REDUCED_PHYS_BITS: Final = "reduced-phys-bits"
+    PERF_PARAM_ALIGNMENT_FAULTS: Final = "alignment_faults"
+    PERF_PARAM_BRANCH_INSTRUCTIONS: Final = "branch_instructions"
+    PERF_PARAM_BRANCH_MISSES: Final = "branch_misses"
+    PERF_PARAM_BUS_CYCLES: Final = "bus_cycles"
+    PERF_PARAM_CACHE_MISSES: Final = "cache_misses"
+    PERF_PARAM_CACHE_REFERENCES: Final = "cache_references"
+    PERF_PARAM_CMT: Final = "cmt"
+    PERF_PARAM_CONTEXT_SWITCHES: Final = "context_switches"
+    PERF_PARAM_CPU_CLOCK: Final = "cpu_clock"
+    PERF_PARAM_CPU_CYCLES: Final = "cpu_cycles"
+    PERF_PARAM_CPU_MIGRATIONS: Final = "cpu_migrations"
+    PERF_PARAM_EMULATION_FAULTS: Final = "emulation_faults"
+    PERF_PARAM_INSTRUCTIONS: Final = "instructions"
+    PERF_PARAM_MBML: Final = "mbml"
+    PERF_PARAM_MBMT: Final = "mbmt"
+    PERF_PARAM_PAGE_FAULTS: Final = "page_faults"
+    PERF_PARAM_PAGE_FAULTS_MAJ: Final = "page_faults_maj"
+    PERF_PARAM_PAGE_FAULTS_MIN: Final = "page_faults_min"
+    PERF_PARAM_REF_CPU_CYCLES: Final = "ref_cpu_cycles"
+    PERF_PARAM_STALLED_CYCLES_BACKEND: Final = "stalled_cycles_backend"
+    PERF_PARAM_STALLED_CYCLES_FRONTEND: Final = "stalled_cycles_frontend"
+    PERF_PARAM_TASK_CLOCK: Final = "task_clock"
