@@ -1,0 +1,39 @@
+# Corral's commands for people who build it. `make demo` and `make test` set up everything they need.
+
+.PHONY: setup demo test test-slow lint bench format golden clean
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	@.venv/bin/python examples/demo.py
+
+test: lint
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: test-setup
+	.venv/bin/python -m pytest -m slow --timeout=3600
+
+bench: test-setup
+	.venv/bin/python -m bench
+
+lint: test-setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: test-setup
+test-setup: setup
+	@scripts/setup.sh test
+
+format:
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+# Expected plans and completed documents beside their tests; read the difference before committing it.
+golden:
+	CORRAL_UPDATE_GOLDEN=1 .venv/bin/python -m pytest -q tests/qemu -k golden
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

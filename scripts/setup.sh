@@ -1,0 +1,57 @@
+#!/bin/sh
+# Installs what Corral needs on Debian 12 or 13 and puts the program at .venv/bin/corral. Does nothing the second time.
+#   scripts/setup.sh          what running machines takes
+#   scripts/setup.sh test     and what `make test` and `make bench` compare against: libvirt, its clients, linters
+set -eu
+cd "$(dirname "$0")/.."
+kind=${1:-run}
+python=${PYTHON:-/usr/bin/python3}
+[ -x "$python" ] || python=python3
+
+say() { printf '\033[1m::\033[0m %s\n' "$*" >&2; }
+die() { printf 'setup: %s\n' "$1" >&2; [ -z "${2:-}" ] || printf '       %s\n' "$2" >&2; exit 1; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
+
+packages="python3 python3-venv qemu-system-x86 qemu-utils ovmf"
+[ "$kind" = run ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client"
+
+install_packages() {
+    if ! command -v dpkg-query >/dev/null; then
+        command -v qemu-system-x86_64 >/dev/null ||
+            die "this is not Debian and there is no qemu-system-x86_64" "install QEMU 7.2 or newer and Python 3.11 or newer with your package manager, then run make setup again"
+        return
+    fi
+    missing=
+    for package in $packages; do installed "$package" || missing="$missing $package"; done
+    if [ -n "$missing" ]; then
+        say "installing Debian packages:$missing"
+        [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "missing packages:$missing" "run as root, or install them yourself: apt-get install$missing"
+        as_root apt-get update -q >/dev/null || die "apt-get update failed" "check /etc/apt/sources.list and the network"
+        # shellcheck disable=SC2086
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2 ||
+            die "apt-get could not install:$missing"
+    fi
+    # Where SPICE is a package of its own (Debian 13), take the one that fits the QEMU that is installed.
+    version=$(dpkg-query -W -f '${Version}' qemu-system-x86)
+    if ! installed qemu-system-modules-spice && apt-cache show "qemu-system-modules-spice=$version" >/dev/null 2>&1; then
+        say "installing qemu-system-modules-spice"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "qemu-system-modules-spice=$version" >&2
+    fi
+}
+
+install_program() {
+    stamp=.venv/.setup-$kind
+    want=$(cat pyproject.toml scripts/setup.sh | sha256sum)
+    [ "$(cat "$stamp" 2>/dev/null)" != "$want" ] || return 0
+    [ -x .venv/bin/python ] || { say "making a virtual environment in .venv"; "$python" -m venv .venv || die "no virtual environment could be made with $python"; }
+    extra=
+    [ "$kind" = run ] || extra='[dev]'
+    say "installing corral$extra and its libraries into .venv"
+    .venv/bin/pip install -q --disable-pip-version-check -e ".$extra" || die "pip could not install corral" "read its message above; it needs the Python package index"
+    .venv/bin/python -m compileall -q src/corral
+    printf '%s' "$want" >"$stamp"
+}
+
+install_packages
+install_program
