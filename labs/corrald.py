@@ -1,0 +1,86 @@
+"""Our own daemon, private: `corral daemon --state DIR --socket PATH`, ended by its process id, and its machines too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A running Corral daemon: its process, its socket, its state directory."""
+
+    process: subprocess.Popen[bytes]
+    socket: Path
+    state: Path
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        return self.process.pid
+
+    @property
+    def uri(self) -> str:
+        """A URI for virsh and for our own client."""
+        driver = "system" if os.geteuid() == 0 else "session"
+        return f"qemu+unix:///{driver}?socket={self.socket}"
+
+
+def start(directory: Path, *options: str, deadline: float = 30.0) -> Daemon:
+    """Start a daemon with everything under `directory` and return once it accepts connections."""
+    path, state, log = directory / "sock", directory / "state", directory / "daemon.log"
+    command = [sys.executable, "-m", "corral.cli", "daemon", "--state", str(state), "--socket", str(path), *options]
+    with log.open("ab") as output:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    until = time.monotonic() + deadline
+    while True:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+            return Daemon(process, path, state)
+        if process.poll() is not None or time.monotonic() > until:
+            raise RuntimeError(f"corral daemon did not start: {log.read_text()[-4000:]}")
+        time.sleep(0.01)
+
+
+def stop(daemon: Daemon) -> None:
+    """End the daemon, then the machines that it left running, each by its process id."""
+    if daemon.process.poll() is None:
+        daemon.process.send_signal(signal.SIGTERM)
+        try:
+            daemon.process.wait(10)
+        except subprocess.TimeoutExpired:
+            daemon.process.kill()
+            daemon.process.wait()
+    for pid in machines(daemon.state):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def machines(state: Path) -> Sequence[int]:
+    """The process ids of the QEMUs that keep their files under `state`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                if b"qemu-system" in command.split(b"\0", 1)[0] and os.fsencode(state) in command:
+                    found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def running(directory: Path, *options: str) -> Iterator[Daemon]:
+    """Run a daemon with everything under `directory` (short: socket paths are limited) until the block ends."""
+    daemon = start(directory, *options)
+    try:
+        yield daemon
+    finally:
+        stop(daemon)
