@@ -1,0 +1,1 @@
+"""What the daemon does: each domain's life, its jobs and events, and the store that outlives the daemon."""

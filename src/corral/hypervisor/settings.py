@@ -1,0 +1,114 @@
+"""Where one daemon keeps what it keeps, and the few choices its administrator has."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_URI = "qemu:///system"
+SESSION_URI = "qemu:///session"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The directories and choices of one daemon.
+
+    `state` outlives a boot (definitions, NVRAM), `run` holds sockets, `cache` may be deleted at any time, `log` has one
+    file a domain. `qemu_user` is the account QEMU runs as (None: the daemon's own). `allow_slow_kvm` offers type `kvm`
+    even where it is software emulation in disguise; `emulator` overrides the search for a QEMU binary.
+    """
+
+    state: Path
+    run: Path
+    cache: Path
+    log: Path
+    session: bool
+    uri: str
+    qemu_user: str | None = None
+    allow_slow_kvm: bool = False
+    emulator: Path | None = None
+
+    @classmethod
+    def under(
+        cls,
+        directory: Path,
+        *,
+        session: bool | None = None,
+        allow_slow_kvm: bool = False,
+        emulator: Path | None = None,
+    ) -> Settings:
+        """Everything under one directory, as `corral daemon --state DIR` keeps it; the URI follows who we are."""
+        root = directory.absolute()
+        session = os.geteuid() != 0 if session is None else session
+        return cls(
+            state=root,
+            run=root / "run",
+            cache=root / "cache",
+            log=root / "log",
+            session=session,
+            uri=SESSION_URI if session else SYSTEM_URI,
+            allow_slow_kvm=allow_slow_kvm,
+            emulator=emulator,
+        )
+
+    @classmethod
+    def system(
+        cls, *, qemu_user: str | None = None, allow_slow_kvm: bool = False, emulator: Path | None = None
+    ) -> Settings:
+        """The system daemon's directories (Filesystem Hierarchy Standard)."""
+        return cls(
+            state=Path("/var/lib/corral"),
+            run=Path("/run/corral"),
+            cache=Path("/var/cache/corral"),
+            log=Path("/var/log/corral"),
+            session=False,
+            uri=SYSTEM_URI,
+            qemu_user=qemu_user,
+            allow_slow_kvm=allow_slow_kvm,
+            emulator=emulator,
+        )
+
+    @classmethod
+    def user(cls, *, allow_slow_kvm: bool = False, emulator: Path | None = None) -> Settings:
+        """The per-user daemon's directories (XDG Base Directory Specification)."""
+        home = Path.home()
+
+        def base(variable: str, default: Path) -> Path:
+            value = os.environ.get(variable, "")
+            return (Path(value) if value.startswith("/") else default) / "corral"
+
+        cache = base("XDG_CACHE_HOME", home / ".cache")
+        return cls(
+            state=base("XDG_DATA_HOME", home / ".local/share"),
+            run=base("XDG_RUNTIME_DIR", cache / "corral-run"),
+            cache=cache,
+            log=cache / "log",
+            session=True,
+            uri=SESSION_URI,
+            allow_slow_kvm=allow_slow_kvm,
+            emulator=emulator,
+        )
+
+    @property
+    def store(self) -> Path:
+        """The SQLite file with every definition and every running domain."""
+        return self.state / "corral.sqlite"
+
+    @property
+    def nvram(self) -> Path:
+        """The directory of the guests' firmware variables."""
+        return self.state / "nvram"
+
+    @property
+    def dumps(self) -> Path:
+        """Where `on_crash=coredump-*` leaves the guest's memory."""
+        return self.state / "dump"
+
+    def domain_log(self, name: str) -> Path:
+        """The log of QEMU's own output for the domain of that name."""
+        return self.log / f"{name}.log"
+
+    def domain_run(self, domain_id: int) -> Path:
+        """The directory of one running domain's sockets; the id is never reused, so neither is the path."""
+        return self.run / f"d{domain_id}"
