@@ -1,0 +1,1 @@
+"""Corral beside libvirtd and bare QEMU on one machine in one run: `make bench`."""

@@ -1,0 +1,121 @@
+"""`make bench`: Corral, libvirtd and bare QEMU on this machine in this run; medians, ratios and the targets.
+
+python -m bench [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import domains, floor
+from bench.measures import Effort, Figures, Peer, measure
+from labs import corrald, libvirtd
+
+BARE = "bare QEMU"
+OURS, THEIRS = "corral", "libvirtd"
+
+
+def main() -> int:
+    """Measure, print the table, and say which targets were missed; the exit status is 0 whatever the figures."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats: to see that the bench works")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    options = parser.parse_args()
+    effort = Effort.quick() if options.quick else Effort()
+    console = Console(stderr=True)
+    results: dict[str, Figures] = {}
+    with tempfile.TemporaryDirectory(prefix="cb") as temporary:
+        directory = Path(temporary)
+        with console.status("") as status:
+            results[OURS], results[BARE] = _ours(directory, effort, status.update)
+            if reason := libvirtd.missing():
+                console.print(f"libvirtd is left out: {reason}")
+            else:
+                results[THEIRS] = _theirs(directory, effort, status.update)
+    Console(width=110).print(_table(results, effort))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+    return 0
+
+
+def _ours(directory: Path, effort: Effort, say: object) -> tuple[Figures, Figures]:
+    home = directory / "c"
+    home.mkdir()
+    with corrald.running(home) as daemon:
+        driver = "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
+        peer = Peer(OURS, daemon.pid, daemon.socket, driver)
+        figures = measure(peer, directory, effort, say)  # type: ignore[arg-type]
+        wire = peer.connect()
+        wire.call("domain_create_xml", xml_desc=domains.document(0, directory), flags=0)
+        command = floor.Command.of(corrald.machines(daemon.state)[0])
+        wire.call("domain_destroy", dom=domains.reference(0))
+        wire.close()
+        bare = {
+            f"start {count}": statistics.median(floor.start_seconds(command, home, count) for _ in range(repeats))
+            for count, repeats in ((1, effort.repeats), (effort.many, effort.rounds))
+        }
+    return figures, bare
+
+
+def _theirs(directory: Path, effort: Effort, say: object) -> Figures:
+    home = directory / "l"
+    home.mkdir()
+    with libvirtd.running(home) as daemon:
+        peer = Peer(THEIRS, daemon.pid, daemon.socket, daemon.driver)
+        return measure(peer, directory, effort, say)  # type: ignore[arg-type]
+
+
+def _table(results: dict[str, Figures], effort: Effort) -> Table:
+    table = Table(title="medians; ratio = how many times better corral is than libvirtd", title_justify="left")
+    for heading in ("", BARE, THEIRS, OURS, "ratio", "target", ""):
+        table.add_column(heading, justify="left" if not heading or heading == "target" else "right")
+    for name, ours in results[OURS].items():
+        theirs, bare = results.get(THEIRS, {}).get(name), results[BARE].get(name)
+        ratio = None
+        if theirs:
+            ratio = ours / theirs if _is_rate(name) else theirs / ours
+        target, met = _target(name, ours, ratio, bare)
+        cells = [_text(name, value) for value in (bare, theirs, ours)]
+        table.add_row(
+            name, *cells, f"{ratio:.1f}" if ratio else "", target, {True: "met", False: "MISSED", None: ""}[met]
+        )
+    return table
+
+
+def _is_rate(name: str) -> bool:
+    return "conn." in name
+
+
+def _text(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    if _is_rate(name):
+        return f"{value:,.0f} /s"
+    return f"{value / 1024:.1f} MiB" if name.startswith("memory") else f"{value * 1000:.2f} ms"
+
+
+def _target(name: str, ours: float, ratio: float | None, bare: float | None) -> tuple[str, bool | None]:
+    """The issue's target for one figure, in words, and whether it was met (None: no target)."""
+    if name.startswith("start") and bare:
+        floor_ok = ours <= 1.5 * bare
+        return "≤ 1.5 x bare, ≥ 4 x libvirtd", floor_ok and (ratio is None or ratio >= 4)
+    if name == "destroy 1":
+        return "≤ 20 ms", ours <= 0.020
+    if _is_rate(name):
+        return "≥ 4 x libvirtd", None if ratio is None else ratio >= 4
+    if name == "memory idle":
+        return "≤ 60 MiB", ours <= 60 * 1024
+    return "", None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
