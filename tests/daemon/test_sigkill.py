@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -170,12 +169,6 @@ def carry_out(wire: Wire, calls: dict[int, tuple[Subject, Call]], kill: Callable
             acknowledged.add(header[5])
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="ck") as directory:
-        yield Path(directory)
-
-
 def run_rounds(home: Path, rounds: int, seed: int) -> int:
     """Kill the daemon `rounds` times; returns how many calls were under way at the moment of a kill."""
     chance = random.Random(seed)
@@ -233,15 +226,15 @@ def settle(
 
 @pytest.mark.qemu
 @pytest.mark.timeout(300)
-def test_twenty_kills_lose_nothing(home: Path) -> None:
-    assert run_rounds(home, 20, seed=1) > 0, "no kill ever caught a call under way"
+def test_twenty_kills_lose_nothing(short_path: Path) -> None:
+    assert run_rounds(short_path, 20, seed=1) > 0, "no kill ever caught a call under way"
 
 
 @pytest.mark.slow
 @pytest.mark.qemu
 @pytest.mark.timeout(3600)
-def test_two_hundred_kills_lose_nothing(home: Path) -> None:
+def test_two_hundred_kills_lose_nothing(short_path: Path) -> None:
     rounds = int(os.environ.get("CORRAL_KILLS", "250"))
-    caught = run_rounds(home, rounds, seed=int(os.environ.get("CORRAL_SEED", "20")))
+    caught = run_rounds(short_path, rounds, seed=int(os.environ.get("CORRAL_SEED", "20")))
     print(f"{rounds} SIGKILLs, {caught} calls were under way when the daemon died")
     assert caught >= rounds // 2

@@ -1,0 +1,41 @@
+"""What the kinds of tests need: a test whose machine lacks it is skipped with the reason, in one line."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from labs import libvirtd
+
+
+@cache
+def lacking(kind: str) -> str | None:
+    """Why tests of this kind cannot run here, or None."""
+    if kind in ("qemu", "guest") and shutil.which("qemu-system-x86_64") is None:
+        return "qemu-system-x86_64 is not installed (apt-get install qemu-system-x86)"
+    if kind == "clients":
+        if shutil.which("virsh") is None:
+            return "virsh is not installed (apt-get install libvirt-clients)"
+        if subprocess.run(["/usr/bin/python3", "-c", "import libvirt"], capture_output=True).returncode:
+            return "libvirt's Python binding is not installed (apt-get install python3-libvirt)"
+        return libvirtd.missing()
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers():
+        if reason := lacking(marker.name):
+            pytest.skip(reason)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A temporary directory with a name short enough for the sockets under it (107 bytes)."""
+    with tempfile.TemporaryDirectory(prefix="cr") as directory:
+        yield Path(directory)
