@@ -218,7 +218,7 @@ class RPCError(CorralError):
     """Bytes on the wire that are not libvirt's protocol, or too many of them."""
 
     code = ErrorNumber.RPC
-    kind = "internal RPC error"
+    kind = ""
     domain = ErrorDomain.RPC
 
 

@@ -74,7 +74,8 @@ _PACK = _PACKET.pack
 _UNPACK = _PACKET.unpack_from
 _LENGTH = struct.Struct(">I")
 _WIRE = struct.Struct(">IIi")
-_PING = _PACK(PACKET_SIZE, _WIRE.pack(*KEEPALIVE, PING), MESSAGE, 0, OK)
+_PING_WIRE = _WIRE.pack(*KEEPALIVE, PING)
+_PING = _PACK(PACKET_SIZE, _PING_WIRE, MESSAGE, 0, OK)
 _PONG = _PACK(PACKET_SIZE, _WIRE.pack(*KEEPALIVE, PONG), MESSAGE, 0, OK)
 _KEEPALIVE_PROGRAM = _LENGTH.pack(KEEPALIVE[0])
 
@@ -87,7 +88,7 @@ class Connection:
     a packet may still be added below it, whatever its size. A peer that starts a packet must complete its header
     within `header_timeout` seconds and then never pause for `body_timeout`.
 
-    After the end `lost` says why, `send_…` does nothing, and `take_fds` gives the descriptors nobody got.
+    After the end `lost` says why and `send_…` does nothing. `take_fds` gives the descriptors that nobody will get.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Connection:
         self._incoming = INCOMING[role]
         self._received = RECEIVED[role]
         self._sent = SENT[role]
-        self._actions: dict[str, Callable[[int, Procedure, bytes, bool], Event | None]] = {
+        self._actions: dict[str, Callable[[int, Procedure, bytes], Event | None]] = {
             "call": self._on_call,
             "reply": self._on_reply,
             "failure": self._on_failure,
@@ -127,6 +128,8 @@ class Connection:
         self._need = 0  # bytes of it that must be there before parsing makes sense
         self._stalled_at: float | None = None
         self._fds: list[int] = []
+        self._orphans: list[int] = []  # descriptors nobody will get
+        self._fds_wanted = 0
         self._fds_due = 0  # bytes, each with a descriptor, that follow the last packet
         self._held: Event | None = None  # the event that waits for them
 
@@ -177,7 +180,9 @@ class Connection:
         offset = 0
         end = len(data)
         known = self._known
+        calls = self._calls
         server = self.role == "server"
+        plain = CALL if server else REPLY
         if self._fds_due:
             offset = self._take_descriptors(data, offset, arrived)
         while end - offset >= PACKET_SIZE:
@@ -188,9 +193,16 @@ class Connection:
             body = data[offset + PACKET_SIZE : stop]
             offset = stop
             procedure = known.get(wire)
-            if kind == CALL and status == OK and server and procedure is not None and not procedure.special:
-                arrived.append(Call(serial, procedure, body))
-                continue
+            if status == OK and kind == plain and procedure is not None and not procedure.special:
+                if server:
+                    arrived.append(Call(serial, procedure, body))
+                    continue
+                if calls.get(serial) is procedure:
+                    del calls[serial]
+                    arrived.append(Reply(serial, procedure, body))
+                    continue
+            if kind in (CALL_WITH_FDS, REPLY_WITH_FDS):
+                body = self._expect_descriptors(body)
             event = self._packet(wire, procedure, kind, serial, status, body)
             if self._fds_due:
                 self._held = event
@@ -223,23 +235,39 @@ class Connection:
 
     def receive_fds(self, fds: Sequence[int]) -> None:
         """Descriptors that came with the bytes about to be given to `receive_data`."""
+        if self.lost is not None:
+            self._orphans += fds
+            return
         self._fds += fds
         if len(self._fds) > FDS_MAX:
             self._lose(f"more than {FDS_MAX} descriptors at once")
+
+    def _expect_descriptors(self, body: bytes) -> bytes:
+        """Note how many descriptors follow a packet, which its payload starts with; returns the rest of the payload."""
+        if len(body) < 4:
+            raise _Broken("a message with descriptors does not say how many")
+        (self._fds_wanted,) = _LENGTH.unpack_from(body)
+        if self._fds_wanted > FDS_MAX:
+            raise _Broken(f"a message with {self._fds_wanted} descriptors, at most {FDS_MAX} allowed")
+        self._fds_due = self._fds_wanted
+        return body[4:]
 
     def _take_descriptors(self, data: bytes, offset: int, arrived: list[Event]) -> int:
         """Skip the bytes that descriptors ride on; complete the event that waits for them. Returns the new offset."""
         step = min(self._fds_due, len(data) - offset)
         self._fds_due -= step
-        if not self._fds_due and self._held is not None:
+        if not self._fds_due:
+            fds = tuple(self._fds[: self._fds_wanted])
+            if len(fds) < self._fds_wanted:
+                raise _Broken(f"{self._fds_wanted} descriptors announced, {len(fds)} came")
+            del self._fds[: self._fds_wanted]
             held, self._held = self._held, None
-            assert isinstance(held, Call | Reply)
-            wanted = len(held.fds)
-            if len(self._fds) < wanted:
-                raise _Broken(f"{wanted} descriptors announced, {len(self._fds)} came")
-            held.fds = tuple(self._fds[:wanted])
-            del self._fds[:wanted]
-            arrived.append(held)
+            if isinstance(held, Call | Reply):
+                held.fds = fds
+            else:
+                self._orphans += fds
+            if held is not None:
+                arrived.append(held)
         return offset + step
 
     # -- what a packet means ----------------------------------------------------------------------------------------
@@ -247,37 +275,25 @@ class Connection:
     def _packet(
         self, wire: bytes, procedure: Procedure | None, kind: int, serial: int, status: int, body: bytes
     ) -> Event | None:
-        """Act on any packet by the table; what does not belong is refused."""
-        if wire[:4] == _KEEPALIVE_PROGRAM:
-            self._on_keepalive(wire, kind)
+        """Act on any packet by the table; what does not belong is refused or dropped."""
+        if kind == MESSAGE and wire[:4] == _KEEPALIVE_PROGRAM:
+            if wire == _PING_WIRE:
+                self._append(_PONG)
             return None
         action = self._incoming.get((kind, status))
-        problem = _problem(wire, procedure, kind, status, action)
-        if problem is not None:
-            self._refuse(wire, kind, serial, problem)
-            return None
-        assert procedure is not None and action is not None
-        handler = self._actions.get(action)
-        if handler is not None:
-            return handler(serial, procedure, body, kind in (CALL_WITH_FDS, REPLY_WITH_FDS))
-        return self._on_stream(serial, procedure, action, body)
+        if procedure is not None and action is not None and (procedure.msg is not None) == (action == "message"):
+            handler = self._actions.get(action)
+            if handler is not None:
+                return handler(serial, procedure, body)
+            return self._on_stream(serial, procedure, action, body)
+        if kind in (CALL, CALL_WITH_FDS) and self.role == "server":
+            error = RPCError(_problem(wire, procedure, status))
+            self._send(wire, REPLY, serial, ERROR, encode_error(error))
+        elif kind in (REPLY, REPLY_WITH_FDS) and self.role == "client":
+            raise _Broken(f"an answer with serial {serial} to something we never call")
+        return None
 
-    def _refuse(self, wire: bytes, kind: int, serial: int, problem: str) -> None:
-        """Server: answer with an error, in kind. Client: give up."""
-        if self.role == "client":
-            raise _Broken(problem)
-        reply_type = STREAM if kind in (STREAM, STREAM_HOLE) else REPLY
-        self._send(wire, reply_type, serial, ERROR, encode_error(RPCError(problem)))
-
-    def _on_keepalive(self, wire: bytes, kind: int) -> None:
-        """Answer a ping; a pong has done its work by arriving."""
-        _program, version, number = _WIRE.unpack(wire)
-        if version != KEEPALIVE[1] or kind != MESSAGE or number not in (PING, PONG):
-            raise _Broken("a keepalive packet that is neither ping nor pong")
-        if number == PING:
-            self._append(_PONG)
-
-    def _on_call(self, serial: int, procedure: Procedure, body: bytes, with_fds: bool) -> Event | None:
+    def _on_call(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
         if procedure.stream is not None:
             if serial in self._streams:
                 raise _Broken(f"serial {serial} already has a stream")
@@ -286,31 +302,18 @@ class Connection:
                 self._send(procedure.wire, REPLY, serial, ERROR, encode_error(error))
                 return None
             self._streams[serial] = (procedure, "OPENING")
-        return self._with_descriptors(Call(serial, procedure, body), with_fds)
+        return Call(serial, procedure, body)
 
-    def _on_reply(self, serial: int, procedure: Procedure, body: bytes, with_fds: bool) -> Event | None:
+    def _on_reply(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
         self._answered(serial, procedure, "reply")
-        return self._with_descriptors(Reply(serial, procedure, body), with_fds)
+        return Reply(serial, procedure, body)
 
-    def _on_failure(self, serial: int, procedure: Procedure, body: bytes, with_fds: bool) -> Event | None:
+    def _on_failure(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
         self._answered(serial, procedure, "failure")
         return Error(serial, procedure, decode_error(body))
 
-    def _on_message(self, serial: int, procedure: Procedure, body: bytes, with_fds: bool) -> Event | None:
+    def _on_message(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
         return Message(procedure, body)
-
-    def _with_descriptors(self, event: Call | Reply, with_fds: bool) -> Event:
-        """Read the count of descriptors that a body starts with; `event.fds` holds their place."""
-        if with_fds:
-            if len(event.body) < 4:
-                raise _Broken("a message with descriptors does not say how many")
-            (number,) = _LENGTH.unpack_from(event.body)
-            if number > FDS_MAX:
-                raise _Broken(f"a message with {number} descriptors, at most {FDS_MAX} allowed")
-            event.body = event.body[4:]
-            event.fds = (-1,) * number
-            self._fds_due = number
-        return event
 
     def _answered(self, serial: int, procedure: Procedure, outcome: str) -> None:
         """Client: one call less outstanding; a stream opens or not."""
@@ -494,7 +497,7 @@ class Connection:
         self._append(_PACK(PACKET_SIZE + len(body), wire, kind, serial, status) + body)
         if fds:
             if self.lost is not None:
-                self._fds += fds
+                self._orphans += fds
                 return
             self._tail = []
             self._later.append((tuple(fds), self._tail))
@@ -533,8 +536,8 @@ class Connection:
         return fds
 
     def take_fds(self) -> list[int]:
-        """Descriptors that arrived or were to go out and never will: to be closed when the connection is lost."""
-        fds, self._fds = self._fds, []
+        """Descriptors that came with a refused call, or that the lost connection left over: to be closed."""
+        fds, self._orphans = self._orphans, []
         return fds
 
     # -- time -------------------------------------------------------------------------------------------------------
@@ -581,8 +584,10 @@ class Connection:
             return
         self.lost = reason
         self._farewell = event or events.ConnectionLost(reason)
+        self._orphans += self._fds
+        self._fds = []
         for fds, _ in self._later:
-            self._fds += fds
+            self._orphans += fds
         self._later = []
         self._out = self._tail = []
         self.outgoing = 0
@@ -602,19 +607,14 @@ class _Broken(Exception):
     """The peer sent what ends the connection."""
 
 
-def _problem(wire: bytes, procedure: Procedure | None, kind: int, status: int, action: str | None) -> str | None:
-    """Why a packet is not one of ours, in libvirt's words; None when it is."""
-    if procedure is None:
-        program, version, number = _WIRE.unpack(wire)
-        if (program, version) not in procedures.PROGRAMS.values():
-            return f"Cannot find program {program} version {version}"
-        return f"unknown procedure: {number}"
-    if action is None:
-        known_kind = kind <= STREAM_HOLE and kind not in (REPLY, REPLY_WITH_FDS, MESSAGE)
-        return f"Unexpected message status {status}" if known_kind else f"Unexpected message type {kind}"
-    if (action == "message") != (procedure.msg is not None):
-        return f"unknown procedure: {procedure.number}"
-    return None
+def _problem(wire: bytes, procedure: Procedure | None, status: int) -> str:
+    """Why a call is not one of ours, in libvirt's words."""
+    program, version, number = _WIRE.unpack(wire)
+    if (program, version) not in procedures.PROGRAMS.values():
+        return f"Cannot find program {program} version {version}"
+    if status != OK:
+        return f"Unexpected message status {status}"
+    return f"unknown procedure: {number}"
 
 
 def _decode_hole(body: bytes) -> int | None:

@@ -25,7 +25,7 @@ def encode_error(error: CorralError) -> bytes:
             "message": text,
             "level": ErrorLevel.ERROR,
             "dom": None,
-            "str1": f"{error.kind}: %s" if error.kind and detail else "%s",
+            "str1": f"{error.kind}: %1$s" if error.kind and detail else "%s",
             "str2": detail or None,
             "str3": None,
             "int1": -1,

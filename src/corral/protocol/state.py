@@ -7,9 +7,9 @@ What libvirt's remote protocol says (https://libvirt.org/kbase/internals/rpc.htm
 * Calls and replies: the client picks the serial, the reply carries it back. Any number may be outstanding, answers
   come as they are ready. Either may carry descriptors (…_WITH_FDS): the payload starts with their count, and after the
   packet comes one byte for each, a descriptor riding on it.
-* What the daemon does not understand but can delimit (unknown program, version or procedure, a type or status that
-  does not belong) is answered with an error and changes nothing. A client that gets such a packet gives up: it cannot
-  know which call it answers.
+* A call that the daemon does not understand (unknown program, version or procedure, a status but OK) is answered with
+  an error and changes nothing. Other packets that do not belong are dropped. A client that gets an answer to no call
+  of its own gives up: the two disagree about what was said.
 * Events are packets of type MESSAGE with serial 0, from the daemon to the client only.
 * A procedure may open a stream; its packets carry the call's program, procedure and serial. Status CONTINUE is data,
   an empty one from the daemon says "no more data"; OK is the client's finish and the daemon's confirmation of it; ERROR
@@ -67,7 +67,7 @@ INCOMING: dict[str, dict[tuple[int, int], str]] = {
         (STREAM_HOLE, CONTINUE): "hole",
     },
 }
-"""What a packet's (type, status) means to each role; what is not here is refused."""
+"""What a packet's (type, status) means to each role; what is not here is refused if it is a call."""
 
 GONE: Final = "GONE"
 
