@@ -1,0 +1,332 @@
+"""One domain on a host: everything a person does with a virtual machine, as methods."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from corral import constants
+from corral.constants import DomainState, name_of
+from corral.errors import AgentUnresponsive, InternalError, NoDomain, OperationTimeout
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from corral.client.agent import ExecResult
+    from corral.client.connection import Connection
+    from corral.client.events import Event, Events
+    from corral.client.host import Host
+    from corral.client.stream import Stream
+    from corral.model.domain import Domain as DomainDocument
+
+ACTIVE = ("running", "blocked", "paused", "shutdown", "pmsuspended")
+
+REASONS: dict[int, type] = {
+    DomainState.NOSTATE: constants.DomainNostateReason,
+    DomainState.RUNNING: constants.DomainRunningReason,
+    DomainState.BLOCKED: constants.DomainBlockedReason,
+    DomainState.PAUSED: constants.DomainPausedReason,
+    DomainState.SHUTDOWN: constants.DomainShutdownReason,
+    DomainState.SHUTOFF: constants.DomainShutoffReason,
+    DomainState.CRASHED: constants.DomainCrashedReason,
+    DomainState.PMSUSPENDED: constants.DomainPMSuspendedReason,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a domain is and why, in libvirt's words: `running` (`booted`), `shutoff` (`destroyed`), …"""
+
+    name: str
+    reason: str
+
+    @property
+    def active(self) -> bool:
+        """Whether a QEMU runs for it, paused or not."""
+        return self.name in ACTIVE
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The figures of a domain: memory in KiB, the CPU time that it has used in seconds."""
+
+    state: str
+    max_memory: int
+    memory: int
+    vcpus: int
+    cpu_time: float
+
+
+class Domain:
+    """A domain of `host`, as a handle: it names the domain and holds nothing that can grow stale but its `id`."""
+
+    def __init__(self, host: Host, reference: Any) -> None:
+        self.host = host
+        self.reference = reference
+
+    @property
+    def name(self) -> str:
+        return str(self.reference.name)
+
+    @property
+    def uuid(self) -> UUID:
+        from uuid import UUID
+
+        return UUID(bytes=self.reference.uuid)
+
+    @property
+    def id(self) -> int | None:
+        """The number of its present run, as of when this handle was made; None when it was not running."""
+        number: int = self.reference.id
+        return number if number >= 0 else None
+
+    def __repr__(self) -> str:
+        return f"<Domain {self.name}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Domain) and self.reference.uuid == other.reference.uuid
+
+    def __hash__(self) -> int:
+        return hash(self.reference.uuid)
+
+    @property
+    def _connection(self) -> Connection:
+        return self.host.connection
+
+    async def _call(self, name: str, **fields: Any) -> Any:
+        return await self._connection.call(name, {"dom": self.reference, **fields})
+
+    # What it is.
+
+    async def state(self) -> State:
+        """Where it is and why."""
+        answer = await self._call("domain_get_state", flags=0)
+        group = REASONS.get(answer.state)
+        return State(
+            name_of(DomainState, answer.state) or str(answer.state),
+            (group and name_of(group, answer.reason)) or str(answer.reason),
+        )
+
+    async def info(self) -> Info:
+        """Its state and figures."""
+        answer = await self._call("domain_get_info")
+        state = name_of(DomainState, answer.state) or str(answer.state)
+        return Info(state, answer.maxMem, answer.memory, answer.nrVirtCpu, answer.cpuTime / 1e9)
+
+    async def active(self) -> bool:
+        """Whether it runs, paused or not."""
+        return bool((await self._call("domain_is_active")).active)
+
+    async def persistent(self) -> bool:
+        """Whether its definition is kept when it stops."""
+        return bool((await self._call("domain_is_persistent")).persistent)
+
+    async def xml(self, *, inactive: bool = False, secure: bool = False) -> str:
+        """Its document in libvirt's XML: the running machine's, or with `inactive` what the next start uses.
+
+        `secure` includes passwords.
+        """
+        flags = constants.DomainXMLFlags.INACTIVE * inactive | constants.DomainXMLFlags.SECURE * secure
+        return str((await self._call("domain_get_xml_desc", flags=flags)).xml)
+
+    async def document(self, *, inactive: bool = False, secure: bool = False) -> DomainDocument:
+        """Its document as a typed model."""
+        from corral.model.domain import Domain as DomainDocument
+
+        return DomainDocument.from_xml(await self.xml(inactive=inactive, secure=secure))
+
+    async def autostart(self) -> bool:
+        """Whether it starts with the daemon."""
+        return bool((await self._call("domain_get_autostart")).autostart)
+
+    async def set_autostart(self, on: bool) -> None:
+        """Start it with the daemon, or no longer."""
+        await self._call("domain_set_autostart", autostart=int(on))
+
+    # Its life.
+
+    async def start(self, *, paused: bool = False) -> None:
+        """Start it; returns when the machine runs (or stands paused before its first instruction)."""
+        flags = constants.DomainCreateFlags.START_PAUSED * paused
+        self.reference = (await self._call("domain_create_with_flags", flags=flags)).dom
+
+    async def shutdown(self) -> None:
+        """Ask the guest to shut down. Returns when it was asked; `wait_for("shutoff")` waits."""
+        await self._call("domain_shutdown")
+
+    async def reboot(self) -> None:
+        """Ask the guest to reboot. Returns when it was asked."""
+        await self._call("domain_reboot", flags=0)
+
+    async def reset(self) -> None:
+        """Reset it at once, as its reset button would; the guest gets no warning."""
+        await self._call("domain_reset", flags=0)
+
+    async def destroy(self, *, graceful: bool = False) -> None:
+        """End it at once, as pulling the plug would; returns when its process is gone.
+
+        `graceful` gives QEMU time to write its caches and fails rather than kill it.
+        """
+        flags = constants.DomainDestroyFlags.GRACEFUL * graceful
+        await self._call("domain_destroy_flags", flags=flags)
+
+    async def suspend(self) -> None:
+        """Pause its vCPUs."""
+        await self._call("domain_suspend")
+
+    async def resume(self) -> None:
+        """Let its vCPUs go on."""
+        await self._call("domain_resume")
+
+    async def undefine(self, *, nvram: bool = True) -> None:
+        """Forget its definition, with what hangs on it (saved state, snapshots' records, firmware variables).
+
+        A running domain runs on until it stops. `nvram=False` keeps the firmware variables' file.
+        """
+        flags = constants.DomainUndefineFlags
+        chosen = flags.MANAGED_SAVE | flags.SNAPSHOTS_METADATA | flags.CHECKPOINTS_METADATA
+        await self._call("domain_undefine_flags", flags=chosen | (flags.NVRAM if nvram else flags.KEEP_NVRAM))
+
+    async def rename(self, name: str) -> None:
+        """Give it another name; it must be off."""
+        await self._call("domain_rename", new_name=name, flags=0)
+        self.reference = (await self.host.domain(self.uuid)).reference
+
+    # Waiting.
+
+    def events(self, *kinds: type[Event] | str) -> Events:
+        """What happens to it, of these kinds or of all."""
+        return self.host.events(*kinds, domain=self)
+
+    async def wait_for(self, *states: str, timeout: float | None = 60.0) -> State:
+        """Wait until its state is one of `states`, such as "running" or "shutoff", or "gone" when it is unknown.
+
+        OperationTimeout after `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout), self.events("lifecycle") as events:
+                while True:
+                    state = await self._state_or_gone()
+                    if state.name in states:
+                        return state
+                    await anext(events)
+        except TimeoutError as error:
+            raise OperationTimeout(f"{self.name} is not {' or '.join(states)} after {timeout:g} s") from error
+
+    async def _state_or_gone(self) -> State:
+        try:
+            return await self.state()
+        except NoDomain:
+            return State("gone", "unknown")
+
+    # Seeing and touching it.
+
+    async def console(self, device: str | None = None, *, force: bool = False) -> Stream:
+        """Its serial or virtio console as a stream: the first, or the one with the alias `device`.
+
+        `force` takes it from another client that has it open.
+        """
+        flags = constants.DomainConsoleFlags.FORCE * force
+        _, stream = await self._connection.open_stream(
+            "domain_open_console", {"dom": self.reference, "dev_name": device, "flags": flags}
+        )
+        return stream
+
+    async def channel(self, name: str | None = None, *, force: bool = False) -> Stream:
+        """A virtio channel as a stream, by its target name."""
+        flags = constants.DomainChannelFlags.FORCE * force
+        _, stream = await self._connection.open_stream(
+            "domain_open_channel", {"dom": self.reference, "name": name, "flags": flags}
+        )
+        return stream
+
+    async def screenshot(self, screen: int = 0) -> tuple[str, bytes]:
+        """What its screen shows: the MIME type and the picture."""
+        answer, stream = await self._connection.open_stream(
+            "domain_screenshot", {"dom": self.reference, "screen": screen, "flags": 0}
+        )
+        async with stream:
+            return answer.mime or "application/octet-stream", await stream.read_all()
+
+    async def send_key(self, *keycodes: int, codeset: int = constants.KeycodeSet.LINUX, hold_ms: int = 0) -> None:
+        """Press these keys together."""
+        await self._call("domain_send_key", codeset=codeset, holdtime=hold_ms, keycodes=list(keycodes), flags=0)
+
+    async def monitor(self, command: str | dict[str, Any], *, hmp: bool = False) -> Any:
+        """Pass a command to QEMU's monitor: its answer's `return`, or the text with `hmp`."""
+        text = command if isinstance(command, str) else json.dumps(command)
+        flags = constants.DomainQemuMonitorCommandFlags.HMP * hmp
+        result = (await self._call("qemu.domain_monitor_command", cmd=text, flags=flags)).result
+        return result if hmp else _parsed(result, "QEMU").get("return")
+
+    async def logs(self, lines: int = 0) -> str:
+        """The last `lines` lines of what its QEMU has written, 0 for all; Corral's own daemon only."""
+        return str((await self._call("corral.logs", lines=lines)).text)
+
+    # The guest agent.
+
+    async def agent(self, command: str, arguments: dict[str, Any] | None = None, *, timeout: float = 10.0) -> Any:
+        """Give the guest agent a command, such as `guest-ping`; what it returns. AgentUnresponsive when it is not there."""
+        request: dict[str, Any] = {"execute": command}
+        if arguments:
+            request["arguments"] = arguments
+        answer = await self._connection.call(
+            "qemu.domain_agent_command",
+            {"dom": self.reference, "cmd": json.dumps(request), "timeout": max(1, round(timeout)), "flags": 0},
+            timeout=timeout + 30,
+        )
+        return _parsed(answer.result or "{}", "the guest agent").get("return")
+
+    async def wait_for_agent(self, timeout: float | None = 60.0) -> None:
+        """Wait until the guest agent answers, which is when the guest has booted far enough to be used."""
+        try:
+            async with asyncio.timeout(timeout), self.events("agent-lifecycle", "lifecycle") as events:
+                while not await self._agent_answers():
+                    event = await anext(events)
+                    if event.kind == "lifecycle" and not (await self.state()).active:
+                        raise AgentUnresponsive(f"{self.name} stopped")
+        except TimeoutError as error:
+            raise AgentUnresponsive(f"no agent in {self.name} has answered within {timeout:g} s") from error
+
+    async def _agent_answers(self) -> bool:
+        try:
+            await self.agent("guest-ping", timeout=5.0)
+        except AgentUnresponsive:
+            return False
+        return True
+
+    async def exec(
+        self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float | None = None, agent_timeout: float = 5.0
+    ) -> ExecResult:
+        """Run a program in the guest through its agent; its exit status and output.
+
+        The agent keeps at most 16 MiB of each of the outputs. OperationTimeout after `timeout` seconds; then, and when
+        the call is cancelled, the program is told to end.
+        """
+        from corral.client.agent import execute
+
+        return await execute(self, argv, stdin=stdin, timeout=timeout, agent_timeout=agent_timeout)
+
+    async def addresses(self) -> list[str]:
+        """The guest's IP addresses as its agent reports them, without loopback and link-local ones."""
+        from corral.client.agent import addresses
+
+        return await addresses(self)
+
+
+def _parsed(text: str, who: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(text)
+    except ValueError as error:
+        raise InternalError(f"{who} answered with something that is not JSON: {text[:80]!r}") from error
+    if not isinstance(answer, dict):
+        raise InternalError(f"{who} answered with something that is not an object: {text[:80]!r}")
+    if failure := answer.get("error"):  # libvirt turns these into errors of its own; QEMU's passthrough hands them on
+        raise InternalError(f"{who} refused: {failure.get('desc', failure) if isinstance(failure, dict) else failure}")
+    return answer
