@@ -7,7 +7,9 @@ prefix and without the `_LAST` sentinels. Source: libvirt-host.h, libvirt-domain
 
 from __future__ import annotations
 
-from typing import Final
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, without the 8 ms that importing typing takes
+if TYPE_CHECKING:
+    from typing import Final
 
 
 def name_of(group: type, value: int) -> str | None:

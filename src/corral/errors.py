@@ -7,9 +7,11 @@ document, or one line and an exit status. Codes: virterror.h of libvirt 11.3.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from corral.constants import ErrorDomain, ErrorNumber
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class CorralError(Exception):

@@ -15,7 +15,6 @@ Notation after RFC 4506 (XDR), section 4.
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +44,12 @@ FDS_MAX = 32
 def interface() -> dict[str, Any]:
     """Both data files as one: section → content."""
     import json
+    from pathlib import Path
 
     merged: dict[str, Any] = {}
-    data = resources.files(__package__).joinpath("data")
+    data = Path(__file__).with_name("data")
     for name in ("libvirt.json", "corral.json"):
-        for section, content in json.loads(data.joinpath(name).read_bytes()).items():
+        for section, content in json.loads((data / name).read_bytes()).items():
             if isinstance(content, list):
                 merged.setdefault(section, []).extend(content)
             else:

@@ -26,7 +26,9 @@ finished, the daemon has yet to confirm). A stream that is gone has no state and
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 CALL: Final = 0
 REPLY: Final = 1
@@ -72,15 +74,18 @@ INCOMING: dict[str, dict[tuple[int, int], str]] = {
 GONE: Final = "GONE"
 
 
-class Step(NamedTuple):
+class Step:
     """What one thing does to a stream: the next state, the packet that goes out, the event for the owner.
 
     `packet`: data, hole, eof (empty CONTINUE), end (OK) or abort (ERROR); `event`: data, hole, eof, end or abort.
     """
 
-    state: str
-    packet: str | None = None
-    event: str | None = None
+    __slots__ = ("event", "packet", "state")
+
+    def __init__(self, state: str, packet: str | None = None, event: str | None = None) -> None:
+        self.state = state
+        self.packet = packet
+        self.event = event
 
 
 RECEIVED: dict[str, dict[str, dict[str, Step]]] = {
