@@ -19,7 +19,7 @@ class Firmware:
     """One descriptor.
 
     `interfaces`: bios, uefi …; `device`: flash or memory; `mode`: split, combined or stateless;
-    `machines`: patterns such as `pc-q35-*` per QEMU architecture; `features`: secure-boot, enrolled-keys, requires-smm …
+    `machines`: patterns such as `pc-q35-*` per QEMU architecture; `features`: secure-boot, enrolled-keys …
     """
 
     source: Path

@@ -6,10 +6,34 @@ version: distributions add, leave out and backport.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from corral import __version__
 from corral.errors import ConfigUnsupported
+from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
+from corral.qemu.inquiry import ask, ask_cpu_models
+
+CACHE_FORMAT = 1
+"""Part of each cache file's key: raise it when a fact is added or its meaning changes."""
+
+EMULATORS = {
+    "x86_64": (("qemu-system-x86_64", "/usr/libexec/qemu-kvm", "/usr/bin/qemu-kvm"), ("qemu-system-i386",)),
+}
+"""Names to search for a host's own guests, the first found of each group; Red Hat keeps its QEMU in libexec."""
+
+MODULE_DIRECTORIES = ("usr/lib/*/qemu", "usr/lib64/qemu", "usr/lib/qemu")
+"""Where distributions put QEMU's loadable devices: a package more or less there changes what the binary can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +50,6 @@ class MachineType:
     acpi: bool
     numa_memory: bool
     default_ram_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CPUModel:
-    """One CPU model under one accelerator.
-
-    `usable`: nothing of it is missing here; `missing`: QEMU's names of the features that this host or accelerator
-    lacks; `canonical`: the versioned model an unversioned one stands for.
-    """
-
-    name: str
-    typename: str
-    usable: bool
-    missing: tuple[str, ...]
-    deprecated: bool
-    canonical: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +74,8 @@ class Binary:
     """Of QMP commands: `command/member`, `command/member=value`, `command/tag=value/member` …"""
     options: dict[str, frozenset[str]]
     """Command line options and their parameters."""
-    properties: dict[str, frozenset[str]]
-    """Properties of the device and object types that Corral asks about."""
+    properties: dict[str, tuple[str, ...]]
+    """Properties of device types, of those that Corral asks about."""
     models: dict[str, tuple[CPUModel, ...]] = field(default_factory=dict)
     """CPU models by accelerator."""
 
@@ -110,8 +118,20 @@ class Binary:
         return f"{command}/{path}" in self.arguments
 
     def has_property(self, type_name: str, prop: str) -> bool:
-        """Whether the device or object type has the property; False for types nobody asked QEMU about."""
+        """Whether the device type has the property; False for types outside `inquiry.PROPERTY_TYPES`.
+
+        An object's: `has_argument("object-add", "qom-type=memory-backend-file/rom")`.
+        """
         return prop in self.properties.get(type_name, ())
+
+    def has_machine_option(self, machine: str, option: str) -> bool:
+        """Whether `-machine machine,option=` exists; versions of one family are taken to have the newest's options."""
+        family = self.machine(machine).name.rpartition("-")[0]
+        for entry in self.machines:
+            known = self.properties.get(f"{entry.name}-machine")
+            if known and (entry.name == self.machine(machine).name or entry.name.rpartition("-")[0] == family):
+                return option in known
+        return False
 
     @property
     def has_spice(self) -> bool:
@@ -129,11 +149,16 @@ class Binary:
         return "sandbox" in self.options
 
     def machine(self, name: str | None = None) -> MachineType:
-        """The machine type of that name or alias; without a name the default (pc where QEMU names none).
+        """The machine type of that name or alias; without a name QEMU's default.
 
         Raises ConfigUnsupported naming machine and binary.
         """
-        raise NotImplementedError
+        for machine in self.machines:
+            if machine.default if name is None else name in (machine.name, machine.alias):
+                return machine
+        if name is None:
+            raise ConfigUnsupported(f"QEMU binary '{self.path}' has no default machine type; name one")
+        raise ConfigUnsupported(f"machine type '{name}' is not supported by QEMU binary '{self.path}'")
 
     def canonical_machine(self, name: str | None = None) -> str:
         """The machine type's full name: `q35` is `pc-q35-10.0`. Raises ConfigUnsupported."""
@@ -150,15 +175,103 @@ class Binary:
                 return model
         raise ConfigUnsupported(f"CPU model '{name}' is not supported by QEMU binary '{self.path}'")
 
+    def host_model(self, accel: str = "tcg") -> NearestModel | None:
+        """The named model and features that come nearest to all the accelerator can give (libvirt's host-model)."""
+        models = self.cpu_models(accel)
+        for model in models:
+            if model.name == "max":
+                return nearest(models, frozenset(model.features) - frozenset(model.missing), model.vendor)
+        return None
+
 
 async def probe(path: Path, cache_dir: Path | None = None, *, kvm: bool = False, deadline: float = 30.0) -> Binary:
     """Ask the binary, or the cache when the binary has not changed since.
 
-    `kvm`: also ask for the CPU models under KVM. Raises ConfigUnsupported when it is no QEMU or does not answer.
+    `kvm`: also ask for the CPU models under KVM (answers hold until the next boot). Raises ConfigUnsupported when it
+    is no QEMU, does not start, or does not answer in `deadline` seconds.
     """
-    raise NotImplementedError
+    try:
+        key = _key(path, kvm)
+    except OSError as error:
+        raise ConfigUnsupported(f"QEMU binary '{path}': {error.strerror}") from error
+    cache = cache_dir / f"{path.name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}.json" if cache_dir else None
+    if cache is not None and (known := _cached(cache, key)) is not None:
+        return known
+    try:
+        async with asyncio.timeout(deadline):
+            facts = await ask(path, "tcg:kvm")
+            if kvm and "kvm" in facts["accelerators"] and "kvm" not in facts["models"]:
+                facts["models"]["kvm"] = await ask_cpu_models(path, "kvm")
+    except TimeoutError:
+        raise ConfigUnsupported(f"QEMU binary '{path}' did not answer within {deadline:g} seconds") from None
+    facts["path"] = str(path)
+    if cache is not None:
+        await asyncio.to_thread(_keep, cache, key, facts)
+    return _binary(facts)
 
 
 def find_emulators(search: str | None = None) -> tuple[Path, ...]:
-    """QEMU system emulators for this machine's guests on `search` (default $PATH): x86_64 first, then i386."""
-    raise NotImplementedError
+    """QEMU system emulators for this machine's own guests on `search` (default $PATH): x86_64 first, then i386."""
+    arch = platform.machine()
+    found = []
+    for names in EMULATORS.get(arch, ((f"qemu-system-{arch}",),)):
+        for name in names:
+            if (path := shutil.which(name, path=search)) is not None:
+                found.append(Path(path))
+                break
+    return tuple(found)
+
+
+def _key(path: Path, kvm: bool) -> str:
+    """What must be the same for an old answer to hold: us, the binary, its modules, and the boot for KVM's part."""
+    facts = path.stat()
+    modules = [directory.stat().st_mtime_ns for pattern in MODULE_DIRECTORIES for directory in Path("/").glob(pattern)]
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip() if kvm else ""
+    return f"{CACHE_FORMAT}:{__version__}:{path}:{facts.st_size}:{facts.st_mtime_ns}:{modules}:{boot}"
+
+
+def _cached(cache: Path, key: str) -> Binary | None:
+    try:
+        stored = json.loads(cache.read_bytes())
+        return _binary(stored["facts"]) if stored["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(cache: Path, key: str, facts: dict[str, Any]) -> None:
+    """Write the answers, whole or not at all; a full disk only costs the next start a new inquiry."""
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=cache.parent, prefix=cache.name, delete=False) as file:
+            json.dump({"key": key, "facts": facts}, file, separators=(",", ":"))
+        Path(file.name).replace(cache)
+
+
+def _names(values: list[str]) -> tuple[str, ...]:
+    """The names with one object for all occurrences of a name: models and devices share most of theirs."""
+    return tuple(map(sys.intern, values))
+
+
+def _binary(facts: dict[str, Any]) -> Binary:
+    """A Binary from the answers of an inquiry."""
+    return Binary(
+        path=Path(facts["path"]),
+        version=tuple(facts["version"]),
+        package=facts["package"],
+        arch=facts["arch"],
+        machines=tuple(MachineType(**machine) for machine in facts["machines"]),
+        devices=frozenset(_names(facts["devices"])),
+        objects=frozenset(_names(facts["objects"])),
+        chardevs=frozenset(facts["chardevs"]),
+        accelerators=frozenset(facts["accelerators"]),
+        commands=frozenset(facts["commands"]),
+        events=frozenset(facts["events"]),
+        arguments=frozenset(facts["arguments"]),
+        options={option: frozenset(names) for option, names in facts["options"].items()},
+        properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
+        models={accel: tuple(map(_model, models)) for accel, models in facts["models"].items()},
+    )
+
+
+def _model(facts: dict[str, Any]) -> CPUModel:
+    return CPUModel(**facts | {"missing": _names(facts["missing"]), "features": _names(facts.get("features", []))})
