@@ -1,15 +1,50 @@
-"""A Linux guest of a few megabytes: Debian's kernel, busybox and the QEMU guest agent, built on the user's machine."""
+"""A Linux guest of a few megabytes: Debian's kernel, busybox and the QEMU guest agent, built on the user's machine.
+
+Built once and kept under a name made of what went in: the packages' versions and the digest of this recipe. A kernel
+unpacked to ELF (PVH) and an uncompressed initramfs cost disk space and save seconds of a guest without acceleration.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from corral.errors import HostError, OperationFailed
+from corral.guests import kernel, libraries, modules, packages
+from corral.guests.cpio import Archive
+
 if TYPE_CHECKING:
     from corral.model.domain import Domain
+
+#: What the guest's kernel is told; `console` names the serial port, where the shell is too.
+CMDLINE = "console=ttyS0 quiet panic=-1 memhp_default_state=online"
+
+_AGENT_PORT = "org.qemu.guest_agent.0"
+_BUILD_TIMEOUT = 1200.0
+_LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib")
+_SCRIPTS = ("hotplug", "consoles", "console", "udhcpc", "mdev.conf")
+_FILES = {
+    "etc/passwd": "root::0:0:root:/root:/bin/sh\n",
+    "etc/group": "root:x:0:\n",
+    "etc/profile": "PS1='\\h:\\w\\$ '\nexport PATH=/bin:/sbin HOME=/root TERM=${TERM:-linux}\n",
+    "etc/inittab": "::ctrlaltdel:/bin/shutdown -r\n::shutdown:/bin/umount -a -r\n",
+    "etc/os-release": 'ID=tiny\nNAME="Corral tiny guest"\nPRETTY_NAME="Corral tiny guest"\n',
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +56,242 @@ class Tiny:
     cmdline: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Ingredients:
+    """Where the parts are: `library_folders` are searched in order for what the agent (and busybox) need."""
+
+    kernel: Path
+    modules: Path
+    busybox: Path
+    agent: Path
+    library_folders: tuple[Path, ...]
+
+
+def cache_folder() -> Path:
+    """Where the guest is kept: /var/cache/corral for root, $XDG_CACHE_HOME/corral for others."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/corral")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corral"
+
+
 async def build(cache: Path | None = None, progress: Callable[[str], None] | None = None) -> Tiny:
     """The guest from the cache, or built now (half a minute, mostly the download); `progress` gets one line a step.
 
-    `cache` defaults to $XDG_CACHE_HOME/corral, /var/cache/corral for root. Raises OperationFailed with a hint.
+    `cache` defaults to `cache_folder()`. Raises OperationFailed with a hint at what to install or to run.
     """
-    raise NotImplementedError
+    say = progress or (lambda _line: None)
+    cache = cache or cache_folder()
+    recipe = _recipe_digest()
+    if (kept := await asyncio.to_thread(_find, cache, recipe)) is not None:
+        return kept
+    if platform.machine() != "x86_64":
+        raise OperationFailed(f"the tiny guest is x86-64 only, and this host is {platform.machine()}")
+    with _one_builder(cache) as lock:
+        async with asyncio.timeout(_BUILD_TIMEOUT):
+            await _locked(lock)
+            if (kept := await asyncio.to_thread(_find, cache, recipe)) is not None:
+                return kept
+            with tempfile.TemporaryDirectory(prefix=".tiny-", dir=cache) as scratch:
+                ingredients, sources = await _gather(Path(scratch), say)
+                say("Building the tiny guest")
+                return await asyncio.to_thread(_assemble, ingredients, sources, recipe, Path(scratch), cache)
+
+
+def _recipe_digest() -> str:
+    """A digest of everything of ours that goes into the guest: scripts, tables and the code that puts it together."""
+    digest = hashlib.sha256()
+    for module in (__file__, kernel.__file__, modules.__file__, libraries.__file__):
+        digest.update(Path(module).read_bytes())
+    for name in ("init", "shutdown", *_SCRIPTS):
+        digest.update(_data(name))
+    return digest.hexdigest()[:16]
+
+
+def _data(name: str) -> bytes:
+    return resources.files("corral.guests").joinpath("data", name).read_bytes()
+
+
+def _find(cache: Path, recipe: str) -> Tiny | None:
+    """The newest guest in the cache that was made by this recipe and is whole."""
+    for manifest in sorted(cache.glob("tiny-*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            facts = json.loads(manifest.read_text())
+            files = manifest.parent / "vmlinux", manifest.parent / "initrd"
+            if facts["recipe"] == recipe and [file.stat().st_size for file in files] == facts["sizes"]:
+                return Tiny(*files, CMDLINE)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+@contextmanager
+def _one_builder(cache: Path) -> Iterator[int]:
+    """The cache folder's lock file, not locked yet."""
+    try:
+        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(cache / ".tiny.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise HostError(f"cannot keep the tiny guest in {cache}: {error.strerror}") from error
+    try:
+        yield lock
+    finally:
+        os.close(lock)
+
+
+async def _locked(lock: int) -> None:
+    """Take the lock, waiting for another builder; the kernel cannot tell an event loop, so a thread is asked at times."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(0.2)
+
+
+async def _gather(scratch: Path, say: Callable[[str], None]) -> tuple[_Ingredients, dict[str, str]]:
+    """The parts, from Debian's packages or else from this host."""
+    if packages.available():
+        try:
+            return await _from_packages(scratch, say)
+        except OperationFailed as error:
+            try:
+                return _from_host()
+            except OperationFailed:
+                raise error from None
+    return _from_host()
+
+
+async def _from_packages(scratch: Path, say: Callable[[str], None]) -> tuple[_Ingredients, dict[str, str]]:
+    linux = await packages.concrete("linux-image-amd64")
+    wanted = [linux, "busybox-static", *await packages.with_libraries("qemu-guest-agent")]
+    sources = await packages.versions(*wanted)
+    say(f"Downloading {linux}, busybox and the guest agent (about 80 MB)")
+    files = await packages.download([name for name in wanted if name in sources], scratch)
+    say("Unpacking")
+    root = scratch / "root"
+    for file in files:
+        await packages.unpack(file, root)
+    release = linux.removeprefix("linux-image-")
+    folders = tuple(root / name for name in _LIBRARY_FOLDERS)
+    return (
+        _Ingredients(
+            kernel=root / "boot" / f"vmlinuz-{release}",
+            modules=_first(root / "lib/modules" / release, root / "usr/lib/modules" / release),
+            busybox=_first(root / "bin/busybox", root / "usr/bin/busybox"),
+            agent=_first(root / "usr/sbin/qemu-ga", root / "usr/bin/qemu-ga"),
+            library_folders=folders,
+        ),
+        sources,
+    )
+
+
+def _first(*paths: Path) -> Path:
+    """The first of the paths that exists: distributions have moved /bin and /lib below /usr."""
+    for path in paths:
+        if path.exists():
+            return path
+    raise OperationFailed(f"{paths[-1].name} is not in its package")
+
+
+def _from_host() -> tuple[_Ingredients, dict[str, str]]:
+    """This host's own kernel, busybox and agent; says what is missing."""
+    release = platform.release()
+    candidates = {
+        "a kernel": [f"/boot/vmlinuz-{release}", f"/lib/modules/{release}/vmlinuz", f"/usr/lib/modules/{release}/vmlinuz"],
+        "its modules": [f"/lib/modules/{release}/kernel", f"/usr/lib/modules/{release}/kernel"],
+        "busybox": [shutil.which("busybox.static"), shutil.which("busybox")],
+        "qemu-guest-agent": [shutil.which("qemu-ga", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/libexec")],
+    }
+    found = {
+        what: next((Path(path) for path in paths if path and os.access(path, os.R_OK)), None)
+        for what, paths in candidates.items()
+    }
+    if missing := [what for what, path in found.items() if path is None]:
+        raise OperationFailed(
+            f"the tiny guest needs {', '.join(missing)} from this host, which is not Debian",
+            hint=f"install {' and '.join(w for w in missing if ' ' not in w) or f'the kernel {release}'} "
+            "(and see that this user may read the files in /boot)",
+        )
+    image, tree, busybox, agent = (path for path in found.values() if path is not None)
+    folders = tuple(Path("/") / name for name in _LIBRARY_FOLDERS)
+    facts = {what: f"{path} {path.stat().st_mtime_ns}" for what, path in found.items() if path is not None}
+    return _Ingredients(image, tree.parent, busybox, agent, folders), facts
+
+
+def _assemble(parts: _Ingredients, sources: dict[str, str], recipe: str, scratch: Path, cache: Path) -> Tiny:
+    """Write kernel, initramfs and manifest into a folder of their own and move it into place as a whole."""
+    key = hashlib.sha256(json.dumps([recipe, sources], sort_keys=True).encode()).hexdigest()[:16]
+    made = scratch / "made"
+    made.mkdir(mode=0o755)
+    image = parts.kernel.read_bytes()
+    (made / "vmlinux").write_bytes(kernel.vmlinux(image) or image)
+    with (made / "initrd").open("wb") as out:
+        _write_initramfs(Archive(out), parts)
+    sizes = [(made / name).stat().st_size for name in ("vmlinux", "initrd")]
+    (made / "manifest.json").write_text(json.dumps({"recipe": recipe, "sizes": sizes, "sources": sources}, indent=1))
+    for path in made.iterdir():
+        path.chmod(0o644)
+    place = cache / f"tiny-{key}"
+    if place.exists():
+        shutil.rmtree(place)
+    made.rename(place)
+    return Tiny(place / "vmlinux", place / "initrd", CMDLINE)
+
+
+def _write_initramfs(archive: Archive, parts: _Ingredients) -> None:
+    for folder in ("proc", "sys", "dev", "run", "root", "tmp", "mnt", "sbin", "var", "usr"):
+        archive.folder(folder)
+    archive.link("usr/bin", "/bin")
+    archive.link("usr/sbin", "/sbin")
+    archive.link("var/run", "/run")
+    archive.character_device("dev/console", 5, 1)
+    archive.character_device("dev/null", 1, 3)
+    archive.file("init", _data("init"), executable=True)
+    for name in _SCRIPTS:
+        archive.file(f"etc/{name}", _data(name), executable=name != "mdev.conf")
+    for name, text in _FILES.items():
+        archive.file(name, text.encode())
+    _write_programs(archive, parts)
+    _write_modules(archive, parts)
+    archive.finish()
+
+
+def _write_programs(archive: Archive, parts: _Ingredients) -> None:
+    """busybox with a link for each of its commands, the agent, and the libraries of both where the loader looks."""
+    archive.file("bin/busybox", parts.busybox.read_bytes(), executable=True)
+    own = ("busybox", "shutdown", "qemu-ga")
+    applets = subprocess.run([parts.busybox, "--list"], capture_output=True, text=True, timeout=30, check=True).stdout
+    for applet in applets.split():
+        if applet not in own:
+            archive.link(f"bin/{applet}", "busybox")
+    archive.file("bin/shutdown", _data("shutdown"), executable=True)
+    archive.link("etc/acpi/PWRF/00000080", "/bin/shutdown")
+    archive.file("bin/qemu-ga", parts.agent.read_bytes(), executable=True)
+    for command in ("shutdown", "poweroff", "reboot", "halt", "modprobe", "init"):
+        archive.link(f"sbin/{command}", f"/bin/{command}")
+    loaded: set[str] = set()
+    for program in (parts.agent, parts.busybox):
+        interpreter, needed = libraries.closure(program, parts.library_folders)
+        for name, file in needed.items():
+            if name not in loaded and name != Path(interpreter or "").name:
+                loaded.add(name)
+                archive.file(f"lib/x86_64-linux-gnu/{name}", file.read_bytes(), executable=True)
+        if interpreter and interpreter not in loaded:
+            loaded.add(interpreter)
+            loader = _first(*(folder / Path(interpreter).name for folder in parts.library_folders))
+            archive.file(interpreter.lstrip("/"), loader.read_bytes(), executable=True)
+
+
+def _write_modules(archive: Archive, parts: _Ingredients) -> None:
+    found = modules.collect(parts.modules)
+    folder = f"lib/modules/{parts.modules.name}"
+    for name, module in sorted(found.modules.items()):
+        archive.file(f"{folder}/{name}.ko", module.data)
+    archive.file(f"{folder}/modules.dep", found.dependencies().encode())
+    archive.file(f"{folder}/modules.alias", found.aliases().encode())
+    first = "".join(f"{parts.modules.name}/{name}.ko\n" for name in found.order(modules.FIRST))
+    archive.file("etc/modules-first", first.encode())
+    archive.file("etc/modules-always", "".join(f"{name}\n" for name in modules.ALWAYS if name in found.modules).encode())
 
 
 def document(
