@@ -75,7 +75,7 @@ async def _exclusive(path: Path) -> AsyncIterator[None]:
 
 
 async def _launch(command: tuple[str, ...], log: Path) -> None:
-    """Run `command` in the background until it is ready; NoConnect with its last words when it ends or takes too long."""
+    """Run `command` in the background until it is ready; NoConnect with its last words when it fails or is slow."""
     ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     alive, held = os.pipe()
     try:
@@ -131,7 +131,9 @@ def _program(command: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-P", "-m", "corral.cli", *options]
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
-        raise NoConnect(f"{name} is not installed", hint="install it, or use Corral's own daemon: --connect corral:///session")
+        raise NoConnect(
+            f"{name} is not installed", hint="install it, or use Corral's own daemon: --connect corral:///session"
+        )
     return [path, *options]
 
 

@@ -57,7 +57,9 @@ async def execute(
             return await _ended(domain, pid, agent_timeout)
     except TimeoutError as error:
         await _kill(domain, pid)
-        raise OperationTimeout(f"{argv[0]} in {domain.name} has not ended after {timeout:g} s and was told to") from error
+        raise OperationTimeout(
+            f"{argv[0]} in {domain.name} has not ended after {timeout:g} s and was told to"
+        ) from error
     except asyncio.CancelledError:
         await asyncio.shield(_kill(domain, pid))
         raise

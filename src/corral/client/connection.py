@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from corral.client.stream import Stream
@@ -97,7 +98,9 @@ class Connection(asyncio.Protocol):
         listeners.append(listener)
         return lambda: listeners.remove(listener) if listener in listeners else None
 
-    def _start(self, target: Procedure, fields: dict[str, Any], receive: Receive | None) -> tuple[int, asyncio.Future[Any]]:
+    def _start(
+        self, target: Procedure, fields: dict[str, Any], receive: Receive | None
+    ) -> tuple[int, asyncio.Future[Any]]:
         self.check()
         serial = self._wire.call(target, fields if target.args else None)
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -117,10 +120,8 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """Say good-bye and close the transport; never raises and takes two seconds at most."""
         if not self.closed:
-            try:
+            with suppress(CorralError):
                 await self.call("connect_close", timeout=1.0)
-            except CorralError:
-                pass
             self._lose(InvalidConnection("it was closed"))
         if self._transport:
             self._transport.close()
@@ -186,9 +187,9 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        if self._transport and not self._transport.is_closing() and self._writable.is_set():
-            if data := self._wire.data_to_send():
-                self._transport.write(data)
+        ready = self._transport and not self._transport.is_closing() and self._writable.is_set()
+        if ready and self._transport and (data := self._wire.data_to_send()):
+            self._transport.write(data)
         self._arm()
 
     def _arm(self) -> None:

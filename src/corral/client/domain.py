@@ -272,7 +272,7 @@ class Domain:
     # The guest agent.
 
     async def agent(self, command: str, arguments: dict[str, Any] | None = None, *, timeout: float = 10.0) -> Any:
-        """Give the guest agent a command, such as `guest-ping`; what it returns. AgentUnresponsive when it is not there."""
+        """What the guest agent returns for a command, such as `guest-ping`; AgentUnresponsive if it is not there."""
         request: dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
@@ -302,7 +302,12 @@ class Domain:
         return True
 
     async def exec(
-        self, argv: Sequence[str], *, stdin: bytes | None = None, timeout: float | None = None, agent_timeout: float = 5.0
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        timeout: float | None = None,
+        agent_timeout: float = 5.0,
     ) -> ExecResult:
         """Run a program in the guest through its agent; its exit status and output.
 

@@ -39,7 +39,9 @@ class Event:
 
     def __str__(self) -> str:
         """One line for a person, without the domain's name and the time."""
-        said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.details().items() if value not in (None, ""))
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {value}" for name, value in self.details().items() if value not in (None, "")
+        )
         return f"{self.kind.replace('-', ' ')}{f': {said}' if said else ''}"
 
 
@@ -515,7 +517,9 @@ class Events:
         callbacks, self._callbacks = list(self._callbacks), {}
         if not self._host.connection.closed:
             calls = [
-                self._host.connection.call("connect_domain_event_callback_deregister_any", {"callbackID": number}, timeout=5)
+                self._host.connection.call(
+                    "connect_domain_event_callback_deregister_any", {"callbackID": number}, timeout=5
+                )
                 for number in callbacks
             ]
             await asyncio.gather(*calls, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,8 +13,7 @@ from corral.client.connection import CALL_TIMEOUT, Connection
 from corral.client.domain import Domain
 from corral.client.transport import dial, last_words
 from corral.client.uri import Address, default_uri, parse
-from corral.errors import AuthFailed, CorralError, InvalidArgument, InvalidConnection, NoConnect, NoDomain
-from corral.protocol.codec import record
+from corral.errors import AuthFailed, CorralError, InvalidConnection, NoConnect, NoDomain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +72,7 @@ class Host:
         await self.connection.close()
 
     async def call(self, name: str, /, **fields: Any) -> Any:
-        """Call any procedure by its short name, such as `domain_lookup_by_name`, with its fields as the wire has them."""
+        """Call any procedure by its short name, such as `domain_lookup_by_name`; the fields as the wire has them."""
         for key, value in fields.items():
             if isinstance(value, Domain):
                 fields[key] = value.reference
@@ -116,7 +115,10 @@ class Host:
             raise
 
     async def define(self, document: str | DomainDocument, *, validate: bool = False) -> Domain:
-        """Keep a definition (XML or model), new or in place of one with its name and UUID; `validate` by libvirt's schema."""
+        """Keep a definition (XML or model), new or in place of the one with its name and UUID.
+
+        `validate` checks it against libvirt's schema first.
+        """
         flags = constants.DomainDefineFlags.VALIDATE * validate
         answer = await self.connection.call("domain_define_xml_flags", {"xml": _xml(document), "flags": flags})
         return self.wrap(answer.dom)
@@ -124,7 +126,7 @@ class Host:
     async def create(
         self, document: str | DomainDocument, *, paused: bool = False, autodestroy: bool = False, validate: bool = False
     ) -> Domain:
-        """Start a transient domain, which is forgotten when it stops; with `autodestroy` it ends with this connection."""
+        """Start a transient domain, forgotten when it stops; with `autodestroy` it ends with this connection."""
         flags = constants.DomainCreateFlags
         chosen = flags.START_PAUSED * paused | flags.START_AUTODESTROY * autodestroy | flags.START_VALIDATE * validate
         answer = await self.connection.call("domain_create_xml", {"xml_desc": _xml(document), "flags": chosen})
@@ -199,7 +201,7 @@ class Host:
         return str((await self.connection.call("connect_get_hostname")).hostname)
 
     async def report(self) -> list[dict[str, Any]]:
-        """What works on the host and why not, as rows with `name`, `ok`, `text` and `hint`; Corral's own daemon only."""
+        """What works on the host and why not: rows with `name`, `ok`, `text`, `hint`; Corral's own daemon only."""
         import json
 
         answer = json.loads((await self.connection.call("corral.host_report")).json)
@@ -212,7 +214,9 @@ async def _greet(connection: Connection, address: Address, readonly: bool) -> No
     types = (await connection.call("auth_list", timeout=20)).types
     if types and AUTH_NONE not in types:
         if AUTH_POLKIT not in types:
-            raise AuthFailed(f"the daemon at {address.uri} wants SASL, which is not supported", hint="use its local socket or ssh")
+            raise AuthFailed(
+                f"the daemon at {address.uri} wants SASL, which is not supported", hint="use its local socket or ssh"
+            )
         try:
             await connection.call("auth_polkit", timeout=120)  # a person may be typing a password
         except CorralError as error:
@@ -227,10 +231,8 @@ async def _greet(connection: Connection, address: Address, readonly: bool) -> No
 
 
 async def _forget(domain: Domain) -> None:
-    try:
+    with suppress(CorralError):
         await domain.undefine()
-    except CorralError:
-        pass
 
 
 def _as_uuid(text: str) -> UUID | None:

@@ -27,7 +27,9 @@ def memory_kib(text: int | str) -> int:
         raise InvalidArgument(f"memory '{text}' is not a size", hint="write for example 512M or 2G")
     kib = int(float(match[1]) * UNITS[match[2].lower()])
     if not 1024 <= kib <= MEMORY_MAX:
-        raise InvalidArgument(f"memory '{text}' is {'too little' if kib < 1024 else 'absurd'}", hint="write for example 512M or 2G")
+        raise InvalidArgument(
+            f"memory '{text}' is {'too little' if kib < 1024 else 'absurd'}", hint="write for example 512M or 2G"
+        )
     return kib
 
 
@@ -81,13 +83,19 @@ class Recipe:
             with path.open("rb") as file:
                 start = file.read(4)
         except OSError as error:
-            hint = "IMAGE is tiny, or the path of a disk image or .iso" if isinstance(error, FileNotFoundError) else None
+            hint = (
+                "IMAGE is tiny, or the path of a disk image or .iso" if isinstance(error, FileNotFoundError) else None
+            )
             raise InvalidArgument(f"image {self.image}: {error.strerror}", hint=hint) from error
-        source = f"<source file={quoteattr(str(path))}/>"
         if self._is_cd:
-            return f"<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>{source}<target dev='sda' bus='sata'/><readonly/></disk>"
-        kind = "qcow2" if start == QCOW2_MAGIC else "raw"
-        return f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/>{source}<target dev='vda' bus='virtio'/></disk>"
+            device, kind, target, more = "cdrom", "raw", "<target dev='sda' bus='sata'/>", "<readonly/>"
+        else:
+            kind = "qcow2" if start == QCOW2_MAGIC else "raw"
+            device, target, more = "disk", "<target dev='vda' bus='virtio'/>", ""
+        return (
+            f"<disk type='file' device='{device}'><driver name='qemu' type='{kind}'/>"
+            f"<source file={quoteattr(str(path))}/>{target}{more}</disk>"
+        )
 
     def _boot(self) -> str:
         if self.kernel:

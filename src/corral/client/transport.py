@@ -51,7 +51,9 @@ async def _over_socket(path: Path) -> Connection | None:
 def _nobody(address: Address) -> NoConnect:
     where = " or ".join(str(path) for path in address.sockets)
     if address.uri.startswith("corral:"):
-        hint = "start the system's daemon with `sudo systemctl start corral`, or use your own: --connect corral:///session"
+        hint = (
+            "start the system's daemon with `sudo systemctl start corral`, or use your own: --connect corral:///session"
+        )
     elif address.uri.startswith("corral"):
         hint = f"start one with `corral daemon --socket {address.sockets[0]}`"
     else:
@@ -64,7 +66,11 @@ async def _over_command(command: tuple[str, ...]) -> Connection:
     ours, theirs = socket.socketpair()
     try:
         helper = await asyncio.create_subprocess_exec(
-            *command, stdin=theirs, stdout=theirs, stderr=asyncio.subprocess.PIPE, start_new_session=not os.isatty(2)
+            *command,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=not os.isatty(2),
         )
     except OSError as error:
         ours.close()

@@ -34,7 +34,7 @@ class Address:
 
 
 def default_uri() -> str:
-    """$CORRAL_URI, else the socket in $CORRAL_SOCKET, else the system's daemon for root and the user's own for others."""
+    """$CORRAL_URI, else the socket in $CORRAL_SOCKET, else the system's daemon for root and one's own for others."""
     if uri := os.environ.get("CORRAL_URI"):
         return uri
     scope = "system" if os.geteuid() == 0 else "session"
@@ -67,7 +67,9 @@ def parse(uri: str, *, readonly: bool = False) -> Address:
     if transport not in ("unix", "ssh"):
         raise InvalidArgument(f"transport '{transport}' in '{uri}' is not supported", hint="use unix or ssh")
     if parts.path not in ("/system", "/session"):
-        raise InvalidArgument(f"path '{parts.path}' in '{uri}' should be /system or /session", hint=f"for example {EXAMPLES}")
+        raise InvalidArgument(
+            f"path '{parts.path}' in '{uri}' should be /system or /session", hint=f"for example {EXAMPLES}"
+        )
     if transport == "unix" and parts.hostname:
         raise InvalidArgument(f"'{uri}' names a host, which a UNIX socket cannot reach", hint=f"use {driver}+ssh://")
     if transport == "ssh" and not parts.hostname:
@@ -75,7 +77,9 @@ def parse(uri: str, *, readonly: bool = False) -> Address:
 
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(options.keys() - PARAMETERS):
-        raise InvalidArgument(f"parameter '{unknown[0]}' in '{uri}' is not known", hint=f"known: {', '.join(sorted(PARAMETERS))}")
+        raise InvalidArgument(
+            f"parameter '{unknown[0]}' in '{uri}' is not known", hint=f"known: {', '.join(sorted(PARAMETERS))}"
+        )
     session = parts.path == "/session"
     name = f"qemu://{parts.path}"
     if transport == "ssh":
@@ -104,7 +108,8 @@ def _launch(driver: str, session: bool) -> tuple[str, ...] | None:
         return None
     if driver == "corral":
         return ("corral", "daemon", "--timeout", "120")
-    return ("libvirtd", "--timeout=120") if session else None
+    # Started by root, libvirtd is the system's daemon and listens elsewhere.
+    return ("libvirtd", "--timeout=120") if session and os.geteuid() != 0 else None
 
 
 def _ssh(
@@ -113,15 +118,13 @@ def _ssh(
     """ssh to `host`, and there the program that joins our bytes to the daemon's socket (docs: remote.html, proxy)."""
     scope = "session" if session else "system"
     suffix = "-ro" if readonly else ""
-    if socket := options.get("socket"):
-        remote = f"exec nc -U {_quote(socket)}"
-    elif driver == "corral":
-        where = '"${XDG_RUNTIME_DIR:-$HOME/.cache}"/corral' if session else "/run/corral"
-        remote = f"exec nc -U {where}/corral-sock{suffix}"
-    else:
-        where = '"${XDG_RUNTIME_DIR:-$HOME/.cache}"/libvirt' if session else "/run/libvirt"
+    directory = "corral" if driver == "corral" else "libvirt"
+    where = '"${XDG_RUNTIME_DIR:-$HOME/.cache}"' if session else "/run"
+    socket = _quote(options["socket"]) if "socket" in options else f"{where}/{directory}/{directory}-sock{suffix}"
+    remote = f"exec nc -U {socket}"
+    if driver == "qemu" and "socket" not in options:
         proxy = f"exec virt-ssh-helper {'-r ' if readonly else ''}qemu:///{scope}"
-        remote = f"if command -v virt-ssh-helper >/dev/null 2>&1; then {proxy}; else exec nc -U {where}/libvirt-sock{suffix}; fi"
+        remote = f"if command -v virt-ssh-helper >/dev/null 2>&1; then {proxy}; else {remote}; fi"
     command = [options.get("command", "ssh"), "-T", "-e", "none"]
     if port:
         command += ["-p", str(port)]
