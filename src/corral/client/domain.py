@@ -212,14 +212,14 @@ class Domain:
         try:
             async with asyncio.timeout(timeout), self.events("lifecycle") as events:
                 while True:
-                    state = await self._state_or_gone()
+                    state = await self.state_or_gone()
                     if state.name in states:
                         return state
                     await anext(events)
         except TimeoutError as error:
             raise OperationTimeout(f"{self.name} is not {' or '.join(states)} after {timeout:g} s") from error
 
-    async def _state_or_gone(self) -> State:
+    async def state_or_gone(self) -> State:
         try:
             return await self.state()
         except NoDomain:

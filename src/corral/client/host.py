@@ -244,3 +244,16 @@ def _as_uuid(text: str) -> UUID | None:
 
 def _xml(document: str | DomainDocument) -> str:
     return document if isinstance(document, str) else document.to_xml(secure=True)
+
+
+async def names(uri: str | None = None) -> list[str]:
+    """The names of the host's domains, for completion: a daemon that does not run is not started for it."""
+    from dataclasses import replace
+
+    address = replace(parse(uri or default_uri()), launch=None)
+    connection = await dial(address)
+    try:
+        await _greet(connection, address, False)
+        return [domain.name for domain in await Host(connection, address.uri).domains()]
+    finally:
+        await connection.close()

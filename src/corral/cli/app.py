@@ -1,0 +1,170 @@
+"""The `corral` program: the table of commands, and how an error ends one.
+
+`corral ps` must feel instant, so this file imports typer and nothing else that is large; rich is imported only by what
+draws with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from corral import __version__
+from corral.errors import CorralError, NoConnect
+
+# Command → its module here, and its one-line help; the function has the command's name. The order is the help's.
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Machines": {
+        "run": ("run", "Make a machine from an image and start it"),
+        "ps": ("ps", "List machines"),
+        "start": ("life", "Start machines"),
+        "stop": ("life", "Shut machines down, and wait until they are off"),
+        "kill": ("life", "Turn machines off at once, as pulling the plug would"),
+        "pause": ("life", "Halt machines' CPUs"),
+        "resume": ("life", "Let paused machines go on"),
+        "restart": ("life", "Reboot machines, and wait until they have"),
+        "rm": ("life", "Remove machines"),
+    },
+    "Inside": {
+        "console": ("console", "Attach to a machine's console"),
+        "exec": ("guest", "Run a command in a machine, through its guest agent"),
+        "logs": ("logs", "Show what a machine's QEMU has written"),
+        "events": ("events", "Follow what happens to machines"),
+    },
+    "Documents": {
+        "show": ("document", "Show a machine's document"),
+        "define": ("document", "Keep a machine's document: new, or in place of the old"),
+        "edit": ("edit", "Change a machine's document in your editor"),
+    },
+    "Host": {
+        "doctor": ("doctor", "Say what works on this host, and what to do about the rest"),
+        "daemon": ("daemon", "Be the daemon, in the foreground"),
+        "completion": ("completion", "Print the completion script for a shell"),
+    },
+}
+COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+PLAIN = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+
+
+class Commands(TyperGroup):
+    """The group of all commands: the table is its help, and a command's module is imported when it is run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"corral.cli.{COMMANDS[cmd_name][0]}")
+        app = typer.Typer(**PLAIN)  # type: ignore[arg-type]
+        settings = {"context_settings": HELP_OPTIONS, **getattr(module, "SETTINGS", {}).get(cmd_name, {})}
+        app.command(cmd_name, **settings)(getattr(module, f"{cmd_name}_" if cmd_name in KEYWORDS else cmd_name))
+        return typer.main.get_command(app)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(ALIASES.get(name, name), COMMANDS, 1)
+            ctx.fail(f"no command '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        from corral.cli.completion import items
+
+        return items({name: text for name, (_, text) in COMMANDS.items()}, incomplete) or super().shell_complete(
+            ctx, incomplete
+        )
+
+
+KEYWORDS = {"exec"}  # names that Python has a use for
+ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}
+ALIASES |= {"delete": "rm", "suspend": "pause", "unpause": "resume", "dumpxml": "show", "inspect": "show", "create": "run"}
+ALIASES |= {"attach": "console", "launch": "run", "info": "doctor", "shell": "console"}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"corral {__version__}")
+        raise typer.Exit
+
+
+def root(
+    ctx: typer.Context,
+    connect: Annotated[
+        str | None,
+        typer.Option("--connect", "-c", metavar="URI", help="The daemon to talk to, such as qemu:///system."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Run virtual machines. Try: corral run tiny --name web"""
+    if connect is not None and ctx.invoked_subcommand:
+        ctx.default_map = {ctx.invoked_subcommand: {"connect": connect}}
+
+
+def program() -> Any:
+    """The whole command tree, for `execute`, completion and tests."""
+    app = typer.Typer(cls=Commands, context_settings=HELP_OPTIONS, no_args_is_help=True, **PLAIN)  # type: ignore[arg-type]
+    app.callback()(root)
+    return typer.main.get_command(app)
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments` (default: the process's); its exit status: 0, 1 for errors, 2 for wrong usage."""
+    if "_CORRAL_COMPLETE" in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
+    try:
+        status = program().main(arguments, prog_name="corral", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        return _usage(error)
+    except CorralError as error:
+        complain(error)
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left; Python must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def complain(error: CorralError, about: str = "") -> None:
+    """One line on standard error, and a second one when there is something to do about it."""
+    text = str(error)
+    if error.hint:
+        text = text.removesuffix(f"; {error.hint}")
+    if isinstance(error, NoConnect):
+        text = error.detail or text  # its kind is libvirt's word for "no daemon"
+    print(f"corral: {about}{': ' if about else ''}{text}", file=sys.stderr)
+    if error.hint:
+        print(f"        {error.hint}", file=sys.stderr)
+
+
+def _usage(error: typer.TyperException) -> int:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if not message.strip() or type(error).__name__ == "NoArgsIsHelpError":
+        print(context.get_help() if context else message, file=sys.stderr)
+        return 2
+    path = context.command_path if context else "corral"
+    print(f"corral: {message[0].lower()}{message[1:].rstrip('.')}", file=sys.stderr)
+    print(f"        see: {path} --help", file=sys.stderr)
+    return 2

@@ -1,0 +1,202 @@
+"""Commands that take machines through their life; each takes several names and goes on after one has failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from corral.cli.app import complain
+from corral.cli.options import Connect, Format, Names, Output
+from corral.cli.output import emit_json
+from corral.cli.progress import Progress
+from corral.cli.target import find, run
+from corral.errors import CorralError, InvalidConnection, OperationInvalid, OperationTimeout
+
+if TYPE_CHECKING:
+    from corral.client.domain import Domain
+    from corral.client.events import Events
+
+AGAIN = 5.0  # seconds between requests to shut down: a guest that still boots does not hear the first one
+
+Timeout = Annotated[float, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait.", min=0)]
+
+
+def start(
+    names: Names,
+    paused: Annotated[bool, typer.Option("--paused", help="Stop before the first instruction.")] = False,
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Start machines."""
+    _each(connect, names, output, "starting", lambda domain: domain.start(paused=paused))
+
+
+def stop(
+    names: Names,
+    timeout: Timeout = 60.0,
+    wait: Annotated[bool, typer.Option(help="Wait until they are off.")] = True,
+    force: Annotated[bool, typer.Option("--force", "-f", help="When the time is up, turn them off.")] = False,
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Ask machines to shut down, and wait until they are off."""
+
+    async def action(domain: Domain) -> None:
+        if not wait:
+            await domain.shutdown()
+            return
+        try:
+            await _shut_down(domain, timeout)
+        except OperationTimeout:
+            if not force:
+                raise
+            await domain.destroy()
+
+    _each(connect, names, output, "shutting down", action)
+
+
+def kill(names: Names, connect: Connect = None, output: Format = Output.table) -> None:
+    """Turn machines off at once, as pulling the plug would."""
+    _each(connect, names, output, "turning off", lambda domain: domain.destroy())
+
+
+def pause(names: Names, connect: Connect = None, output: Format = Output.table) -> None:
+    """Halt machines' CPUs; they keep their memory."""
+    _each(connect, names, output, "pausing", lambda domain: domain.suspend())
+
+
+def resume(names: Names, connect: Connect = None, output: Format = Output.table) -> None:
+    """Let paused machines go on."""
+    _each(connect, names, output, "resuming", lambda domain: domain.resume())
+
+
+def restart(
+    names: Names,
+    timeout: Timeout = 60.0,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Reset, without asking the guest.")] = False,
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Reboot machines, and wait until they have; those that are off are started."""
+
+    async def action(domain: Domain) -> None:
+        if not await domain.active():
+            await domain.start()
+        elif force:
+            await domain.reset()
+        else:
+            await _reboot(domain, timeout)
+
+    _each(connect, names, output, "restarting", action)
+
+
+def rm(
+    names: Names,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Turn them off first if they run.")] = False,
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Remove machines: their definitions and what was saved of them. Their disks stay."""
+
+    async def action(domain: Domain) -> None:
+        if await domain.active():
+            if not force:
+                raise OperationInvalid(f"{domain.name} is running", hint=f"corral stop {domain.name}, or corral rm --force")
+            persistent = await domain.persistent()
+            await domain.destroy()
+            if not persistent:
+                return
+        await domain.undefine()
+
+    _each(connect, names, output, "removing", action)
+
+
+def _each(
+    uri: str | None, names: list[str], output: Output, doing: str, action: Callable[[Domain], Awaitable[Any]]
+) -> None:
+    """Do `action` to each machine at once; print each name when it is done; exit status 1 when one failed."""
+    results = run(_all(uri, list(dict.fromkeys(names)), doing, action, quiet=output is Output.json))
+    if output is Output.json:
+        emit_json([{"name": name, "ok": error is None, "error": str(error) if error else None} for name, error in results])
+    for name, error in results:
+        if error:
+            complain(error, about=name if len(names) > 1 else "")
+    if any(error for _, error in results):
+        raise typer.Exit(1)
+
+
+async def _all(
+    uri: str | None, names: list[str], doing: str, action: Callable[[Domain], Awaitable[Any]], *, quiet: bool
+) -> list[tuple[str, CorralError | None]]:
+    from corral.client.host import connect
+
+    async def one(name: str) -> tuple[str, CorralError | None]:
+        try:
+            domain = await find(host, name)
+            await action(domain)
+        except InvalidConnection:
+            raise
+        except CorralError as error:
+            return name, error
+        if not quiet:
+            print(domain.name, flush=True)
+        return domain.name, None
+
+    async with connect(uri) as host:
+        with Progress(f"{doing} {', '.join(names)}"):
+            return list(await asyncio.gather(*(one(name) for name in names)))
+
+
+async def _shut_down(domain: Domain, timeout: float) -> None:
+    """Ask until the domain is off: a guest that has not booted far enough does not listen yet."""
+    try:
+        async with asyncio.timeout(timeout), domain.events("lifecycle") as events:
+            await domain.shutdown()
+            while (await domain.state_or_gone()).active:
+                if not await _heard(events):
+                    await _ask_again(domain)
+    except TimeoutError as error:
+        raise OperationTimeout(
+            f"{domain.name} is still running after {timeout:g} s", hint=f"corral kill {domain.name} turns it off"
+        ) from error
+
+
+async def _heard(events: Events) -> bool:
+    try:
+        async with asyncio.timeout(AGAIN):
+            await anext(events)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _ask_again(domain: Domain) -> None:
+    try:
+        await domain.shutdown()
+    except OperationInvalid:
+        pass  # it has just gone off
+
+
+async def _reboot(domain: Domain, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout), domain.events("reboot", "lifecycle") as events:
+            await domain.reboot()
+            while True:
+                try:
+                    async with asyncio.timeout(AGAIN):
+                        event = await anext(events)
+                except TimeoutError:
+                    await domain.reboot()
+                    continue
+                if event.kind == "reboot" or not (await domain.state()).active:
+                    break
+            if not await domain.active():
+                await domain.start()
+    except TimeoutError as error:
+        raise OperationTimeout(
+            f"{domain.name} has not rebooted after {timeout:g} s",
+            hint=f"corral restart --force {domain.name} resets it",
+        ) from error

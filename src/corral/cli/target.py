@@ -1,0 +1,35 @@
+"""From a command line's words to a connected host and its machines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from corral.errors import NoDomain
+
+if TYPE_CHECKING:
+    from corral.client.domain import Domain
+    from corral.client.host import Host
+
+T = TypeVar("T")
+
+
+def run(body: Coroutine[Any, Any, T]) -> T:
+    """Run a command's body to its end."""
+    return asyncio.run(body)
+
+
+async def find(host: Host, name: str) -> Domain:
+    """The machine that `name` means; NoDomain suggests one that is written alike."""
+    try:
+        return await host.domain(name)
+    except NoDomain as error:
+        import difflib
+
+        known = [domain.name for domain in await host.domains()]
+        if close := difflib.get_close_matches(name, known, 1, cutoff=0.5):
+            hint = f"did you mean '{close[0]}'?"
+        else:
+            hint = "corral ps -a lists all there are" if known else "there are none yet; corral run tiny makes one"
+        raise NoDomain(f"no machine is called '{name}'", hint=hint) from error
