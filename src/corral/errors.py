@@ -317,6 +317,11 @@ def from_wire(code: int, domain: int, message: str) -> CorralError:
 class _Verbatim:
     """Subclasses whose text is exactly what the peer sent, whatever its convention."""
 
-    @staticmethod
-    def of(error_class: type[CorralError]) -> type[CorralError]:
-        return type(error_class.__name__, (error_class,), {"kind": "", "__module__": error_class.__module__})
+    _made: ClassVar[dict[type[CorralError], type[CorralError]]] = {}
+
+    @classmethod
+    def of(cls, error_class: type[CorralError]) -> type[CorralError]:
+        if error_class not in cls._made:
+            fields = {"kind": "", "__module__": error_class.__module__}
+            cls._made[error_class] = type(error_class.__name__, (error_class,), fields)
+        return cls._made[error_class]

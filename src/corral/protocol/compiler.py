@@ -29,11 +29,11 @@ SCALARS = {
     "hyper": ("q", 8),
     "uhyper": ("Q", 8),
     "double": ("d", 8),
-    "char": ("3xb", 4),
+    "char": ("i", 4),
     "uchar": ("3xB", 4),
     "ushort": ("2xH", 4),
 }
-"""struct formats; the small integers travel in four bytes of which, like libtirpc, we read only the low ones."""
+"""struct formats; small unsigned integers travel in four bytes of which, like libtirpc, we read the low ones."""
 
 
 class Type:

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from corral.protocol.events import Event
+    from corral.protocol.state import Step
 
 PACKET_SIZE = LENGTH_SIZE + HEADER_SIZE
 PACKET_MAX = LENGTH_SIZE + MESSAGE_MAX
@@ -104,6 +105,8 @@ class Connection:
     ) -> None:
         self.role = role
         self.lost: str | None = None
+        self.reading = True
+        """False while the owner does not read on purpose: the peer's silence then says nothing about it."""
         self.outgoing = 0
         """Bytes that wait to be taken by `data_to_send`; who produces stream data should pause when this grows."""
         self._keepalive_interval = keepalive_interval
@@ -320,7 +323,9 @@ class Connection:
         if self._calls.pop(serial, None) is not procedure:
             raise _Broken(f"an answer to {procedure.name} with serial {serial}, which was not called")
         if procedure.stream is not None:
-            self._stream_step(self._sent, serial, outcome)
+            step = self._stream_step(self._sent, serial, outcome)
+            if step is not None and step.packet is not None:
+                self._send(procedure.wire, STREAM, serial, ERROR, b"")
 
     # -- streams ----------------------------------------------------------------------------------------------------
 
@@ -358,7 +363,7 @@ class Connection:
                 return StreamAbort(serial, procedure, client_said if self.role == "server" else decode_error(body))
         return None
 
-    def _stream_step(self, table: dict[str, dict[str, Any]], serial: int, action: str) -> Any:
+    def _stream_step(self, table: dict[str, dict[str, Step]], serial: int, action: str) -> Step | None:
         """Move a stream by a table; None when the table has no such step."""
         stream = self._streams.get(serial)
         if stream is None:
@@ -412,12 +417,16 @@ class Connection:
         return True
 
     def send_stream_abort(self, serial: int, procedure: Procedure, error: CorralError | None = None) -> bool:
-        """Break the stream off; a client's reason does not travel. False when there is nothing to break off."""
+        """Break the stream off; False when there is nothing to break off.
+
+        A client may do so before its call is answered; its reason does not travel.
+        """
         step = self._stream_step(self._sent, serial, "abort")
         if step is None or self.lost is not None:
             return False
-        reason = error or OperationAborted("stream aborted")
-        self._send(procedure.wire, STREAM, serial, ERROR, encode_error(reason) if self.role == "server" else b"")
+        if step.packet is not None:
+            reason = error or OperationAborted("stream aborted")
+            self._send(procedure.wire, STREAM, serial, ERROR, encode_error(reason) if self.role == "server" else b"")
         return True
 
     # -- server: answers and events ---------------------------------------------------------------------------------
@@ -558,6 +567,10 @@ class Connection:
 
     def tick(self, now: float) -> list[Event]:
         """Let time pass: send a ping that is due, give up on a peer that is dead or stalled."""
+        if not self.reading:
+            self._pings_left = self._keepalive_count
+            if self._stalled_at is not None:
+                self._stalled_at = max(self._stalled_at, now + self._body_timeout)
         if self.lost is None and self._stalled_at is not None and now >= self._stalled_at:
             self._lose("a message was begun and not finished in time")
         if self.lost is None and self._keepalive and now >= self._ping_at:

@@ -19,9 +19,10 @@ What libvirt's remote protocol says (https://libvirt.org/kbase/internals/rpc.htm
 * Keepalive is a program of its own (PING, PONG), allowed once the client asked for the feature. Any packet shows that
   the peer lives; after `count` pings in a row unanswered for `interval` each, the connection ends.
 
-Stream states: OPENING (called, not yet answered), OPEN, LOCAL_EOF (the daemon has no more data), REMOTE_EOF (the
-client has been told so), LOCAL_END and LOCAL_ABORT (the client waits for the confirmation), REMOTE_END (the client
-finished, the daemon has yet to confirm). A stream that is gone has no state and no memory.
+Stream states: OPENING (called, not yet answered), DOOMED (the client changed its mind before the answer), OPEN,
+LOCAL_EOF (the daemon has no more data), REMOTE_EOF (the client has been told so), LOCAL_END and LOCAL_ABORT (the client
+waits for the confirmation), REMOTE_END (the client finished, the daemon has yet to confirm). A stream that is gone has
+no state and takes no memory.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ RECEIVED: dict[str, dict[str, dict[str, Step]]] = {
             "eof": Step("OPENING", event="eof"),
             "abort": Step(GONE, event="abort"),
         },
+        "DOOMED": {"abort": Step(GONE, event="abort")},
         "OPEN": {
             "data": Step("OPEN", event="data"),
             "hole": Step("OPEN", event="hole"),
@@ -163,7 +165,8 @@ SENT: dict[str, dict[str, dict[str, Step]]] = {
         },
     },
     "client": {
-        "OPENING": {"reply": Step("OPEN"), "failure": Step(GONE)},
+        "OPENING": {"reply": Step("OPEN"), "failure": Step(GONE), "abort": Step("DOOMED")},
+        "DOOMED": {"reply": Step("LOCAL_ABORT", packet="abort"), "failure": Step(GONE)},
         "OPEN": {
             "data": Step("OPEN", packet="data"),
             "hole": Step("OPEN", packet="hole"),
@@ -176,6 +179,8 @@ SENT: dict[str, dict[str, dict[str, Step]]] = {
             "end": Step("LOCAL_END", packet="end"),
             "abort": Step("LOCAL_ABORT", packet="abort"),
         },
+        "LOCAL_END": {},
+        "LOCAL_ABORT": {},
     },
 }
 """role → stream state → what its owner asks for (`reply` and `failure`: what the opening call came to) → step;
