@@ -96,7 +96,7 @@ def choose(
 
 
 def _read(path: Path) -> Firmware | None:
-    """One descriptor; None for an empty (hiding) file, a damaged one and kinds of mapping newer than this."""
+    """One descriptor; None for an empty (hiding) file, a damaged one, one whose image is gone, and unknown mappings."""
     try:
         if path.stat().st_size > SIZE_LIMIT:
             return None
@@ -105,6 +105,8 @@ def _read(path: Path) -> Firmware | None:
         device = mapping["device"]
         image = mapping if device == "memory" else mapping["executable"]
         template = mapping.get("nvram-template")
+        if not Path(image["filename"]).exists():
+            return None
         return Firmware(
             source=path,
             description=str(content.get("description", "")),

@@ -24,7 +24,7 @@ from corral.errors import ConfigUnsupported
 from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
 from corral.qemu.inquiry import ask, ask_cpu_models
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """Part of each cache file's key: raise it when a fact is added or its meaning changes."""
 
 EMULATORS = {
@@ -76,6 +76,8 @@ class Binary:
     """Command line options and their parameters."""
     properties: dict[str, tuple[str, ...]]
     """Properties of device types, of those that Corral asks about."""
+    cpu_features: tuple[str, ...] = ()
+    """Every CPU feature it knows, under libvirt's names."""
     models: dict[str, tuple[CPUModel, ...]] = field(default_factory=dict)
     """CPU models by accelerator."""
 
@@ -269,6 +271,7 @@ def _binary(facts: dict[str, Any]) -> Binary:
         arguments=frozenset(facts["arguments"]),
         options={option: frozenset(names) for option, names in facts["options"].items()},
         properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
+        cpu_features=_names(facts["cpu_features"]),
         models={accel: tuple(map(_model, models)) for accel, models in facts["models"].items()},
     )
 

@@ -6,6 +6,7 @@ is the whole model. So no table of models is ours: a new QEMU brings its new mod
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ LIBVIRT_NAMES = {
 HYPERVISOR_FEATURES = ("kvm", "hv-")
 """Prefixes of properties that are a hypervisor's services, not features of a CPU."""
 
+_KERNEL_FLAGS = {"tsc_deadline_timer": "tsc-deadline", "pclmulqdq": "pclmuldq", "md_clear": "md-clear"}
+
+_VERSION = re.compile(r"-v\d+$")
 _FLOATING = frozenset({"max", "host", "base"})
 _MAKERS = {
     **dict.fromkeys(("EPYC", "Opteron", "athlon", "phenom"), "AMD"),
@@ -85,11 +89,24 @@ def is_feature(name: str) -> bool:
     return not name.startswith(HYPERVISOR_FEATURES)
 
 
-def nearest(models: Iterable[CPUModel], wanted: frozenset[str], vendor: str) -> NearestModel | None:
+def from_kernel_flags(flags: Iterable[str], names: Iterable[str]) -> frozenset[str]:
+    """The features among `names` (libvirt's) that /proc/cpuinfo's flags mean.
+
+    The kernel spells most of them with underscores and without dots (`sse4_1`, `avx512_vpopcntdq`, `sha_ni`), and has
+    flags that are no feature of the processor; comparing letters and digits settles all but a few.
+    """
+    known = {_letters(name): name for name in names}
+    translated = {_letters(_KERNEL_FLAGS.get(flag, flag)) for flag in flags}
+    return frozenset(name for letters, name in known.items() if letters in translated)
+
+
+def nearest(
+    models: Iterable[CPUModel], wanted: frozenset[str], vendor: str, *, within: bool = False
+) -> NearestModel | None:
     """The model of `vendor` that differs from `wanted` in the fewest features; None without candidates.
 
-    Deprecated models and those that are not fixed (max, host, base) are no candidates. On a tie the one that lacks
-    rather than exceeds wins, then the unversioned name.
+    Deprecated models and those that are not fixed (max, host, base) are no candidates; `within` admits only models
+    all of whose features are wanted. On a tie the one that lacks rather than exceeds wins, then the unversioned name.
     """
     best: tuple[int, int, bool, str] | None = None
     found: NearestModel | None = None
@@ -98,7 +115,9 @@ def nearest(models: Iterable[CPUModel], wanted: frozenset[str], vendor: str) -> 
             continue
         has = frozenset(model.features)
         require, disable = wanted - has, has - wanted
-        versioned = model.canonical is None and any(part[:1] == "v" and part[1:].isdigit() for part in _tail(model))
+        if within and disable:
+            continue
+        versioned = _VERSION.search(model.name) is not None
         rank = (len(require) + len(disable), len(disable), versioned, model.name)
         if best is None or rank < best:
             best = rank
@@ -106,5 +125,5 @@ def nearest(models: Iterable[CPUModel], wanted: frozenset[str], vendor: str) -> 
     return found
 
 
-def _tail(model: CPUModel) -> list[str]:
-    return model.name.split("-")[1:]
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name))

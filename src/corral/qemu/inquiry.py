@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -123,8 +125,9 @@ async def _process(path: Path, accelerator: str, words: IO[bytes]) -> AsyncItera
         try:
             yield ours
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            if process.returncode is None:  # os.kill: process.kill() reaps a dead child under asyncio's own watcher
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
             await process.wait()
 
 
@@ -158,6 +161,7 @@ async def _facts(client: QMPClient) -> dict[str, Any]:
         "events": sorted(events),
         "arguments": sorted(arguments),
         "options": {option["option"]: [entry["name"] for entry in option["parameters"]] for option in options},
+        "cpu_features": await _cpu_features(client),
         "models": {"kvm" if kvm["enabled"] else "tcg": await _cpu_models(client)},
     }
 
@@ -215,6 +219,18 @@ async def _cpu_models(client: QMPClient) -> list[dict[str, Any]]:
             model |= {"vendor": vendor, "features": sorted(features | missing)}
         found.append(model)
     return found
+
+
+async def _cpu_features(client: QMPClient) -> list[str]:
+    """Every feature of a CPU that this QEMU knows, under libvirt's name; none where it cannot expand models."""
+    from qemu.qmp import ExecuteError
+
+    with contextlib.suppress(ExecuteError):
+        properties = await _expansion(client, "static", "max")
+        return sorted(
+            libvirt_name(name) for name, value in properties.items() if isinstance(value, bool) and is_feature(name)
+        )
+    return []
 
 
 async def _expansion(client: QMPClient, kind: str, model: str) -> dict[str, Any]:
