@@ -1,4 +1,7 @@
-"""An initramfs as the kernel takes it: cpio's "newc" format (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+"""An initramfs as the kernel takes it: cpio's "newc" format.
+
+Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
 
 from __future__ import annotations
 

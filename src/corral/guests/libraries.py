@@ -39,9 +39,7 @@ def _needs(path: Path) -> tuple[str | None, list[str]]:
     (table,) = struct.unpack_from("<Q", elf, 0x20)
     size, count = struct.unpack_from("<HH", elf, 0x36)
     headers = [struct.unpack_from("<IIQQQQ", elf, table + index * size) for index in range(count)]
-    interpreter = next(
-        (elf[h[2] : h[2] + h[5]].rstrip(b"\0").decode() for h in headers if h[0] == _INTERPRETER), None
-    )
+    interpreter = next((elf[h[2] : h[2] + h[5]].rstrip(b"\0").decode() for h in headers if h[0] == _INTERPRETER), None)
     dynamic = next((h for h in headers if h[0] == _DYNAMIC), None)
     if dynamic is None:
         return interpreter, []

@@ -22,7 +22,19 @@ ON_DEMAND = (
     *("virtio_blk", "virtio_scsi", "virtio_net", "virtio_rng", "virtio_balloon", "virtio_mem", "virtio_input"),
     *("vmw_vsock_virtio_transport", "9pnet_virtio", "virtio_mmio", "qemu_fw_cfg"),
     # disks and their controllers
-    *("sd_mod", "sr_mod", "sg", "ahci", "ata_piix", "ata_generic", "nvme", "sym53c8xx", "megaraid_sas", "mptspi", "mptsas"),
+    *(
+        "sd_mod",
+        "sr_mod",
+        "sg",
+        "ahci",
+        "ata_piix",
+        "ata_generic",
+        "nvme",
+        "sym53c8xx",
+        "megaraid_sas",
+        "mptspi",
+        "mptsas",
+    ),
     *("vmw_pvscsi", "floppy"),
     # network cards
     *("e1000", "e1000e", "igb", "igbvf", "8139cp", "8139too", "pcnet32", "ne2k_pci", "vmxnet3"),

@@ -1,4 +1,4 @@
-"""Debian packages as a quarry: downloaded and unpacked into a folder of ours, nothing installed, no privilege needed."""
+"""Debian packages as a quarry: downloaded and unpacked into a folder of ours, nothing installed, no privilege."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ async def concrete(metapackage: str) -> str:
         kind, _, name = line.strip().partition(": ")
         if kind.lstrip("|") == "Depends" and name.startswith(metapackage.rpartition("-")[0]):
             return name
-    raise OperationFailed(
-        f"apt knows no package {metapackage}", hint="run `apt-get update` as root, then try again"
-    )
+    raise OperationFailed(f"apt knows no package {metapackage}", hint="run `apt-get update` as root, then try again")
 
 
 async def with_libraries(package: str) -> list[str]:
@@ -64,6 +62,10 @@ async def download(packages: list[str], folder: Path) -> list[Path]:
         cwd=folder,
         timeout=_DOWNLOAD_TIMEOUT,
     )
+    return _packages_in(folder)
+
+
+def _packages_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.deb"))
 
 

@@ -139,7 +139,7 @@ def _one_builder(cache: Path) -> Iterator[int]:
 
 
 async def _locked(lock: int) -> None:
-    """Take the lock, waiting for another builder; the kernel cannot tell an event loop, so a thread is asked at times."""
+    """Take the lock, waiting for another builder: the one thing here that the kernel cannot tell an event loop."""
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,8 +196,12 @@ def _first(*paths: Path) -> Path:
 def _from_host() -> tuple[_Ingredients, dict[str, str]]:
     """This host's own kernel, busybox and agent; says what is missing."""
     release = platform.release()
-    candidates = {
-        "a kernel": [f"/boot/vmlinuz-{release}", f"/lib/modules/{release}/vmlinuz", f"/usr/lib/modules/{release}/vmlinuz"],
+    candidates: dict[str, list[str | None]] = {
+        "a kernel": [
+            f"/boot/vmlinuz-{release}",
+            f"/lib/modules/{release}/vmlinuz",
+            f"/usr/lib/modules/{release}/vmlinuz",
+        ],
         "its modules": [f"/lib/modules/{release}/kernel", f"/usr/lib/modules/{release}/kernel"],
         "busybox": [shutil.which("busybox.static"), shutil.which("busybox")],
         "qemu-guest-agent": [shutil.which("qemu-ga", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/libexec")],
@@ -291,7 +295,9 @@ def _write_modules(archive: Archive, parts: _Ingredients) -> None:
     archive.file(f"{folder}/modules.alias", found.aliases().encode())
     first = "".join(f"{parts.modules.name}/{name}.ko\n" for name in found.order(modules.FIRST))
     archive.file("etc/modules-first", first.encode())
-    archive.file("etc/modules-always", "".join(f"{name}\n" for name in modules.ALWAYS if name in found.modules).encode())
+    archive.file(
+        "etc/modules-always", "".join(f"{name}\n" for name in modules.ALWAYS if name in found.modules).encode()
+    )
 
 
 def document(

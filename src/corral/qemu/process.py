@@ -1,20 +1,43 @@
 """One operating system process that outlives us: spawned into its own session, watched and signalled through a pidfd.
 
-A pidfd names the process and nothing else, so neither a wait nor a signal can meet a reused process id; across a restart
-of the daemon the pair (pid, start time in clock ticks since boot, field 22 of /proc/PID/stat, proc(5)) does the same.
+A pidfd names the process and nothing else, so neither a wait nor a signal can meet a reused process id; across a
+restart of the daemon the pair (pid, start time in clock ticks since boot: field 22 of /proc/PID/stat, proc(5)) does so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import asyncio
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from corral.errors import HostError
 
 
 class Process:
-    """A running process, our child or adopted; `pid` and `start_time` are what to write down to find it again."""
+    """A running process, our child or adopted; `pid` and `start_time` are what to write down to find it again.
 
-    pid: int
-    start_time: int
+    Made only inside a running event loop, which watches for the end from then on.
+    """
+
+    __slots__ = ("__weakref__", "_child", "_end", "_loop", "_pidfd", "pid", "start_time")
+
+    def __init__(self, pid: int, start_time: int, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self.start_time = start_time
+        self._pidfd = pidfd
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[int | None] = self._loop.create_future()
+        self._loop.add_reader(pidfd, self._ended)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.pid}{' ended' if self.ended else ''}>"
 
     @classmethod
     def spawn(
@@ -31,45 +54,152 @@ class Process:
 
         `pass_fds` keep their numbers in the child. Raises HostError when it cannot be executed.
         """
-        raise NotImplementedError
+        try:
+            identity = _identity(user)
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                # The vfork path of subprocess: no page tables are copied unless the user changes.
+                child = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=tuple(pass_fds),
+                    start_new_session=True,
+                    cwd=cwd,
+                    env=env,
+                    user=identity.user,
+                    group=identity.group,
+                    extra_groups=identity.groups,
+                )
+            finally:
+                os.close(output)
+        except OSError as error:
+            raise HostError(f"cannot execute {argv[0]}: {error.strerror}") from error
+        except KeyError as error:
+            raise HostError(f"cannot run {argv[0]} as user '{user}': there is no such user") from error
+        # Nobody reaps the child before us, so its pid cannot have been reused.
+        return cls(child.pid, start_time(child.pid), os.pidfd_open(child.pid), child)
 
     @classmethod
-    def adopt(cls, pid: int, start_time: int) -> Process:
+    def adopt(cls, pid: int, start: int) -> Process:
         """The process that was started earlier, perhaps by another daemon; HostError when it is gone."""
-        raise NotImplementedError
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            raise HostError(f"process {pid} is gone: {error.strerror}") from error
+        try:
+            if start_time(pid) != start:
+                raise HostError(f"process {pid} is gone, and another has its number")
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return cls(pid, start, pidfd, None)
 
     @property
     def ended(self) -> bool:
         """Whether the process is known to be gone."""
-        raise NotImplementedError
+        return self._end.done()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back from the event loop when the process has ended, also if it has already."""
+        self._end.add_done_callback(lambda future: None if future.cancelled() else callback())
 
     async def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end (TimeoutError after `timeout` seconds); exit status, -SIGNAL, or None if not our child."""
-        raise NotImplementedError
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(self._end)
 
     def terminate(self) -> None:
         """Send SIGTERM; nothing happens when the process is gone."""
-        raise NotImplementedError
+        self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL; nothing happens when the process is gone."""
-        raise NotImplementedError
+        self._signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Let go of the process: stop watching, leave it running."""
-        raise NotImplementedError
+        if self._pidfd >= 0:
+            self._release()
+            self._end.cancel()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def _ended(self) -> None:
+        status: int | None = None
+        if self._child is not None:
+            # It has ended, so this does not wait; the status is the child's own, reaped by nobody else.
+            status = self._child.wait()
+        self._release()
+        if not self._end.done():
+            self._end.set_result(status)
+
+    def _release(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._child is not None and self._child.returncode is None:
+            # A process that is left running on purpose: Popen shall neither warn of it nor wait for it.
+            self._child.returncode = 0
+        self._child = None
+
+
+class _Identity(NamedTuple):
+    """Whom to run as, as subprocess takes it: None changes nothing."""
+
+    user: int | None = None
+    group: int | None = None
+    groups: list[int] | None = None
+
+
+def _identity(user: str | None) -> _Identity:
+    """The user, group and supplementary groups of a user name; KeyError when there is no such user."""
+    if user is None:
+        return _Identity()
+    entry = pwd.getpwnam(user)
+    if entry.pw_uid == os.geteuid():
+        return _Identity()
+    return _Identity(entry.pw_uid, entry.pw_gid, os.getgrouplist(user, entry.pw_gid))
 
 
 def start_time(pid: int) -> int:
     """Start time of a process in clock ticks since boot; HostError when there is none."""
-    raise NotImplementedError
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError as error:
+        raise HostError(f"process {pid} is gone: {error.strerror}") from error
+    # The second field is the program's name in parentheses, which may itself hold spaces and parentheses.
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def last_words(log: Path, since: int = 0, *, limit: int = 4096) -> str:
-    """What was written to the log from byte `since` on, at most its last `limit` bytes, without blank ends."""
-    raise NotImplementedError
+    """What was written to the log from byte `since` on, at most its last `limit` bytes, without blank ends.
+
+    Lines in which QEMU only tells where its terminals are do not count as words.
+    """
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since, size - limit))
+            text = file.read(limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [line for line in text.splitlines() if not line.startswith("char device redirected to ")]
+    return "\n".join(lines).strip()
 
 
 def find_by_marker(*markers: str) -> list[tuple[int, int]]:
-    """(pid, start time) of every process of ours whose command line contains all of `markers` (UUID, run directory)."""
-    raise NotImplementedError
+    """(pid, start time) of every process whose command line contains all of `markers` (a UUID, a run directory)."""
+    wanted = [marker.encode() for marker in markers]
+    found: list[tuple[int, int]] = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError, HostError):
+                line = (Path(entry.path) / "cmdline").read_bytes()
+                if all(marker in line for marker in wanted):
+                    found.append((int(entry.name), start_time(int(entry.name))))
+    return found
