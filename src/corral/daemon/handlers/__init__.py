@@ -1,0 +1,10 @@
+"""One handler per procedure, grouped by what they are about; importing a module registers its handlers."""
+
+from __future__ import annotations
+
+
+def load() -> None:
+    """Register every handler; the daemon calls it once."""
+    from corral.daemon.handlers import absent, changes, connect, corral, domain, events, qemu, stats, streams
+
+    assert all((absent, changes, connect, corral, domain, events, qemu, stats, streams))

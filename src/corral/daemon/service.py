@@ -1,0 +1,159 @@
+"""The daemon as a process: its directories and sockets, its signals, its readiness, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import grp
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvloop
+
+from corral.daemon import Options, activation, handlers
+from corral.daemon.server import Server, bind
+from corral.errors import CorralError, HostError
+from corral.hypervisor.hypervisor import Hypervisor
+from corral.hypervisor.settings import Settings
+
+log = logging.getLogger(__name__)
+
+#: Whose members may use the system daemon's sockets, when there is such a group.
+GROUP = "corral"
+
+
+def settings_for(options: Options) -> Settings:
+    """Everything under one directory, or where the system's or the user's daemon keeps it."""
+    if options.state is not None:
+        return Settings.under(options.state, allow_slow_kvm=options.allow_slow_kvm, emulator=options.emulator)
+    make = Settings.system if os.geteuid() == 0 else Settings.user
+    return make(allow_slow_kvm=options.allow_slow_kvm, emulator=options.emulator)
+
+
+def socket_paths(options: Options, settings: Settings) -> list[Path]:
+    """Where to listen for read-write clients; read-only ones have `-ro` added."""
+    paths = [options.socket or settings.run / "corral-sock"]
+    if options.as_libvirt:
+        paths.append(libvirt_socket(settings))
+    return paths
+
+
+def libvirt_socket(settings: Settings) -> Path:
+    """Where plain `virsh` looks for its daemon."""
+    if not settings.session:
+        return Path("/run/libvirt/libvirt-sock")
+    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "libvirt" / "libvirt-sock"
+
+
+def serve(options: Options) -> int:
+    """Run the daemon until it is told, or has no more reason, to stay; the exit status."""
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="corral: %(levelname)s: %(message)s"
+        if os.environ.get("JOURNAL_STREAM")
+        else "%(asctime)s %(levelname)s %(message)s",
+    )
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Service(options).run())
+    except CorralError as error:
+        print(f"corral: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Service:
+    """One run of the daemon."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.settings = settings_for(options)
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Open, serve, close."""
+        handed = activation.inherited()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        handlers.load()
+        hypervisor = await Hypervisor.open(self.settings)
+        try:
+            server = Server(
+                hypervisor,
+                loop,
+                only_uid=os.geteuid() if self.settings.session else None,
+                idle_timeout=self.options.timeout,
+                on_idle=self.stop.set,
+            )
+            loop.add_signal_handler(signal.SIGHUP, self._reload, server)
+            made = self._listen(server, handed)
+            gc.collect()
+            gc.freeze()  # what is there now stays; collections need not look at it again
+            self._ready()
+            server.run(hypervisor.autostart())
+            await self.stop.wait()
+            activation.notify("STOPPING=1")
+            for path in made:
+                path.unlink(missing_ok=True)
+            await server.close()
+        finally:
+            await hypervisor.close()
+
+    def _listen(self, server: Server, handed: dict[str, list[socket.socket]]) -> list[Path]:
+        """Serve the sockets that were handed over, or make our own; the paths of those we made."""
+        for name, listeners in handed.items():
+            for listener in listeners:
+                server.listen(listener, readonly=activation.is_readonly(name, listener))
+        if handed:
+            return []
+        mode, group = self._access()
+        made: list[Path] = []
+        for path in socket_paths(self.options, self.settings):
+            try:
+                path.parent.mkdir(mode=0o700 if self.settings.session else 0o755, parents=True, exist_ok=True)
+            except OSError as error:
+                raise HostError(f"cannot make '{path.parent}': {error.strerror}") from error
+            for own, readonly in ((path, False), (path.with_name(path.name + "-ro"), True)):
+                server.listen(bind(own, mode=mode, group=group), readonly=readonly)
+                made.append(own)
+                log.info("listening on %s", own)
+        return made
+
+    def _access(self) -> tuple[int, int | None]:
+        """Mode and group of the sockets: the user's own, or the group's that may manage this host's machines."""
+        if self.options.group is None and (self.settings.session or self.options.state is not None):
+            return 0o600, None
+        name = self.options.group or GROUP
+        try:
+            return 0o660, grp.getgrnam(name).gr_gid
+        except KeyError:
+            if self.options.group is not None:
+                raise HostError(f"there is no group '{name}'") from None
+            return 0o600, None
+
+    def _ready(self) -> None:
+        activation.notify("READY=1", "STATUS=Serving libvirt's protocol")
+        if self.options.ready_fd is not None:
+            with os.fdopen(self.options.ready_fd, "wb") as ready:
+                ready.write(b"\n")
+
+    def _reload(self, server: Server) -> None:
+        """Look at the host and its emulators again; machines and clients notice nothing."""
+        server.run(self._reloading(server))
+
+    async def _reloading(self, server: Server) -> None:
+        activation.notify_reloading()
+        try:
+            await server.hypervisor.reload()
+        finally:
+            for answers in server.answers.values():
+                answers.clear()
+            activation.notify("READY=1")
+            log.info("reloaded")
