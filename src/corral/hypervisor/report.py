@@ -1,27 +1,99 @@
-"""What works on this host and what does not, as rows for `corral doctor`."""
+"""What works on this host and what does not, as rows for `corral doctor`.
+
+`facts.gather` asks the host (its answers are cached where they are dear); `rows` judges, a function of its argument.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+from corral.hypervisor.facts import Facts, Row, gather
+from corral.hypervisor.sixteen import sixteen
 
 if TYPE_CHECKING:
     from corral.hypervisor.settings import Settings
 
+__all__ = ["Facts", "Row", "as_json", "report", "rows"]
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the report: `ok` is True (works), False (does not) or None (cannot be known here, or optional).
+PROGRAMS = {
+    "dnsmasq": "guest networks have no DHCP and DNS of their own; user networking works",
+    "nft": "guest networks have no firewall and no address translation; user networking works",
+    "passt": "user networking goes through QEMU's own slower stack",
+    "bwrap": "helper programs run without a sandbox of their own",
+    "perf": "guests cannot be profiled from the host",
+}
+"""Optional programs, and what the absence of each costs."""
 
-    `hint` says what to do about it, "" when nothing.
-    """
-
-    name: str
-    ok: bool | None
-    text: str
-    hint: str = ""
+PACKAGES = {"nft": "nftables", "bwrap": "bubblewrap", "perf": "linux-perf", "dnsmasq": "dnsmasq-base"}
+"""Debian's package where it is not called as the program."""
 
 
 async def report(settings: Settings) -> list[Row]:
     """Accelerator, QEMU, the sixteen capabilities and the optional programs."""
-    raise NotImplementedError
+    return rows(await gather(settings, PROGRAMS))
+
+
+def as_json(report_rows: list[Row]) -> str:
+    """The rows as a JSON list of objects with the fields of Row."""
+    return json.dumps([asdict(row) for row in report_rows])
+
+
+def rows(facts: Facts) -> list[Row]:
+    """All rows, in the order a person reads them."""
+    found = [_accelerator(facts), *_emulators(facts), _host(facts), _firmware(facts)]
+    binary = facts.binary
+    if binary is not None:
+        found += sixteen(facts, binary)
+    for name, path in facts.programs.items():
+        if path is not None:
+            found.append(Row(name, True, path))
+        else:
+            found.append(Row(name, None, f"missing: {PROGRAMS[name]}", f"apt install {PACKAGES.get(name, name)}"))
+    return found
+
+
+def _accelerator(facts: Facts) -> Row:
+    """Which accelerator guests get, and why."""
+    if facts.hardware:
+        return Row("accelerator", True, f"kvm: {facts.kvm.reason}")
+    if facts.accel == "kvm":
+        return Row("accelerator", None, f"kvm because allowed by option, though slow: {facts.kvm.reason}")
+    hint = "guests run in software emulation, correct but slower; "
+    if not facts.kvm.present:
+        hint += "switch on virtualization in the firmware, or run Corral on a machine whose host passes it on"
+    elif not facts.kvm.usable:
+        hint += "see the reason above"
+    else:
+        hint += "this virtual machine's host would have to pass on hardware virtualization"
+    return Row("accelerator", None, f"tcg: {facts.kvm.reason}", hint)
+
+
+def _emulators(facts: Facts) -> list[Row]:
+    found = [
+        Row(f"QEMU {binary.arch}", True, f"{'.'.join(map(str, binary.version))} at {binary.path} ({binary.package})")
+        for binary in facts.binaries
+    ]
+    found += [Row("QEMU", False, fault, "install another, or name one with --emulator") for fault in facts.faults]
+    if facts.binary is None:
+        text = f"no emulator for {facts.host.arch} guests: no machine can start"
+        found.append(Row("QEMU", False, text, "apt install qemu-system-x86 (7.2 or newer)"))
+    elif not facts.binary.has_sandbox:
+        text = "was built without seccomp: guests' QEMU runs without its sandbox"
+        found.append(Row("QEMU sandbox", False, text, "use your distribution's QEMU"))
+    return found
+
+
+def _host(facts: Facts) -> Row:
+    info = facts.host.node_info()
+    memory = f"{info.memory_kib / (1 << 20):.1f} GiB"
+    return Row("host", True, f"{facts.host.cpu.model_name or info.model}, {info.cpus} CPUs, {memory}")
+
+
+def _firmware(facts: Facts) -> Row:
+    """Whether `<os firmware='efi'>` finds something."""
+    uefi = [firmware for firmware in facts.firmwares if "uefi" in firmware.interfaces]
+    if uefi:
+        return Row("UEFI firmware", True, ", ".join(firmware.executable.name for firmware in uefi))
+    return Row("UEFI firmware", None, "none: guests start with BIOS only", "apt install ovmf")

@@ -1,0 +1,90 @@
+"""What `corral doctor` judges: host, KVM, emulators and programs, gathered once a report."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from corral.errors import CorralError
+from corral.host import kvm
+from corral.host.firmware import Firmware, descriptors
+from corral.host.kvm import KVM
+from corral.host.node import Host
+from corral.host.pci import PhysicalFunction, physical_functions
+from corral.hypervisor.capabilities import emulator_for
+from corral.qemu.binary import Binary, find_emulators, probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from corral.hypervisor.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the report: `ok` is True (works), False (does not) or None (optional, or not offered yet).
+
+    `hint` says what to do about it, "" when nothing.
+    """
+
+    name: str
+    ok: bool | None
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rows are made of. `faults` are emulators that could not be asked, with the reason."""
+
+    host: Host
+    kvm: KVM
+    allow_slow_kvm: bool
+    binaries: tuple[Binary, ...]
+    faults: tuple[str, ...] = ()
+    programs: dict[str, str | None] = field(default_factory=dict)
+    functions: tuple[PhysicalFunction, ...] = ()
+    firmwares: tuple[Firmware, ...] = ()
+    uri: str = ""
+
+    @property
+    def binary(self) -> Binary | None:
+        """The emulator for this host's own kind of guests."""
+        return emulator_for(self.host.arch, self.binaries)
+
+    @property
+    def hardware(self) -> bool:
+        """Whether guests run on the processor itself."""
+        return self.kvm.offered(allow_slow=self.allow_slow_kvm) and self.kvm.fast
+
+    @property
+    def accel(self) -> str:
+        """The accelerator a guest gets unless its document says otherwise."""
+        return "kvm" if self.kvm.offered(allow_slow=self.allow_slow_kvm) else "tcg"
+
+
+async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
+    """Ask the host and every emulator, and look for the programs."""
+    found = await kvm.probe(settings.run)
+    paths = (settings.emulator,) if settings.emulator else await asyncio.to_thread(find_emulators)
+    binaries, faults = [], []
+    for path in paths:
+        try:
+            offered = found.offered(allow_slow=settings.allow_slow_kvm)
+            binaries.append(await probe(path, settings.cache, kvm=offered))
+        except CorralError as error:
+            faults.append(str(error))
+    host, functions, firmwares = await asyncio.to_thread(lambda: (Host.read(), physical_functions(), descriptors()))
+    return Facts(
+        host=host,
+        kvm=found,
+        allow_slow_kvm=settings.allow_slow_kvm,
+        binaries=tuple(binaries),
+        faults=tuple(faults),
+        programs={name: await asyncio.to_thread(shutil.which, name) for name in programs},
+        functions=functions,
+        firmwares=firmwares,
+        uri=settings.uri,
+    )

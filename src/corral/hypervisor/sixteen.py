@@ -1,0 +1,181 @@
+"""The sixteen capabilities, judged for one host: works here, or why not.
+
+A row is True when host and QEMU have all it takes and this version of Corral offers it, False when host or QEMU lack
+something, None when they have it and Corral does not offer it yet.
+"""
+
+from __future__ import annotations
+
+from corral.hypervisor.facts import Facts, Row
+from corral.qemu.binary import Binary
+
+MANY_VCPUS = 160
+TCG_PHYSICAL_BITS = 40
+"""What a guest can address under software emulation: 1 TiB."""
+TWO_TIB_BITS = 42
+"""2 TiB of memory and the devices above it."""
+MODELS = ("SandyBridge", "Opteron_G4")
+"""The Core i3/i5/i7 family and AMD family 15h under QEMU's names."""
+NOT_YET = "host and QEMU can; Corral does not offer it yet"
+
+
+def sixteen(facts: Facts, binary: Binary) -> list[Row]:
+    """The rows in the order of the list."""
+    return [
+        _vcpus(facts, binary),
+        _memory(facts),
+        _models(facts, binary),
+        _steal_time(facts),
+        _async_qcow2(binary),
+        _agent(binary),
+        _pmu(facts),
+        _vcpu_hotplug(binary),
+        _virtio_scsi(binary),
+        _sleep(binary),
+        _sriov(facts, binary),
+        _tsc_scaling(facts),
+        _perf(facts),
+        _usb(binary),
+        _link_state(binary),
+        _row(16, "libvirt's interfaces", True, f"virsh and other libvirt clients connect; this is {facts.uri}"),
+    ]
+
+
+def _row(number: int, name: str, ok: bool | None, text: str, hint: str = "") -> Row:
+    return Row(f"{number:2} {name}", ok, text, hint)
+
+
+def _lacking(number: int, name: str, lacks: list[str], works: str | None) -> Row:
+    """A row for what QEMU must have: False with all that it lacks, else `works` (None: not offered yet)."""
+    if lacks:
+        return _row(number, name, False, f"QEMU lacks {', '.join(lacks)}", "install a QEMU built with it")
+    return _row(number, name, None if works is None else True, works or NOT_YET)
+
+
+def _hardware(number: int, name: str, facts: Facts, works: str | None) -> Row:
+    """A row for what only hardware virtualization gives."""
+    if not facts.hardware:
+        return _row(number, name, False, "needs KVM on hardware; see accelerator")
+    return _row(number, name, None if works is None else True, works or NOT_YET)
+
+
+def _vcpus(facts: Facts, binary: Binary) -> Row:
+    name = f"guests of {MANY_VCPUS} vCPUs"
+    largest = max(binary.machines, key=lambda machine: (machine.max_cpus, machine.alias is not None))
+    limit = min(largest.max_cpus, facts.kvm.max_vcpus) if facts.hardware else largest.max_cpus
+    text = f"up to {limit} (machine {largest.alias or largest.name})"
+    if limit < MANY_VCPUS:
+        return _row(1, name, False, text)
+    return _row(1, name, True, text if facts.hardware else f"{text}; in software emulation they share host CPUs slowly")
+
+
+def _memory(facts: Facts) -> Row:
+    name = "guests of 2 TB memory"
+    if not facts.hardware:
+        text = f"software emulation addresses {TCG_PHYSICAL_BITS} bits (1 TiB) at most; more needs fast KVM"
+        return _row(2, name, False, text)
+    bits = facts.host.cpu.physical_bits
+    text = f"the processor addresses {bits} bits ({_tebibytes(bits)})"
+    return _row(2, name, bits >= TWO_TIB_BITS, text)
+
+
+def _tebibytes(bits: int) -> str:
+    return f"{1 << (bits - 40)} TiB" if bits >= 40 else f"{1 << max(0, bits - 30)} GiB"
+
+
+def _models(facts: Facts, binary: Binary) -> Row:
+    """Whether QEMU knows both models, and what this accelerator would leave out of each."""
+    name = "CPU models " + ", ".join(MODELS)
+    accel = facts.accel if binary.cpu_models(facts.accel) else "tcg"
+    known = {model.name: model for model in binary.cpu_models(accel)}
+    if absent := [model for model in MODELS if model not in known]:
+        return _lacking(3, name, absent, None)
+    texts = []
+    for model in MODELS:
+        missing = known[model].missing
+        texts.append(f"{model} whole" if not missing else f"{model} without {' '.join(missing)}")
+    return _row(3, name, True, f"under {accel}: " + "; ".join(texts))
+
+
+def _steal_time(facts: Facts) -> Row:
+    return _hardware(4, "steal time in guests", facts, "KVM tells the guest unless its document switches it off")
+
+
+def _async_qcow2(binary: Binary) -> Row:
+    engines = [
+        e for e in ("io_uring", "native", "threads") if binary.has_argument("blockdev-add", f"driver=file/aio={e}")
+    ]
+    return _lacking(5, "asynchronous qcow2", [] if engines else ["I/O engines"], f"engines {', '.join(engines)}")
+
+
+def _agent(binary: Binary) -> Row:
+    lacks = [device for device in ("virtio-serial-pci", "virtserialport") if not binary.has_device(device)]
+    return _lacking(6, "guest agent", lacks, "on the channel org.qemu.guest_agent.0")
+
+
+def _pmu(facts: Facts) -> Row:
+    name = "virtual PMU"
+    if facts.hardware and facts.kvm.pmu_version == 0:
+        return _row(7, name, False, "this host's KVM gives guests no PMU", "module option kvm.enable_pmu=1")
+    return _hardware(
+        7, name, facts, f"architectural PMU version {facts.kvm.pmu_version}, with CPU mode host-passthrough"
+    )
+
+
+def _vcpu_hotplug(binary: Binary) -> Row:
+    able = any(machine.hotpluggable_cpus for machine in binary.machines)
+    return _lacking(8, "vCPUs plugged live", [] if able else ["machines with hotpluggable CPUs"], None)
+
+
+def _virtio_scsi(binary: Binary) -> Row:
+    lacks = [device for device in ("virtio-scsi-pci", "scsi-hd", "scsi-cd") if not binary.has_device(device)]
+    return _lacking(9, "virtio-scsi", lacks, "disks and CDs; host SCSI devices are not passed through yet")
+
+
+def _sleep(binary: Binary) -> Row:
+    switches = {"S3": "disable_s3", "S4": "disable_s4"}
+    lacks = [state for state, switch in switches.items() if not binary.has_property("ICH9-LPC", switch)]
+    return _lacking(10, "S3 and S4 in guests", lacks, "offered to the guest by <pm>")
+
+
+def _sriov(facts: Facts, binary: Binary) -> Row:
+    name = "SR-IOV"
+    if not binary.has_device("vfio-pci"):
+        return _lacking(11, name, ["vfio-pci"], None)
+    if not facts.functions:
+        return _row(11, name, False, "no PCI device of this host has virtual functions")
+    total = sum(function.total for function in facts.functions)
+    if not facts.host.iommu:
+        text = f"{total} virtual functions, but no IOMMU to give them to guests safely"
+        return _row(11, name, False, text, "switch on VT-d or AMD-Vi in the firmware; intel_iommu=on")
+    return _row(11, name, None, f"{total} virtual functions; {NOT_YET}")
+
+
+def _tsc_scaling(facts: Facts) -> Row:
+    name = "TSC frequency of choice"
+    if facts.hardware and not facts.kvm.tsc_scaling:
+        return _row(12, name, False, "this processor cannot scale a guest's TSC")
+    return _hardware(12, name, facts, None)
+
+
+def _perf(facts: Facts) -> Row:
+    name = "perf kvm"
+    if facts.hardware and facts.programs.get("perf") is None:
+        return _row(13, name, False, "perf is missing", "apt install linux-perf")
+    return _hardware(13, name, facts, None)
+
+
+def _usb(binary: Binary) -> Row:
+    lacks = [device for device in ("ich9-usb-ehci1", "usb-redir") if not binary.has_device(device)]
+    if not binary.has_spice:
+        lacks.append("SPICE")
+    row = _lacking(14, "USB 2.0 and USB redirection", lacks, "devices plugged into the viewer's computer, over SPICE")
+    if lacks and binary.has_device("ich9-usb-ehci1"):
+        hint = "apt install qemu-system-modules-spice"
+        return _row(14, "USB 2.0 and USB redirection", False, row.text, hint)
+    return row
+
+
+def _link_state(binary: Binary) -> Row:
+    lacks = [] if binary.has_command("set_link") else ["set_link"]
+    return _lacking(15, "link state of an interface", lacks, "<link state='down'/> in the document, at start")
