@@ -1,4 +1,4 @@
-"""The `corral` program: the table of commands, and how an error ends one.
+"""The `corral` program: the table of commands, and how wrong usage ends one.
 
 `corral ps` must feel instant, so this file imports typer and nothing else that is large; rich is imported only by what
 draws with it.
@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from corral import __version__
-from corral.errors import CorralError, NoConnect
+from corral.cli.errors import guarded
 
 # Command → its module here, and its one-line help; the function has the command's name. The order is the help's.
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -91,7 +91,14 @@ class Commands(TyperGroup):
 
 KEYWORDS = {"exec"}  # names that Python has a use for
 ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}
-ALIASES |= {"delete": "rm", "suspend": "pause", "unpause": "resume", "dumpxml": "show", "inspect": "show", "create": "run"}
+ALIASES |= {
+    "delete": "rm",
+    "suspend": "pause",
+    "unpause": "resume",
+    "dumpxml": "show",
+    "inspect": "show",
+    "create": "run",
+}
 ALIASES |= {"attach": "console", "launch": "run", "info": "doctor", "shell": "console"}
 
 
@@ -130,32 +137,11 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
         completion_init()
     try:
-        status = program().main(arguments, prog_name="corral", standalone_mode=False)
-        sys.stdout.flush()
+        return guarded(lambda: program().main(arguments, prog_name="corral", standalone_mode=False))
     except typer.TyperException as error:
         return _usage(error)
-    except CorralError as error:
-        complain(error)
-        return 1
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         return 130
-    except BrokenPipeError:
-        # The reader of our output left; Python must not try to flush it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status if isinstance(status, int) else 0
-
-
-def complain(error: CorralError, about: str = "") -> None:
-    """One line on standard error, and a second one when there is something to do about it."""
-    text = str(error)
-    if error.hint:
-        text = text.removesuffix(f"; {error.hint}")
-    if isinstance(error, NoConnect):
-        text = error.detail or text  # its kind is libvirt's word for "no daemon"
-    print(f"corral: {about}{': ' if about else ''}{text}", file=sys.stderr)
-    if error.hint:
-        print(f"        {error.hint}", file=sys.stderr)
 
 
 def _usage(error: typer.TyperException) -> int:

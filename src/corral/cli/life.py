@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corral.cli.app import complain
+from corral.cli.errors import complain
 from corral.cli.options import Connect, Format, Names, Output
 from corral.cli.output import emit_json
 from corral.cli.progress import Progress
@@ -104,7 +104,9 @@ def rm(
     async def action(domain: Domain) -> None:
         if await domain.active():
             if not force:
-                raise OperationInvalid(f"{domain.name} is running", hint=f"corral stop {domain.name}, or corral rm --force")
+                raise OperationInvalid(
+                    f"{domain.name} is running", hint=f"corral stop {domain.name}, or corral rm --force"
+                )
             persistent = await domain.persistent()
             await domain.destroy()
             if not persistent:
@@ -120,7 +122,9 @@ def _each(
     """Do `action` to each machine at once; print each name when it is done; exit status 1 when one failed."""
     results = run(_all(uri, list(dict.fromkeys(names)), doing, action, quiet=output is Output.json))
     if output is Output.json:
-        emit_json([{"name": name, "ok": error is None, "error": str(error) if error else None} for name, error in results])
+        emit_json(
+            [{"name": name, "ok": error is None, "error": str(error) if error else None} for name, error in results]
+        )
     for name, error in results:
         if error:
             complain(error, about=name if len(names) > 1 else "")

@@ -40,7 +40,9 @@ Connect = Annotated[
     ),
 ]
 Format = Annotated[Output, typer.Option("--format", help="A table for people or JSON for programs.")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A machine's name, UUID or id.", autocompletion=complete_names)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A machine's name, UUID or id.", autocompletion=complete_names)
+]
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME…", help="Machines' names, UUIDs or ids.", autocompletion=complete_names)
 ]

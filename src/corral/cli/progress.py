@@ -63,6 +63,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the spinner away: what follows is for standard output."""
         self._timer.cancel()
         with self._lock:
             self._ended = True

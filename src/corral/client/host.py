@@ -152,7 +152,10 @@ class Host:
         from corral.client.recipe import Recipe
 
         recipe = Recipe(image=str(image), name=name, cpus=cpus, memory=memory, **choices)
-        document = await recipe.document(self, progress)
+        return await self.launch(await recipe.document(self, progress), transient=transient, paused=paused)
+
+    async def launch(self, document: str | DomainDocument, *, transient: bool = False, paused: bool = False) -> Domain:
+        """Define and start a new domain, or with `transient` start it without keeping it; all of it or nothing."""
         if transient:
             return await self.create(document, paused=paused)
         domain = await self.define(document)

@@ -1,0 +1,45 @@
+"""`corral daemon`: the one command that is not a client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def daemon(
+    state: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep everything under this directory.")] = None,
+    socket: Annotated[Path | None, typer.Option(metavar="PATH", help="Listen here, and read-only at PATH-ro.")] = None,
+    as_libvirt: Annotated[bool, typer.Option("--as-libvirt", help="Listen where libvirt's clients look, too.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, help="Leave when idle for so long: no client, no machine.")
+    ] = None,
+    emulator: Annotated[Path | None, typer.Option(metavar="PATH", help="Use this QEMU.")] = None,
+    group: Annotated[str | None, typer.Option(metavar="NAME", help="Let this group use the socket.")] = None,
+    allow_slow_kvm: Annotated[
+        bool, typer.Option("--allow-slow-kvm", help="Offer KVM even where it is emulated and slow.")
+    ] = False,
+    ready_fd: Annotated[int | None, typer.Option(metavar="FD", help="Say that we are ready here.", hidden=True)] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> int:
+    """Be the daemon, in the foreground.
+
+    Without options it serves its user, or the whole system when root starts it. SIGHUP reloads, SIGTERM ends it;
+    machines run on either way.
+    """
+    from corral.daemon import Options, run
+
+    return run(
+        Options(
+            state=state,
+            socket=socket,
+            as_libvirt=as_libvirt,
+            timeout=timeout,
+            allow_slow_kvm=allow_slow_kvm,
+            emulator=emulator,
+            group=group,
+            ready_fd=ready_fd,
+            verbose=verbose,
+        )
+    )

@@ -1,0 +1,38 @@
+"""How an error ends a command: one line, and a second one when there is something to do about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from corral.errors import CorralError, NoConnect
+
+
+def complain(error: CorralError, about: str = "") -> None:
+    """Print what went wrong, and what to do about it, on standard error."""
+    text = str(error)
+    if error.hint:
+        text = text.removesuffix(f"; {error.hint}")
+    if isinstance(error, NoConnect):
+        text = error.detail or text  # its kind is libvirt's word for "no daemon"
+    print(f"corral: {about}{': ' if about else ''}{text}", file=sys.stderr)
+    if error.hint:
+        print(f"        {error.hint}", file=sys.stderr)
+
+
+def guarded(body: Callable[[], object]) -> int:
+    """Run `body`; the exit status: its own when it returns an int, else 0; 1 for an error, 130 for Ctrl-C."""
+    try:
+        status = body()
+        sys.stdout.flush()
+    except CorralError as error:
+        complain(error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left; Python must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status if isinstance(status, int) else 0

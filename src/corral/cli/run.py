@@ -1,0 +1,122 @@
+"""`corral run`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corral.cli.options import Connect, Format, Output
+from corral.cli.output import emit_json, size
+from corral.cli.progress import Progress
+from corral.cli.target import run as run_
+from corral.errors import DomainExists, InvalidArgument, OperationFailed
+
+if TYPE_CHECKING:
+    from corral.client.domain import Domain
+    from corral.client.host import Host
+    from corral.client.recipe import Recipe
+
+SETTINGS = {"run": {"no_args_is_help": True}}
+
+
+def run(
+    image: Annotated[
+        str | None,
+        typer.Argument(metavar="[IMAGE]", help="tiny, or the path of a disk image (qcow2, raw) or CD image (.iso)."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", "-n", help="The machine's name.", show_default="chosen")] = None,
+    cpus: Annotated[int, typer.Option("--cpus", help="How many vCPUs.", min=1)] = 1,
+    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="Such as 512M or 2G.")] = "",
+    kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel directly.")] = None,
+    initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Its initial RAM disk.")] = None,
+    cmdline: Annotated[str | None, typer.Option(metavar="TEXT", help="Its command line.")] = None,
+    firmware: Annotated[str | None, typer.Option(metavar="KIND", help="bios or efi.", show_default="bios")] = None,
+    graphics: Annotated[bool, typer.Option("--graphics", help="Give it a screen, served by VNC.")] = False,
+    remove: Annotated[bool, typer.Option("--rm", help="Forget it when it stops.")] = False,
+    console: Annotated[bool, typer.Option("--console", help="Attach to its console from its first line.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until its guest agent answers.")] = False,
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Make a machine from an image and start it.
+
+    corral run tiny --name web --cpus 2 --memory 512M
+
+    corral run ./debian-12.qcow2 --memory 2G --console
+    """
+    if not image and not kernel:
+        raise InvalidArgument("nothing to run", hint="name an IMAGE (tiny, a disk image, an .iso) or a --kernel")
+    from corral.client import recipe as recipes
+
+    recipe = recipes.Recipe(
+        image=image or "",
+        name=name,
+        cpus=cpus,
+        memory=memory or ("256M" if image == "tiny" else "1G"),
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=cmdline,
+        firmware=firmware,
+        graphics=graphics,
+    )
+    run_(_run(connect, recipe, remove=remove, console=console, wait=wait, output=output))
+
+
+async def _run(uri: str | None, recipe: Recipe, *, remove: bool, console: bool, wait: bool, output: Output) -> None:
+    from corral.client.host import connect
+
+    with Progress("connecting") as progress:
+        async with connect(uri) as host:
+            progress("preparing the machine")
+            document = await recipe.document(host, progress)
+            progress("starting the machine")
+            domain = await _create(host, document, transient=remove, paused=console)
+            if console:
+                progress.close()
+                await _attach(domain)
+                return
+            if wait:
+                progress(f"waiting for the agent in {domain.name}")
+                await domain.wait_for_agent(120.0)
+            progress.close()
+            await _tell(domain, output)
+
+
+async def _create(host: Host, document: str, *, transient: bool, paused: bool) -> Domain:
+    try:
+        return await host.launch(document, transient=transient, paused=paused)
+    except OperationFailed as error:
+        if isinstance(error, DomainExists) or "already exists" in str(error):
+            raise DomainExists(error.detail, hint="corral start NAME starts it, corral rm NAME removes it") from error
+        raise
+
+
+async def _attach(domain: Domain) -> None:
+    from corral.cli.console import attach
+
+    async with await domain.console() as stream:
+        await domain.resume()
+        await attach(stream, domain.name)
+
+
+async def _tell(domain: Domain, output: Output) -> None:
+    state, info = await asyncio.gather(domain.state(), domain.info())
+    if output is Output.json:
+        emit_json(
+            {
+                "name": domain.name,
+                "uuid": str(domain.uuid),
+                "id": domain.id,
+                "state": state.name,
+                "vcpus": info.vcpus,
+                "memory_kib": info.memory,
+            }
+        )
+        return
+    cpus = f"{info.vcpus} vCPU{'s' if info.vcpus != 1 else ''}"
+    print(
+        f"{domain.name} is {state.name} ({cpus}, {size(info.memory)}); "
+        f"reach it with: corral console {domain.name}, or corral exec {domain.name} -- COMMAND"
+    )
