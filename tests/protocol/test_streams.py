@@ -194,6 +194,15 @@ def test_streams_are_bounded() -> None:
     assert isinstance(error, Error) and "too many streams" in str(error.error)
 
 
+def test_a_serial_has_one_stream(pair: Pair) -> None:
+    body = pair.client.call(UPLOAD, VOLUME)
+    data = bytearray(pair.client.data_to_send())
+    struct.pack_into(">I", data, 20, pair.serial)
+    assert pair.server.receive_data(bytes(data), 0.0) == [] and body != pair.serial
+    assert b"already has a stream" in pair.server.data_to_send()
+    assert pair.server.stream_open(pair.serial)
+
+
 def test_the_tables_have_no_gaps() -> None:
     """Every state that a step leads to has a row in both tables of its role, and every row can be reached."""
     for role in ("server", "client"):

@@ -298,11 +298,13 @@ class Connection:
 
     def _on_call(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
         if procedure.stream is not None:
+            problem = None
             if serial in self._streams:
-                raise _Broken(f"serial {serial} already has a stream")
-            if len(self._streams) >= self._max_streams and not self._forget_ended_stream():
-                error = RPCError(f"too many streams on one connection, at most {self._max_streams}")
-                self._send(procedure.wire, REPLY, serial, ERROR, encode_error(error))
+                problem = f"serial {serial} already has a stream"
+            elif len(self._streams) >= self._max_streams and not self._forget_ended_stream():
+                problem = f"too many streams on one connection, at most {self._max_streams}"
+            if problem is not None:
+                self._send(procedure.wire, REPLY, serial, ERROR, encode_error(RPCError(problem)))
                 return None
             self._streams[serial] = (procedure, "OPENING")
         return Call(serial, procedure, body)
