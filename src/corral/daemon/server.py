@@ -70,7 +70,8 @@ def _remove_stale(path: Path) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
+            if path.is_socket():  # anything else is somebody's file; binding will fail on it
+                path.unlink(missing_ok=True)
             return
         except BlockingIOError:
             pass

@@ -257,7 +257,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "domain_get_time",
         "domain_set_time",
         "domain_get_fsinfo",
-        "domain_interface_addresses",
         "domain_set_user_password",
         "domain_get_guest_info",
         "domain_agent_set_response_timeout",
