@@ -147,8 +147,11 @@ class Domain(Element, tag="domain"):
     devices: Devices = element(default_factory=Devices)
     seclabels: list[Seclabel] = element(tag="seclabel", default_factory=list)
 
-    def check(self) -> None:
-        """Refuse what contradicts itself (XMLError) or is not honoured yet (ConfigUnsupported), naming the path."""
-        from corral.model import check
+    def check(self, source: str | bytes | None = None) -> None:
+        """Refuse what contradicts itself (XMLError) or is not honoured yet (ConfigUnsupported), naming the path.
 
-        check.check(self)
+        With the XML that the document came from as `source`, the line is named too.
+        """
+        from corral.model.check import check
+
+        check(self, source)

@@ -1,9 +1,9 @@
 """The base of every document class: an XML element declared with pydantic-xml, with three notations.
 
 Fields are declared with pydantic-xml's `attr()` and `element()`; a field with neither is the element's text. Reading
-and writing is done by `notation`, from the same declarations, because libvirt's documents need what pydantic-xml does
-not do: any order of children on input, errors that name path and line, presence elements such as `<acpi/>`, and
-a document in under three milliseconds. Validators are built on first use (`defer_build`), which keeps importing cheap.
+and writing is done by `reader` and `writer`, from the same declarations, because libvirt's documents need what
+pydantic-xml does not do: errors that name path and line, presence elements such as `<acpi/>`, inner XML kept as it is,
+and a document in well under three milliseconds. Validators are built on first use, which keeps importing cheap.
 """
 
 from __future__ import annotations
@@ -46,47 +46,47 @@ class Element(BaseXmlModel, search_mode="unordered"):
     @classmethod
     def from_xml(cls, text: str | bytes) -> Self:  # type: ignore[override]
         """Read a document; XMLError or ConfigUnsupported names the path and the line."""
-        from corral.model import notation
+        from corral.model import reader
 
-        return notation.read(cls, text)
+        return reader.read(cls, text)
 
     def to_xml(self, *, secure: bool = False) -> str:  # type: ignore[override]
         """The document with libvirt's order and indentation; passwords are hidden unless `secure`."""
-        from corral.model import notation
+        from corral.model import writer
 
-        return notation.write(self, secure=secure)
+        return writer.write(self, secure=secure)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """Read the JSON notation; XMLError names the field."""
-        from corral.model import notation
+        from corral.model import plain
 
-        return notation.read_json(cls, text)
+        return plain.read_json(cls, text)
 
     @classmethod
     def from_data(cls, data: object) -> Self:
         """Read the JSON notation that is already parsed (from YAML, say)."""
-        from corral.model import notation
+        from corral.model import plain
 
-        return notation.read_data(cls, data)
+        return plain.read_data(cls, data)
 
     def to_json(self, *, secure: bool = False, indent: int | None = 2) -> str:
         """The JSON notation: field names as in Python, what is absent left out."""
-        from corral.model import notation
+        from corral.model import plain
 
-        return notation.write_json(self, secure=secure, indent=indent)
+        return plain.write_json(self, secure=secure, indent=indent)
 
     def to_data(self, *, secure: bool = False) -> dict[str, Any]:
         """The JSON notation as plain dicts, lists, strings, numbers and booleans."""
-        from corral.model import notation
+        from corral.model import plain
 
-        return notation.write_data(self, secure=secure)
+        return plain.write_data(self, secure=secure)
 
     def copy(self) -> Self:  # type: ignore[override]
         """A deep copy that shares nothing that can change."""
-        from corral.model import notation
+        from corral.model import plain
 
-        return notation.copy(self)
+        return plain.copied(self)
 
 
 class State(Element):

@@ -14,15 +14,15 @@ class Metadata(Element, tag="metadata"):
 
     def get(self, uri: str) -> str | None:
         """The element of namespace `uri`, as text without its indentation, or None."""
-        from corral.model import notation
+        from corral.model import inner
 
-        return notation.metadata_get(self.content, uri)
+        return inner.get(self.content, uri)
 
     def set(self, uri: str, key: str | None, xml: str | None) -> None:
         """Replace the element of namespace `uri` by `xml`, whose names get prefix `key`; None removes it.
 
         XMLError when `xml` is not one well-formed element.
         """
-        from corral.model import notation
+        from corral.model import inner
 
-        self.content = notation.metadata_set(self.content, uri, key, xml)
+        self.content = inner.replaced(self.content, uri, key, xml)

@@ -26,9 +26,9 @@ def unit_bytes(unit: str) -> int:
     power = _POWERS.get(name[:1])
     if power is not None:
         if name[1:] in ("", "ib"):
-            return 1024**power
+            return int(1024**power)
         if name[1:] == "b":
-            return 1000**power
+            return int(1000**power)
     raise XMLError(f"unknown suffix '{unit}'", hint="use bytes, KB, KiB, MB, MiB, GB, GiB, TB, TiB, PB, PiB, EB or EiB")
 
 

@@ -1,0 +1,256 @@
+"""What a schema cannot say: whether a domain document agrees with itself, and whether all of it is honoured.
+
+Texts follow libvirt's where clients match on them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NoReturn
+
+from corral.errors import ConfigUnsupported, CorralError, XMLError
+from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
+from corral.model.devices.device import Device
+from corral.model.devices.disk import BackingStore, Disk
+from corral.model.domain import Domain
+from corral.model.element import Element
+from corral.model.shape import shape_of
+
+Loc = tuple[str | int, ...]
+
+_DISK_NAME = re.compile(r"(hd|sd|vd|xvd|fd|ubd)[a-z]{1,6}")
+
+
+def check(domain: Domain, source: str | bytes | None = None) -> None:
+    """Refuse a document that contradicts itself (XMLError) or asks what is not honoured (ConfigUnsupported).
+
+    The text names the path, and the line when `source` is the XML that the document came from.
+    """
+    checker = _Checker(domain, source)
+    checker.names()
+    checker.memory()
+    checker.processors()
+    checker.disks()
+    checker.addresses()
+    checker.aliases()
+    checker.boot_order()
+    checker.controllers()
+    checker.interfaces()
+    checker.displays()
+    checker.channels()
+
+
+class _Checker:
+    def __init__(self, domain: Domain, source: str | bytes | None) -> None:
+        self.domain = domain
+        self.devices = domain.devices
+        self.source = source
+
+    def refuse(self, loc: Loc, message: str, cls: type[CorralError] = XMLError) -> NoReturn:
+        raise cls(f"{message} ({place(self.domain, loc, self.source)})")
+
+    def names(self) -> None:
+        domain = self.domain
+        if not domain.name.strip():
+            self.refuse(("name",), "name cannot be empty or only white space")
+        if "/" in domain.name:
+            self.refuse(("name",), f"name {domain.name} cannot contain '/'")
+        if "\n" in domain.name:
+            self.refuse(("name",), "invalid char in name: \\n")
+        if len(domain.name.encode()) > 255:
+            self.refuse(("name",), "name is longer than 255 bytes")
+        if domain.title is not None and "\n" in domain.title:
+            self.refuse(("title",), "Domain title can't contain newlines")
+
+    def memory(self) -> None:
+        domain = self.domain
+        cells = domain.cpu.numa.cells if domain.cpu and domain.cpu.numa else []
+        total = sum(cell.memory_kib for cell in cells) if cells else domain.memory.kib if domain.memory else 0
+        if total == 0:
+            self.refuse(("memory",), "Memory size must be specified via <memory> or in the <numa> configuration")
+        if domain.max_memory is not None:
+            if domain.max_memory.slots is None:
+                self.refuse(("max_memory",), "missing slot count for maximum memory")
+            if domain.max_memory.kib < total:
+                self.refuse(("max_memory",), "maximum memory size must be equal or greater than the actual memory size")
+
+    def processors(self) -> None:
+        domain = self.domain
+        count = domain.vcpu.count if domain.vcpu else 1
+        if domain.vcpu and domain.vcpu.current is not None and domain.vcpu.current > count:
+            current = domain.vcpu.current
+            self.refuse(("vcpu",), f"maxvcpus must not be less than current vcpus ({count} < {current})")
+        cpu = domain.cpu
+        if cpu is None:
+            return
+        if cpu.topology is not None and cpu.topology.cpus != count:
+            self.refuse(("cpu", "topology"), "CPU topology doesn't match maximum vcpu count", ConfigUnsupported)
+        mode = cpu.mode or ("custom" if cpu.match is not None else None)
+        if mode == "custom" and (cpu.model is None or not cpu.model.name):
+            self.refuse(("cpu",), "missing CPU model name")
+        if mode == "host-passthrough" and cpu.model is not None and cpu.model.name:
+            self.refuse(("cpu", "model"), "CPU model cannot be specified for mode host-passthrough", ConfigUnsupported)
+        seen: set[str] = set()
+        for position, feature in enumerate(cpu.features):
+            if feature.name in seen:
+                self.refuse(("cpu", "features", position), f"CPU feature '{feature.name}' specified more than once")
+            seen.add(feature.name)
+
+    def disks(self) -> None:
+        seen: dict[str, Disk] = {}
+        for position, disk in enumerate(self.devices.disks):
+            loc: Loc = ("devices", "disks", position)
+            name = disk.target.dev
+            if not _DISK_NAME.fullmatch(name):
+                self.refuse((*loc, "target", "dev"), f"Invalid harddisk device name: {name}")
+            if name in seen:
+                first = seen[name].source
+                paths = f"'{first.path if first else ''}' and '{disk.source.path if disk.source else ''}'"
+                self.refuse((*loc, "target", "dev"), f"target '{name}' duplicated for disk sources {paths}")
+            seen[name] = disk
+            self.disk_source(disk, loc)
+
+    def disk_source(self, disk: Disk, loc: Loc) -> None:
+        source = disk.source
+        path = source.path if source is not None else None
+        if not path and disk.device == "disk":
+            self.refuse(loc, f"no source for disk '{disk.target.dev}'")
+        if source is not None and path:
+            wrong = source.dev if disk.type == "file" else source.file
+            if wrong is not None:
+                self.refuse((*loc, "source"), f"disk type '{disk.type}' does not go with this source")
+        if disk.device == "cdrom" and disk.target.bus == "virtio":
+            message = f"disk type of '{disk.target.dev}' does not support ejectable media"
+            self.refuse((*loc, "target", "bus"), message, ConfigUnsupported)
+        if disk.wwn is not None and disk.target.bus in ("virtio", "usb"):
+            self.refuse((*loc, "wwn"), "Only ide and scsi disk support wwn", ConfigUnsupported)
+        store, where = disk.backing_store, (*loc, "backing_store")
+        while isinstance(store, BackingStore):
+            if not store.terminator and (store.type is None or store.source is None or not store.source.path):
+                self.refuse(where, "a backing store needs a type and a source")
+            store, where = store.backing_store, (*where, "backing_store")
+
+    def all_devices(self) -> Iterator[tuple[Loc, Device]]:
+        for field, value in self.devices.__dict__.items():
+            if isinstance(value, Device):
+                yield ("devices", field), value
+            elif isinstance(value, list):
+                for position, item in enumerate(value):
+                    if isinstance(item, Device):
+                        yield ("devices", field, position), item
+
+    def addresses(self) -> None:
+        seen: set[tuple[str, str]] = set()
+        for loc, device in self.all_devices():
+            address = device.address
+            if address is None:
+                continue
+            if isinstance(address, PCIAddress):
+                if not address.assigned:
+                    continue
+                kind = "PCI"
+            elif isinstance(address, DriveAddress):
+                bus = device.target.bus if isinstance(device, Disk) else None
+                kind = f"{bus or 'drive'} unit"
+            elif isinstance(address, USBAddress) and address.port is not None:
+                kind = "USB"
+            elif isinstance(address, VirtioSerialAddress) and address.port is not None:
+                kind = "virtio-serial"
+            else:
+                continue
+            key = (kind, str(address))
+            # The console that mirrors the first serial port repeats its address.
+            if key in seen and loc[1] != "consoles":
+                self.refuse((*loc, "address"), f"{kind} address {address} is used twice")
+            seen.add(key)
+
+    def aliases(self) -> None:
+        seen: set[str] = set()
+        for loc, device in self.all_devices():
+            if device.alias is None or loc[1] == "consoles":
+                continue
+            if device.alias.name in seen:
+                self.refuse((*loc, "alias"), f"non unique alias detected: {device.alias.name}")
+            seen.add(device.alias.name)
+
+    def boot_order(self) -> None:
+        seen: set[int] = set()
+        for loc, device in self.all_devices():
+            if device.boot is None:
+                continue
+            if self.domain.os.boots:
+                message = "per-device boot elements cannot be used together with os/boot elements"
+                self.refuse((*loc, "boot"), message, ConfigUnsupported)
+            if device.boot.order in seen:
+                self.refuse((*loc, "boot"), f"boot order '{device.boot.order}' used for more than one device")
+            seen.add(device.boot.order)
+
+    def controllers(self) -> None:
+        seen: set[tuple[str, int]] = set()
+        for position, controller in enumerate(self.devices.controllers):
+            loc: Loc = ("devices", "controllers", position)
+            # The companions of an ich9-ehci1 share its index.
+            if controller.index is None or controller.master is not None:
+                continue
+            key = (controller.type, controller.index)
+            if key in seen:
+                self.refuse(loc, f"Multiple '{controller.type}' controllers with index '{controller.index}'")
+            seen.add(key)
+
+    def interfaces(self) -> None:
+        for position, interface in enumerate(self.devices.interfaces):
+            loc: Loc = ("devices", "interfaces", position)
+            if interface.type != "user":
+                message = f"network interface type '{interface.type}' is not supported"
+                self.refuse((*loc, "type"), message, ConfigUnsupported)
+            mac = interface.mac
+            if mac is not None and int(mac.address.split(":")[0], 16) & 1:
+                self.refuse((*loc, "mac"), f"expected unicast mac address, found multicast '{mac.address}'")
+
+    def displays(self) -> None:
+        kinds = [display.type for display in self.devices.graphics]
+        for position, kind in enumerate(kinds):
+            if kind in kinds[:position]:
+                message = "only 1 graphics device of each type (sdl, vnc, spice) is supported"
+                self.refuse(("devices", "graphics", position), message, ConfigUnsupported)
+        primary = [
+            position
+            for position, video in enumerate(self.devices.videos)
+            if video.model is not None and video.model.primary == "yes"
+        ]
+        if len(primary) > 1:
+            self.refuse(("devices", "videos", primary[1]), "Only one primary video device is supported")
+
+    def channels(self) -> None:
+        seen: set[str] = set()
+        for position, channel in enumerate(self.devices.channels):
+            name = channel.target.name
+            if name is not None and name in seen:
+                self.refuse(("devices", "channels", position, "target"), f"channel name '{name}' is used twice")
+            if name is not None:
+                seen.add(name)
+
+
+def place(document: Element, loc: Loc, source: str | bytes | None = None) -> str:
+    """The XML path of a field, with its line when `source` is the document's XML."""
+    if source is not None:
+        from corral.model import reader
+
+        root = reader.parse(source)
+        element, attribute, _ = reader.locate(root, shape_of(type(document)), loc)
+        return reader.place(element, attribute)
+    path = "/" + shape_of(type(document)).tag
+    value: object = document
+    for step in loc:
+        if isinstance(value, Element):
+            field = shape_of(type(value)).fields[str(step)]
+            many = getattr(field, "many", False)
+            path += f"/{field.tag}" if hasattr(field, "tag") else f"/@{field.name}"
+            value = getattr(value, str(step))
+            if many:
+                continue
+        elif isinstance(value, list):
+            path += f"[{int(step) + 1}]" if len(value) > 1 else ""
+            value = value[int(step)]
+    return path
