@@ -165,6 +165,10 @@ class FakeHypervisor:
         self.events.emit(Lifecycle(domain.identity(), DomainEventType.DEFINED, DomainEventDefinedDetailType.ADDED))
         return domain
 
+    @property
+    def generation(self) -> int:
+        return len(self.all) + sum(domain.generation for domain in self.all.values())
+
     async def owner_closed(self, owner: object) -> None:
         self.owners_closed += 1
 
@@ -284,3 +288,8 @@ async def daemon(hypervisor: FakeHypervisor, **options: Any) -> AsyncIterator[tu
             yield server, path
         finally:
             await server.close()
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import Random
 
 import pytest
-from tests.daemon.fake import Client, FakeHypervisor, daemon, packet, ref
+from tests.daemon.fake import Client, FakeHypervisor, daemon, open_descriptors, packet, ref
 
 from corral.constants import ErrorDomain, ErrorNumber
 from corral.daemon.server import Server
@@ -301,3 +304,90 @@ async def test_statistics(client: Client, hypervisor: FakeHypervisor) -> None:
 def test_a_reply_type_is_what_the_protocol_says() -> None:
     assert codec("remote_connect_get_type_ret").encode({"type": "QEMU"}) == b"\0\0\0\4QEMU"
     assert Reply and Message
+
+
+async def test_lists_follow_what_happens(client: Client, hypervisor: FakeHypervisor) -> None:
+    web, db = hypervisor.add("web"), hypervisor.add("db")
+
+    async def names(flags: int) -> list[str]:
+        answer = await client.call("connect_list_all_domains", need_results=1, flags=flags)
+        return [domain.name for domain in answer.domains]
+
+    assert await names(0) == ["db", "web"] and await names(1) == []
+    await client.call("domain_create", dom=ref(web))
+    assert await names(1) == ["web"] and await names(2) == ["db"]
+    assert (await client.call("connect_list_domains", maxids=10)).ids == [1]
+    assert (await client.call("connect_list_defined_domains", maxnames=10)).names == ["db"]
+    await client.call("domain_define_xml", xml="new")
+    assert await names(0) == ["db", "new", "web"]
+    assert (await client.call("connect_list_all_domains", need_results=0, flags=0)).ret == 3
+    assert (await client.call("connect_num_of_domains")).num == 1
+    await db.destroy()
+
+
+async def test_the_daemon_leaves_when_it_has_nothing_to_do(hypervisor: FakeHypervisor) -> None:
+    left = asyncio.Event()
+    async with daemon(hypervisor, idle_timeout=0.15, on_idle=left.set) as (_, path):
+        client = await Client.connect(path)
+        await asyncio.sleep(0.3)
+        assert not left.is_set(), "a client is connected"
+        web = hypervisor.add("web")
+        await client.call("domain_create", dom=ref(web))
+        client.close()
+        await asyncio.sleep(0.3)
+        assert not left.is_set(), "a domain is active"
+        await web.destroy()
+        await asyncio.wait_for(left.wait(), 1)
+
+
+async def test_another_user_is_turned_away(hypervisor: FakeHypervisor) -> None:
+    nobody = 65534 if os.geteuid() else None
+    async with daemon(hypervisor, only_uid=nobody or 12345) as (server, path):
+        if os.geteuid():
+            client = await Client.connect(path, open=False)
+            await client.gone(1)
+            assert not server.sessions
+        else:  # root is welcome everywhere
+            client = await Client.connect(path)
+            assert (await client.call("connect_get_type")).type == "QEMU"
+        client.close()
+
+
+async def test_bytes_that_are_no_protocol(served: tuple[Server, Path]) -> None:
+    random = Random(7)
+    good = await Client.connect(served[1])
+    for _ in range(300):
+        data = bytearray(
+            packet("connect_open", 1, {"name": "qemu:///session", "flags": 0}) + packet("connect_get_type", 2)
+        )
+        for _ in range(random.randrange(1, 6)):
+            data[random.randrange(len(data))] = random.randrange(256)
+        with socket.socket(socket.AF_UNIX) as bad:
+            bad.connect(str(served[1]))
+            bad.send(data)
+        await asyncio.sleep(0)
+    assert (await good.call("connect_get_type")).type == "QEMU"
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if len(served[0].sessions) == 1:
+            break
+    assert len(served[0].sessions) == 1
+    good.close()
+
+
+async def test_descriptors_that_nobody_wants_are_closed(client: Client, hypervisor: FakeHypervisor) -> None:
+    before = open_descriptors()
+    web = hypervisor.add("web")
+    for _ in range(5):
+        reader, writer = os.pipe()
+        os.close(reader)
+        call = procedure("domain_create_with_files")
+        serial = client.connection.call(call, {"dom": ref(web), "flags": 0}, fds=(writer,))
+        client.sock.send(client.connection.data_to_send())
+        for fd in client.connection.fds_to_send():
+            socket.send_fds(client.sock, [b"\0"], [fd])
+            os.close(fd)
+        with pytest.raises(NoSupport):
+            await client.answer(serial)
+    assert (await client.call("connect_get_type")).type == "QEMU"
+    assert open_descriptors() == before

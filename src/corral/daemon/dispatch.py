@@ -94,9 +94,12 @@ def _register(
     return register
 
 
-def handler(name: str, flags: int = 0) -> Callable[[Function], Function]:
-    """Register `function(session, args) -> record` for a procedure; `flags` are all those it honours."""
-    return _register(name, flags, on_domain=False, cached=False, result=Result.RECORD)
+def handler(name: str, flags: int = 0, *, cached: bool = False) -> Callable[[Function], Function]:
+    """Register `function(session, args) -> record` for a procedure; `flags` are all those it honours.
+
+    `cached` answers are kept encoded until the hypervisor's generation changes, that is until any domain does.
+    """
+    return _register(name, flags, on_domain=False, cached=cached, result=Result.RECORD)
 
 
 def on_domain(name: str, flags: int = 0, *, cached: bool = False) -> Callable[[Function], Function]:

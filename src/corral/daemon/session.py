@@ -221,8 +221,8 @@ class Session:
             result = {"dom": reference(result)}
         body = _encode(route.procedure, result)
         self._connection.send_reply_bytes(call.serial, route.procedure, body)
-        if route.cached and domain is not None:
-            self._answers.put((route.procedure, call.body), domain, body)
+        if route.cached:
+            self._answers.put((route.procedure, call.body), domain or self.hypervisor, body)
 
     # Changes.
 

@@ -156,33 +156,33 @@ def node_get_free_memory(session: Session, args: None) -> dict[str, Any]:
     return {"freeMem": session.hypervisor.free_memory()}
 
 
-@handler("connect_list_all_domains", flags=ALL_LIST_FLAGS)
+@handler("connect_list_all_domains", flags=ALL_LIST_FLAGS, cached=True)
 def list_all_domains(session: Session, args: Any) -> dict[str, Any]:
     """The domains that pass the filters, or only how many."""
     domains = session.hypervisor.domains(args.flags)
     return {"domains": [reference(d) for d in domains] if args.need_results else [], "ret": len(domains)}
 
 
-@handler("connect_num_of_domains")
+@handler("connect_num_of_domains", cached=True)
 def num_of_domains(session: Session, args: None) -> dict[str, Any]:
     """How many run."""
     return {"num": len(session.hypervisor.domains(ConnectListAllDomainsFlags.ACTIVE))}
 
 
-@handler("connect_list_domains")
+@handler("connect_list_domains", cached=True)
 def list_domains(session: Session, args: Any) -> dict[str, Any]:
     """The ids of those that run."""
     active = session.hypervisor.domains(ConnectListAllDomainsFlags.ACTIVE)
     return {"ids": [domain.id for domain in active][: _limit(args.maxids)]}
 
 
-@handler("connect_num_of_defined_domains")
+@handler("connect_num_of_defined_domains", cached=True)
 def num_of_defined_domains(session: Session, args: None) -> dict[str, Any]:
     """How many are defined and off."""
     return {"num": len(session.hypervisor.domains(ConnectListAllDomainsFlags.INACTIVE))}
 
 
-@handler("connect_list_defined_domains")
+@handler("connect_list_defined_domains", cached=True)
 def list_defined_domains(session: Session, args: Any) -> dict[str, Any]:
     """The names of those that are defined and off."""
     inactive = session.hypervisor.domains(ConnectListAllDomainsFlags.INACTIVE)
