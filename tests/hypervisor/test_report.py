@@ -1,0 +1,153 @@
+"""The rows of `corral doctor`: what a person is told on different hosts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from corral.host.kvm import KVM
+from corral.host.node import Host
+from corral.host.pci import PhysicalFunction
+from corral.hypervisor.report import PROGRAMS, Facts, Row, as_json, report, rows
+from corral.hypervisor.settings import Settings
+from corral.qemu.binary import Binary, MachineType
+from corral.qemu.cpu_models import CPUModel
+
+FAST = KVM(True, True, True, 1e-5, "ran 20,000 turns in 10 µs", max_vcpus=1024, tsc_scaling=True, pmu_version=2)
+SLOW = KVM(True, True, False, 0.0103, "runs machines in software", max_vcpus=1024)
+
+QEMU = Binary(
+    path=Path("/usr/bin/qemu-system-x86_64"),
+    version=(10, 0, 2),
+    package="Debian",
+    arch="x86_64",
+    machines=(MachineType("pc-q35-10.0", "q35", True, False, 4096, True, "qemu64", True, False, None),),
+    devices=frozenset(
+        ["virtio-serial-pci", "virtserialport", "virtio-scsi-pci", "scsi-hd", "scsi-cd", "vfio-pci", "ich9-usb-ehci1"]
+    ),
+    objects=frozenset(),
+    chardevs=frozenset(),
+    accelerators=frozenset({"tcg", "kvm"}),
+    commands=frozenset({"set_link"}),
+    events=frozenset(),
+    arguments=frozenset({"blockdev-add/driver=file/aio=threads"}),
+    options={"sandbox": frozenset({"spawn"})},
+    properties={"ICH9-LPC": ("disable_s3", "disable_s4")},
+    models={
+        "tcg": (
+            CPUModel("SandyBridge", False, ("tsc-deadline",), False, None, "Intel", ("avx",)),
+            CPUModel("Opteron_G4", True, (), False, None, "AMD", ("avx",)),
+        )
+    },
+)
+
+
+@pytest.fixture
+def facts() -> Facts:
+    host = replace(Host.read(), arch="x86_64", iommu=False)
+    host = replace(host, cpu=replace(host.cpu, physical_bits=46))
+    return Facts(host, SLOW, False, (QEMU,), programs=dict.fromkeys(PROGRAMS), uri="qemu:///session")
+
+
+def row(facts: Facts, start: str) -> Row:
+    (found,) = [row for row in rows(facts) if row.name.strip().startswith(start)]
+    return found
+
+
+def test_slow_kvm_is_named_as_the_reason_for_tcg(facts: Facts) -> None:
+    accelerator = row(facts, "accelerator")
+    assert accelerator.text == "tcg: runs machines in software"
+    assert "software emulation" in accelerator.hint
+
+
+def test_fast_kvm(facts: Facts) -> None:
+    assert row(replace(facts, kvm=FAST), "accelerator").ok
+    assert row(replace(facts, kvm=FAST), "accelerator").text.startswith("kvm: ")
+
+
+def test_slow_kvm_by_option_is_not_called_hardware(facts: Facts) -> None:
+    allowed = replace(facts, allow_slow_kvm=True)
+    assert row(allowed, "accelerator").ok is None
+    assert row(allowed, "4 ").ok is False
+
+
+def test_all_sixteen_in_order(facts: Facts) -> None:
+    numbered = [row.name.split()[0] for row in rows(facts) if row.name.split()[0].isdigit()]
+    assert numbered == [str(number) for number in range(1, 17)]
+
+
+@pytest.mark.parametrize(
+    ("number", "slow", "fast"), [(1, True, True), (2, False, True), (4, False, True), (7, False, True)]
+)
+def test_what_needs_hardware(facts: Facts, number: int, slow: bool, fast: bool) -> None:
+    assert row(facts, f"{number} ").ok is slow
+    assert row(replace(facts, kvm=FAST), f"{number} ").ok is fast
+
+
+def test_two_terabytes_need_the_address_bits(facts: Facts) -> None:
+    small = replace(facts.host, cpu=replace(facts.host.cpu, physical_bits=39))
+    assert row(replace(facts, kvm=FAST, host=small), "2 ").ok is False
+    assert "39 bits (512 GiB)" in row(replace(facts, kvm=FAST, host=small), "2 ").text
+
+
+def test_models_say_what_is_left_out(facts: Facts) -> None:
+    assert row(facts, "3 ").text == "under tcg: SandyBridge without tsc-deadline; Opteron_G4 whole"
+    none = replace(QEMU, models={})
+    assert row(replace(facts, binaries=(none,)), "3 ").ok is False
+
+
+def test_what_qemu_lacks_is_named(facts: Facts) -> None:
+    poor = replace(QEMU, devices=QEMU.devices - {"virtserialport"}, commands=frozenset())
+    lacking = replace(facts, binaries=(poor,))
+    assert "virtserialport" in row(lacking, "6 ").text
+    assert row(lacking, "6 ").ok is False
+    assert row(lacking, "15 ").ok is False
+    assert row(facts, "14 ").hint == "apt install qemu-system-modules-spice"
+
+
+def test_virtual_functions_need_an_iommu(facts: Facts) -> None:
+    assert "no PCI device" in row(facts, "11 ").text
+    card = replace(facts, functions=(PhysicalFunction("0000:3b:00.0", 8, 0),))
+    assert "no IOMMU" in row(card, "11 ").text
+    assert row(replace(card, host=replace(facts.host, iommu=True)), "11 ").ok is not False
+
+
+def test_no_emulator(facts: Facts) -> None:
+    report_rows = rows(replace(facts, binaries=(), faults=("QEMU binary '/opt/qemu' cannot be run",)))
+    emulators = [row for row in report_rows if row.name == "QEMU"]
+    assert [row.ok for row in emulators] == [False, False]
+    assert "/opt/qemu" in emulators[0].text
+    assert "apt install qemu-system-x86" in emulators[1].hint
+    assert not any(row.name.strip()[0].isdigit() for row in report_rows)
+
+
+def test_programs(facts: Facts) -> None:
+    missing = row(facts, "passt")
+    assert (missing.ok, missing.hint) == (None, "apt install passt")
+    assert row(replace(facts, programs={"passt": "/usr/bin/passt"}), "passt").ok
+
+
+def test_json_is_what_the_wire_carries(facts: Facts) -> None:
+    decoded = json.loads(as_json(rows(facts)))
+    assert decoded[0] == {"name": "accelerator", "ok": None, "text": "tcg: runs machines in software"} | {
+        "hint": decoded[0]["hint"]
+    }
+
+
+@pytest.mark.qemu
+async def test_this_host(tmp_path: Path) -> None:
+    found = await report(Settings.under(tmp_path))
+    assert found[0].name == "accelerator"
+    assert any(row.name == "QEMU x86_64" and row.ok for row in found)
+    assert sum(row.name.strip()[0].isdigit() for row in found) == 16
+
+
+@pytest.mark.qemu
+async def test_an_emulator_that_is_none(tmp_path: Path) -> None:
+    found = await report(Settings.under(tmp_path, emulator=Path("/bin/cat")))
+    (fault, missing) = [row for row in found if row.name == "QEMU"]
+    assert "/bin/cat" in fault.text
+    assert missing.ok is False
