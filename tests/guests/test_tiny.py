@@ -1,0 +1,180 @@
+"""The tiny guest as its user sees it: the agent answers soon, and what is plugged in turns up inside."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from corral.errors import AgentCommandTimeout, AgentUnresponsive
+from corral.guests import tiny
+from corral.qemu.agent import Agent
+from corral.qemu.machine import Listener, Machine
+
+pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+
+@dataclass
+class Guest:
+    machine: Machine
+    agent: Agent
+    serial: Path
+    boot_seconds: float
+
+    async def sh(self, script: str) -> str:
+        """What a shell in the guest prints."""
+        started = await self.agent.execute(
+            "guest-exec", {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
+        )
+        async with asyncio.timeout(20):
+            while True:
+                status = await self.agent.execute("guest-exec-status", started)
+                if status["exited"]:
+                    return base64.b64decode(status.get("out-data", "")).decode()
+                await asyncio.sleep(0.05)
+
+    async def until(self, script: str, wanted: str, seconds: float = 20) -> str:
+        """Ask until the output holds what is wanted: plugging takes the guest a moment."""
+        output = ""
+        for _ in range(int(seconds / 0.2)):
+            output = await self.sh(script)
+            if wanted in output:
+                return output
+            await asyncio.sleep(0.2)
+        pytest.fail(f"`{script}` never showed {wanted!r}, but {output!r}")
+
+    async def add(self, driver: str, **properties: Any) -> None:
+        await self.machine.monitor.execute("device_add", {"driver": driver, **properties})
+
+
+def arguments(built: tiny.Tiny, monitor: int, directory: Path) -> list[str]:
+    ports = [("-device", f"pcie-root-port,id=rp{n},chassis={n}") for n in range(1, 8)]
+    return [
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-S", "-no-reboot"),
+        *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "qemu64", "-smp", "2,maxcpus=3,sockets=3"),
+        *("-m", "256,slots=2,maxmem=1G"),
+        *("-kernel", str(built.kernel), "-initrd", str(built.initrd), "-append", f"{built.cmdline} hostname=web"),
+        *("-chardev", f"socket,id=monitor,fd={monitor},server=on,wait=off", "-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=serial,path={directory}/serial,server=on,wait=off", "-serial", "chardev:serial"),
+        *(word for pair in ports for word in pair),
+        *("-device", "virtio-serial-pci,bus=rp1"),
+        *("-chardev", f"socket,id=agent,path={directory}/agent,server=on,wait=off"),
+        *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
+        *("-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0,bus=rp2,romfile="),
+        *("-device", "qemu-xhci,bus=rp3,id=usb"),
+        *("-device", "virtio-scsi-pci,bus=rp4,id=scsi"),
+        *("-blockdev", "driver=null-co,node-name=blk,size=8388608,read-zeroes=on"),
+        *("-blockdev", "driver=null-co,node-name=sd,size=16777216,read-zeroes=on"),
+        *("-blockdev", "driver=null-co,node-name=stick,size=33554432,read-zeroes=on"),
+    ]
+
+
+async def _answering(agent: Agent) -> None:
+    """The first answer to a ping; a slow machine takes longer than the agent's own patience."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await agent.execute("guest-ping")
+                return
+            except (AgentUnresponsive, AgentCommandTimeout):
+                await asyncio.sleep(0)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guest() -> AsyncIterator[Guest]:
+    built = await tiny.build()
+    with tempfile.TemporaryDirectory(prefix="cr") as name:
+        directory = Path(name)
+        start = time.monotonic()
+        with Listener(directory / "monitor") as listener:
+            machine = await Machine.start(
+                arguments(built, listener.fd, directory),
+                name="web",
+                listener=listener,
+                log=directory / "log",
+            )
+        try:
+            await machine.cont()
+            agent = Agent(directory / "agent", name="web")
+            await _answering(agent)
+            yield Guest(machine, agent, directory / "serial", time.monotonic() - start)
+            await agent.close()
+        finally:
+            await machine.kill()
+            await machine.close()
+
+
+async def test_boots_in_under_four_seconds(guest: Guest) -> None:
+    print(f"agent answered after {guest.boot_seconds:.2f} s")
+    assert guest.boot_seconds < 4
+
+
+async def test_knows_its_name_and_sees_its_vcpus(guest: Guest) -> None:
+    assert (await guest.agent.execute("guest-get-host-name"))["host-name"] == "web"
+    assert (await guest.sh("nproc")).strip() == "2"
+
+
+async def test_network_comes_up_by_dhcp(guest: Guest) -> None:
+    await guest.until("ip -4 addr show eth0", "10.0.2.15")
+    assert "default via 10.0.2.2" in await guest.sh("ip route")
+
+
+async def test_shell_on_the_serial_console(guest: Guest) -> None:
+    reader, writer = await asyncio.open_unix_connection(guest.serial)
+    writer.write(b"\necho sum $((40 + 2))\n")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"sum 42")
+    writer.close()
+
+
+async def test_plugged_vcpu_comes_online(guest: Guest) -> None:
+    await guest.add("qemu64-x86_64-cpu", **{"id": "cpu2", "socket-id": 2, "core-id": 0, "thread-id": 0})
+    await guest.until("nproc", "3")
+
+
+async def test_plugged_memory_comes_online(guest: Guest) -> None:
+    before = int(await guest.sh("awk '/MemTotal/{print $2}' /proc/meminfo"))
+    execute = guest.machine.monitor.execute
+    await execute("object-add", {"qom-type": "memory-backend-ram", "id": "mem1", "size": 128 << 20})
+    await guest.add("pc-dimm", id="dimm1", memdev="mem1")
+    for _ in range(50):
+        after = int(await guest.sh("awk '/MemTotal/{print $2}' /proc/meminfo"))
+        if after > before:
+            break
+        await asyncio.sleep(0.2)
+    assert after - before == 128 * 1024
+
+
+@pytest.mark.parametrize(
+    ("driver", "properties", "show", "wanted"),
+    [
+        ("virtio-blk-pci", {"drive": "blk", "bus": "rp5"}, "cat /sys/block/vda/size", "16384"),
+        ("scsi-hd", {"drive": "sd", "bus": "scsi.0"}, "cat /sys/block/sd?/size", "32768"),
+        ("usb-storage", {"drive": "stick", "bus": "usb.0"}, "cat /sys/block/sd?/size", "65536"),
+        ("usb-kbd", {"bus": "usb.0"}, "cat /proc/bus/input/devices", "QEMU USB Keyboard"),
+        ("virtio-rng-pci", {"bus": "rp6"}, "cat /sys/class/misc/hw_random/rng_available", "virtio_rng"),
+        ("e1000e", {"bus": "rp7"}, "ls /sys/class/net", "eth1"),
+    ],
+)
+async def test_plugged_device_is_seen(
+    guest: Guest, driver: str, properties: dict[str, Any], show: str, wanted: str
+) -> None:
+    await guest.add(driver, id=f"plugged-{driver}", **properties)
+    await guest.until(show, wanted)
+
+
+async def test_power_button_turns_it_off(guest: Guest) -> None:
+    """Last: the module's guest is gone afterwards."""
+    start = time.monotonic()
+    await guest.machine.system_powerdown()
+    end = await guest.machine.ended(20)
+    print(f"off after {time.monotonic() - start:.2f} s")
+    assert (end.status, end.cause) == (0, "guest-shutdown")
