@@ -118,10 +118,15 @@ def test_host_model_is_made_of_what_the_accelerator_gives(installed: Binary) -> 
     assert installed.host_model("kvm") is None, "nobody asked about KVM"
 
 
+def only_file(directory: Path) -> Path:
+    (found,) = directory.iterdir()
+    return found
+
+
 @pytest.mark.qemu
 async def test_the_second_time_is_answered_from_the_cache(tmp_path: Path, installed: Binary) -> None:
     first = await probe(installed.path, tmp_path)
-    (cache,) = tmp_path.iterdir()
+    cache = only_file(tmp_path)
     written = cache.stat().st_mtime_ns
     start = time.monotonic()
     assert await probe(installed.path, tmp_path) == first == installed
@@ -133,7 +138,7 @@ async def test_the_second_time_is_answered_from_the_cache(tmp_path: Path, instal
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": 1}', None])
 async def test_a_damaged_or_stale_cache_is_replaced(tmp_path: Path, installed: Binary, damage: str | None) -> None:
     await probe(installed.path, tmp_path)
-    (cache,) = tmp_path.iterdir()
+    cache = only_file(tmp_path)
     good = json.loads(cache.read_text())
     if damage is None:
         damage = json.dumps({"key": "of another binary", "facts": good["facts"]})
@@ -217,7 +222,7 @@ async def test_what_is_no_qemu(tmp_path: Path) -> None:
     plain.write_text("no program")
     with pytest.raises(ConfigUnsupported, match="cannot be run: Permission denied"):
         await probe(plain, tmp_path)
-    with pytest.raises(ConfigUnsupported, match="'/bin/cat' does not answer as QEMU does: .*invalid option"):
+    with pytest.raises(ConfigUnsupported, match=r"'/bin/cat' does not answer as QEMU does: .*invalid option"):
         await probe(Path("/bin/cat"), tmp_path)
     with pytest.raises(ConfigUnsupported, match="'/bin/true' does not answer as QEMU does"):
         await probe(Path("/bin/true"), tmp_path)
