@@ -394,6 +394,13 @@ def test_descriptors_glued_to_the_message(server: Connection, client: Connection
     assert isinstance(call, Call) and call.fds == (10, 11)
 
 
+def test_descriptors_have_a_deadline(server: Connection, client: Connection) -> None:
+    client.call(WITH_FILES, FILES, fds=[10])
+    assert server.receive_data(client.data_to_send(), 0.0) == []
+    assert server.next_deadline(0.0) == 30.0
+    assert isinstance(server.tick(30.0)[0], ConnectionLost)
+
+
 def test_missing_descriptors_end_the_connection(server: Connection, client: Connection) -> None:
     client.call(WITH_FILES, FILES, fds=[10, 11])
     server.receive_fds([10])

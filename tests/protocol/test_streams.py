@@ -48,7 +48,8 @@ class Pair:
 
     def quiet(self) -> bool:
         """Nothing is left: no bytes to send, no stream remembered."""
-        return not (self.client.outgoing or self.server.outgoing or self.client._streams or self.server._streams)
+        sides = (self.client, self.server)
+        return not any(side.outgoing or len(side._streams) for side in sides)
 
 
 @pytest.fixture
@@ -155,6 +156,20 @@ def test_no_data_before_the_answer() -> None:
     assert not pair.client.send_stream_data(pair.serial, UPLOAD, b"early")
     assert not pair.server.send_stream_data(pair.serial, UPLOAD, b"early")
     assert not pair.client.stream_open(pair.serial)
+
+
+def test_data_may_overtake_the_answer() -> None:
+    """libvirtd does so: its event loop and its workers write to one queue."""
+    pair = Pair(answered=False)
+    hand = Pair()
+    hand.server.send_stream_data(hand.serial, UPLOAD, b"early")
+    hand.server.send_stream_end(hand.serial, UPLOAD)
+    early = hand.server.data_to_send()
+    pair.server.send_reply(pair.serial, UPLOAD)
+    events = pair.client.receive_data(early + pair.server.data_to_send(), 0.0)
+    assert [type(event).__name__ for event in events] == ["StreamData", "StreamEOF", "Reply"]
+    assert pair.client.send_stream_end(pair.serial, UPLOAD)
+    assert pair.to_server() == [StreamEnd(pair.serial, UPLOAD)]
 
 
 def test_empty_data_never_means_the_end_by_accident(pair: Pair) -> None:

@@ -43,27 +43,24 @@ from corral.protocol.state import (
     CALL_WITH_FDS,
     CONTINUE,
     ERROR,
-    GONE,
     INCOMING,
     MESSAGE,
     OK,
     PING,
     PONG,
-    RECEIVED,
     REPLY,
     REPLY_WITH_FDS,
-    SENT,
     STREAM,
     STREAM_HOLE,
 )
+from corral.protocol.streams import Streams, decode_hole, encode_hole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any, Literal
 
     from corral.protocol.events import Event
-    from corral.protocol.state import Step
 
 PACKET_SIZE = LENGTH_SIZE + HEADER_SIZE
 PACKET_MAX = LENGTH_SIZE + MESSAGE_MAX
@@ -112,20 +109,11 @@ class Connection:
         self._keepalive_interval = keepalive_interval
         self._keepalive_count = keepalive_count
         self._max_outgoing = max_outgoing
-        self._max_streams = max_streams
         self._header_timeout = header_timeout
         self._body_timeout = body_timeout
 
         self._known = procedures.load()
         self._incoming = INCOMING[role]
-        self._received = RECEIVED[role]
-        self._sent = SENT[role]
-        self._actions: dict[str, Callable[[int, Procedure, bytes], Event | None]] = {
-            "call": self._on_call,
-            "reply": self._on_reply,
-            "failure": self._on_failure,
-            "message": self._on_message,
-        }
 
         self._buffer = bytearray()  # the beginning of a packet whose rest has not come
         self._need = 0  # bytes of it that must be there before parsing makes sense
@@ -142,7 +130,7 @@ class Connection:
 
         self._calls: dict[int, Procedure] = {}  # client: not yet answered
         self._serial = 0
-        self._streams: dict[int, tuple[Procedure, str]] = {}
+        self._streams = Streams(role, max_streams)
 
         self._keepalive = False
         self._pings_left = keepalive_count
@@ -221,7 +209,7 @@ class Connection:
     def _keep_rest(self, data: bytes, offset: int, now: float) -> None:
         """Remember an incomplete packet, how much of it must come, and until when."""
         rest = len(data) - offset
-        self._stalled_at = None
+        self._stalled_at = now + self._body_timeout if self._fds_due else None
         if not rest:
             return
         self._need = PACKET_SIZE
@@ -285,9 +273,17 @@ class Connection:
             return None
         action = self._incoming.get((kind, status))
         if procedure is not None and action is not None and (procedure.msg is not None) == (action == "message"):
-            handler = self._actions.get(action)
-            if handler is not None:
-                return handler(serial, procedure, body)
+            match action:
+                case "call":
+                    return self._on_call(serial, procedure, body)
+                case "reply":
+                    self._answered(serial, procedure, action)
+                    return Reply(serial, procedure, body)
+                case "failure":
+                    self._answered(serial, procedure, action)
+                    return Error(serial, procedure, decode_error(body))
+                case "message":
+                    return Message(procedure, body)
             return self._on_stream(serial, procedure, action, body)
         if kind in (CALL, CALL_WITH_FDS) and self.role == "server":
             error = RPCError(_problem(wire, procedure, status))
@@ -298,42 +294,25 @@ class Connection:
 
     def _on_call(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
         if procedure.stream is not None:
-            problem = None
-            if serial in self._streams:
-                problem = f"serial {serial} already has a stream"
-            elif len(self._streams) >= self._max_streams and not self._forget_ended_stream():
-                problem = f"too many streams on one connection, at most {self._max_streams}"
+            problem = self._streams.begin(serial, procedure)
             if problem is not None:
                 self._send(procedure.wire, REPLY, serial, ERROR, encode_error(RPCError(problem)))
                 return None
-            self._streams[serial] = (procedure, "OPENING")
         return Call(serial, procedure, body)
-
-    def _on_reply(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
-        self._answered(serial, procedure, "reply")
-        return Reply(serial, procedure, body)
-
-    def _on_failure(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
-        self._answered(serial, procedure, "failure")
-        return Error(serial, procedure, decode_error(body))
-
-    def _on_message(self, serial: int, procedure: Procedure, body: bytes) -> Event | None:
-        return Message(procedure, body)
 
     def _answered(self, serial: int, procedure: Procedure, outcome: str) -> None:
         """Client: one call less outstanding; a stream opens or not."""
         if self._calls.pop(serial, None) is not procedure:
             raise _Broken(f"an answer to {procedure.name} with serial {serial}, which was not called")
         if procedure.stream is not None:
-            step = self._stream_step(self._sent, serial, outcome)
+            step = self._streams.sent(serial, outcome)
             if step is not None and step.packet is not None:
                 self._send(procedure.wire, STREAM, serial, ERROR, b"")
 
     # -- streams ----------------------------------------------------------------------------------------------------
 
     def _on_stream(self, serial: int, procedure: Procedure, action: str, body: bytes) -> Event | None:
-        stream = self._streams.get(serial)
-        if stream is None or stream[0] is not procedure:
+        if not self._streams.belongs(serial, procedure):
             return None
         length = 0
         if action == "data" and not body:
@@ -341,12 +320,12 @@ class Connection:
                 return None
             action = "eof"
         elif action == "hole":
-            hole = _decode_hole(body)
+            hole = decode_hole(body)
             if hole is None:
                 self.send_stream_abort(serial, procedure, RPCError("a hole in the stream that cannot be decoded"))
                 return None
             length = hole
-        step = self._stream_step(self._received, serial, action)
+        step = self._streams.received(serial, action)
         if step is None:
             return None
         if step.packet is not None:
@@ -365,36 +344,13 @@ class Connection:
                 return StreamAbort(serial, procedure, client_said if self.role == "server" else decode_error(body))
         return None
 
-    def _stream_step(self, table: dict[str, dict[str, Step]], serial: int, action: str) -> Step | None:
-        """Move a stream by a table; None when the table has no such step."""
-        stream = self._streams.get(serial)
-        if stream is None:
-            return None
-        procedure, state = stream
-        step = table[state].get(action)
-        if step is not None:
-            if step.state is GONE:
-                del self._streams[serial]
-            elif step.state != state:
-                self._streams[serial] = (procedure, step.state)
-        return step
-
-    def _forget_ended_stream(self) -> bool:
-        """Drop the oldest stream whose data is all out: go-libvirt never confirms the end of a download."""
-        for serial, (_, state) in self._streams.items():
-            if state == "LOCAL_EOF":
-                del self._streams[serial]
-                return True
-        return False
-
     def stream_open(self, serial: int) -> bool:
         """Whether data may still be sent on the stream that the call with this serial opened."""
-        stream = self._streams.get(serial)
-        return stream is not None and "data" in self._sent[stream[1]]
+        return self._streams.takes_data(serial)
 
     def send_stream_data(self, serial: int, procedure: Procedure, data: bytes) -> bool:
         """Send data in packets of a size every libvirt accepts; False when the stream takes no more."""
-        step = self._stream_step(self._sent, serial, "data")
+        step = self._streams.sent(serial, "data")
         if step is None or self.lost is not None:
             return False
         for start in range(0, len(data), STREAM_CHUNK):
@@ -403,16 +359,15 @@ class Connection:
 
     def send_stream_hole(self, serial: int, procedure: Procedure, length: int) -> bool:
         """Send a hole of `length` bytes; False when the stream takes no more."""
-        step = self._stream_step(self._sent, serial, "hole")
+        step = self._streams.sent(serial, "hole")
         if step is None or self.lost is not None:
             return False
-        body = codec("virNetStreamHole").encode({"length": length, "flags": 0})
-        self._send(procedure.wire, STREAM_HOLE, serial, CONTINUE, body)
+        self._send(procedure.wire, STREAM_HOLE, serial, CONTINUE, encode_hole(length))
         return True
 
     def send_stream_end(self, serial: int, procedure: Procedure) -> bool:
         """Say that all is sent, or (server, after StreamEnd) that all is received; False when it was said or gone."""
-        step = self._stream_step(self._sent, serial, "end")
+        step = self._streams.sent(serial, "end")
         if step is None or self.lost is not None:
             return False
         self._send(procedure.wire, STREAM, serial, CONTINUE if step.packet == "eof" else OK, b"")
@@ -423,7 +378,7 @@ class Connection:
 
         A client may do so before its call is answered; its reason does not travel.
         """
-        step = self._stream_step(self._sent, serial, "abort")
+        step = self._streams.sent(serial, "abort")
         if step is None or self.lost is not None:
             return False
         if step.packet is not None:
@@ -451,7 +406,7 @@ class Connection:
             self._overflow()
             return
         if procedure.stream is not None:
-            self._stream_step(self._sent, serial, "reply")
+            self._streams.sent(serial, "reply")
         self.outgoing += size
         self._tail.append(_PACK(size, procedure.wire, REPLY, serial, OK))
         self._tail.append(body)
@@ -459,7 +414,7 @@ class Connection:
     def send_error(self, serial: int, procedure: Procedure, error: CorralError) -> None:
         """Answer a call with an error."""
         if procedure.stream is not None:
-            self._stream_step(self._sent, serial, "failure")
+            self._streams.sent(serial, "failure")
         self._send(procedure.wire, REPLY, serial, ERROR, encode_error(error))
 
     def send_event(self, procedure: Procedure, msg: Any) -> None:
@@ -480,9 +435,11 @@ class Connection:
             raise RPCError(f"Unable to encode message payload: {len(body)} bytes are too many for one message")
         self._check_fds(fds)
         serial = self._next_serial()
-        self._calls[serial] = procedure
         if procedure.stream is not None:
-            self._streams[serial] = (procedure, "OPENING")
+            problem = self._streams.begin(serial, procedure)
+            if problem is not None:
+                raise RPCError(problem)
+        self._calls[serial] = procedure
         if fds:
             self._send(procedure.wire, CALL_WITH_FDS, serial, OK, _LENGTH.pack(len(fds)) + body, fds)
         else:
@@ -630,12 +587,3 @@ def _problem(wire: bytes, procedure: Procedure | None, status: int) -> str:
     if status != OK:
         return f"Unexpected message status {status}"
     return f"unknown procedure: {number}"
-
-
-def _decode_hole(body: bytes) -> int | None:
-    """The length of a hole, or None when the payload is not one."""
-    try:
-        hole = codec("virNetStreamHole").decode(body)
-    except RPCError:
-        return None
-    return int(hole.length) if hole.length >= 0 and hole.flags == 0 else None
