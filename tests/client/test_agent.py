@@ -7,10 +7,10 @@ import base64
 from pathlib import Path
 
 import pytest
+from tests.client.peer import Peer, serving
 
 from corral.client import connect
 from corral.errors import AgentCommandFailed, InvalidArgument, OperationTimeout
-from tests.client.peer import Peer, serving
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def test_a_signal_is_128_and_more(peer: Peer, short_path: Path) -> None:
 async def test_what_takes_too_long_is_told_to_end(peer: Peer, short_path: Path) -> None:
     peer.agent["guest-exec-status"] = {"exited": False}
     async with serving(peer, short_path / "s") as uri, connect(uri) as host:
-        with pytest.raises(OperationTimeout, match="sleep in a has not ended after 0.1 s"):
+        with pytest.raises(OperationTimeout, match=r"sleep in a has not ended after 0\.1 s"):
             await (await host.domain("a")).exec(["sleep", "9"], timeout=0.1)
     assert peer.agent_calls[-1]["arguments"] == {"path": "kill", "arg": ["-TERM", "7"]}
 

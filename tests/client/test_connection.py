@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.client.peer import LATER, Peer, serving
 
 from corral.client import connect
 from corral.client import events as client_events
@@ -26,7 +27,6 @@ from corral.errors import (
     OperationInvalid,
     OperationTimeout,
 )
-from tests.client.peer import LATER, Peer, serving
 
 
 async def test_pipelined_calls_may_be_answered_in_any_order(short_path: Path) -> None:
@@ -42,8 +42,7 @@ async def test_pipelined_calls_may_be_answered_in_any_order(short_path: Path) ->
         calls = [asyncio.create_task(host.call("connect_get_type")) for _ in range(100)]
         state = await (await host.domain("a")).state()  # overtakes them all
         assert (state.name, state.active) == ("shutoff", False)
-        while len(held) < 100:
-            await asyncio.sleep(0)
+        assert len(held) == 100
         session = peer.sessions[0]
         for number, call in reversed(list(enumerate(held))):
             session.wire.send_reply(call.serial, call.procedure, {"type": str(number)})
@@ -73,7 +72,7 @@ async def test_a_call_has_a_deadline(short_path: Path) -> None:
     peer = Peer()
     peer.answers["connect_get_type"] = lambda session, args: LATER
     async with serving(peer, short_path / "s") as uri, connect(uri) as host:
-        with pytest.raises(OperationTimeout, match="connect_get_type within 0.05 s"):
+        with pytest.raises(OperationTimeout, match=r"connect_get_type within 0\.05 s"):
             await host.connection.call("connect_get_type", timeout=0.05)
 
 
@@ -217,7 +216,7 @@ async def test_wait_for(short_path: Path) -> None:
         domain = await host.domain("a")
         await domain.shutdown()
         assert str(await domain.wait_for("shutoff", timeout=5)) == "shutoff (destroyed)"
-        with pytest.raises(OperationTimeout, match="a is not running after 0.05 s"):
+        with pytest.raises(OperationTimeout, match=r"a is not running after 0\.05 s"):
             await domain.wait_for("running", timeout=0.05)
         peer.domains.clear()
         assert (await domain.wait_for("gone")).name == "gone"
@@ -229,7 +228,7 @@ async def test_wait_for_agent(short_path: Path) -> None:
     peer.agent_connected = False
     async with serving(peer, short_path / "s") as uri, connect(uri) as host:
         domain = await host.domain("a")
-        with pytest.raises(AgentUnresponsive, match="within 0.05 s"):
+        with pytest.raises(AgentUnresponsive, match=r"within 0\.05 s"):
             await domain.wait_for_agent(0.05)
         waiting = asyncio.create_task(domain.wait_for_agent(10))
         await asyncio.sleep(0.05)

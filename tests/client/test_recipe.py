@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.client.peer import Peer, serving
 
 from corral.client import connect
 from corral.client.recipe import Recipe, memory_kib
 from corral.errors import InvalidArgument, OperationFailed
 from corral.model.domain import Domain
-from tests.client.peer import Peer, serving
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ AUTH_NONE, AUTH_SASL, AUTH_POLKIT = 0, 1, 2  # remote_auth_type
 KEEPALIVE_FEATURE = 10  # VIR_DRV_FEATURE_PROGRAM_KEEPALIVE: asking for it tells the daemon that we answer pings
 READONLY = constants.ConnectFlags.RO
 ATTEMPTS = 3  # a daemon that leaves because it was idle may close its socket as we connect
+RETREAT = 0.05  # seconds: the socket of a process that ends outlives its connections by a moment
 
 
 @asynccontextmanager
@@ -60,6 +61,7 @@ class Host:
                 await connection.close()
                 if not address.launch or attempt == ATTEMPTS:
                     raise await last_words(connection, error) from error
+                await asyncio.sleep(RETREAT * attempt)
             except BaseException:
                 await connection.close()
                 raise
