@@ -242,8 +242,11 @@ class Session:
             self._fail(call, _fault(call.procedure, error))
         finally:
             self._running -= 1
-            self._start_waiting()
-            self._wake()
+            if self.closed:  # what it created for this client's time only came too late for the client's end
+                self.server.run(self.hypervisor.owner_closed(self))
+            else:
+                self._start_waiting()
+                self._wake()
 
     def _finish(self, route: Route, call: Call, result: Any) -> None:
         if route.result is not Result.STREAM:
