@@ -151,12 +151,14 @@ class Connection(asyncio.Protocol):
         """Hold the connection back while `stream` has too much that nobody reads: memory stays bounded."""
         if not self._holders and self._transport and not self._transport.is_closing():
             self._transport.pause_reading()
+            self._wire.reading = False
         self._holders.add(stream)
 
     def resume_reading(self, stream: Stream) -> None:
         if stream in self._holders:
             self._holders.discard(stream)
             if not self._holders and self._transport and not self._transport.is_closing():
+                self._wire.reading = True
                 self._transport.resume_reading()
 
     async def drain(self) -> None:

@@ -407,12 +407,14 @@ class Session:
     def _pause(self, why: str) -> None:
         if not self._paused:
             self.loop.remove_reader(self._fd)
+            self._connection.reading = False
         self._paused.add(why)
 
     def _resume(self, why: str) -> None:
         if why in self._paused:
             self._paused.remove(why)
             if not self._paused and not self.closed:
+                self._connection.reading = True
                 self.loop.add_reader(self._fd, self._on_readable)
 
     def close(self, reason: str) -> None:
