@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -195,7 +197,7 @@ fd = int(re.search(r"fd=(\\d+)", " ".join(sys.argv)).group(1))
 client = socket.socket(fileno=fd)
 ours, theirs = socket.socketpair()
 args = [re.sub(r"fd=\\d+", f"fd={theirs.fileno()}", arg) for arg in sys.argv[1:]]
-qemu = subprocess.Popen(args, pass_fds=[theirs.fileno()])
+qemu = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *args], pass_fds=[theirs.fileno()])
 theirs.close()
 
 def back():
@@ -212,6 +214,36 @@ while data := client.recv(65536):
 qemu.kill()
 qemu.wait()
 os._exit(1)
+"""
+
+
+@pytest.mark.qemu
+def test_a_killed_asker_leaves_no_qemu(tmp_path: Path, installed: Binary) -> None:
+    """The daemon may be killed at any moment, also while it asks."""
+    wrapper = tmp_path / "qemu"
+    wrapper.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec {installed.path} "$@"\n')
+    wrapper.chmod(0o755)
+    asker = subprocess.Popen([sys.executable, "-c", ASKER, str(wrapper)])
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        time.sleep(0.01)
+    asker.kill()
+    asker.wait()
+    pid = int((tmp_path / "pid").read_text())
+    while time.monotonic() < deadline and Path(f"/proc/{pid}").exists():
+        time.sleep(0.01)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+ASKER = """\
+import asyncio, pathlib, sys
+from corral.qemu.binary import probe
+
+async def again():
+    while True:
+        await probe(pathlib.Path(sys.argv[1]))
+
+asyncio.run(again())
 """
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
+import shutil
 import signal
 import socket
 import tempfile
@@ -103,12 +105,16 @@ async def _session(path: Path, accelerator: str, question: Callable[[QMPClient],
 
 @contextlib.asynccontextmanager
 async def _process(path: Path, accelerator: str, words: IO[bytes]) -> AsyncIterator[socket.socket]:
-    """QEMU with a monitor on our end of a socket pair; it is gone when the context ends."""
+    """QEMU with a monitor on our end of a socket pair; it is gone when the context ends, or when we are killed."""
+    if not os.access(path, os.X_OK):
+        raise ConfigUnsupported(f"QEMU binary '{path}' cannot be run: {os.strerror(errno.EACCES)}")
+    mortal = shutil.which("setpriv")
     ours, theirs = socket.socketpair()
     with contextlib.ExitStack() as sockets:
         sockets.enter_context(theirs)
         try:
             process = await asyncio.create_subprocess_exec(
+                *((mortal, "--pdeathsig", "KILL", "--") if mortal else ()),
                 path,
                 *("-S", "-no-user-config", "-nodefaults", "-display", "none"),
                 *("-machine", f"none,accel={accelerator}"),
