@@ -135,12 +135,15 @@ class Server:
             self._unsubscribe()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=GRACE)
+        await self._settle()
         for session in tuple(self.sessions):
             session.close("the daemon ends")
+        await self._settle()
         for task in tuple(self._tasks):
             task.cancel()
+        await self._settle()
+
+    async def _settle(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=GRACE)
 
@@ -196,5 +199,7 @@ class Server:
     def _idle(self) -> None:
         self._idle_timer = None
         active = self.hypervisor.domains(ConnectListAllDomainsFlags.ACTIVE)
-        if not self.sessions and not active and not self._tasks and self._on_idle is not None:
+        if self.sessions or active or self._tasks or self._on_idle is None:
+            self._consider_idle()
+        else:
             self._on_idle()

@@ -7,6 +7,7 @@ import gc
 import grp
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Whose members may use the system daemon's sockets, when there is such a group.
 GROUP = "corral"
+#: Open descriptors that the daemon may have.
+DESCRIPTORS = 65536
 
 
 def settings_for(options: Options) -> Settings:
@@ -34,12 +37,10 @@ def settings_for(options: Options) -> Settings:
     return make(allow_slow_kvm=options.allow_slow_kvm, emulator=options.emulator)
 
 
-def socket_paths(options: Options, settings: Settings) -> list[Path]:
-    """Where to listen for read-write clients; read-only ones have `-ro` added."""
-    paths = [options.socket or settings.run / "corral-sock"]
-    if options.as_libvirt:
-        paths.append(libvirt_socket(settings))
-    return paths
+def socket_paths(options: Options, settings: Settings, *, handed: bool) -> list[Path]:
+    """Where to listen for read-write clients, beside sockets that were handed over; read-only ones have `-ro` added."""
+    own = [] if handed and options.socket is None else [options.socket or settings.run / "corral-sock"]
+    return [*own, libvirt_socket(settings)] if options.as_libvirt else own
 
 
 def libvirt_socket(settings: Settings) -> Path:
@@ -48,6 +49,14 @@ def libvirt_socket(settings: Settings) -> Path:
         return Path("/run/libvirt/libvirt-sock")
     base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "libvirt" / "libvirt-sock"
+
+
+def _raise_descriptor_limit() -> None:
+    """Clients, consoles and machines each take descriptors; the soft limit of old is meant for select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serve(options: Options) -> int:
@@ -78,6 +87,7 @@ class _Service:
 
     async def run(self) -> None:
         """Open, serve, close."""
+        _raise_descriptor_limit()
         handed = activation.inherited()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -111,11 +121,9 @@ class _Service:
         for name, listeners in handed.items():
             for listener in listeners:
                 server.listen(listener, readonly=activation.is_readonly(name, listener))
-        if handed:
-            return []
         mode, group = self._access()
         made: list[Path] = []
-        for path in socket_paths(self.options, self.settings):
+        for path in socket_paths(self.options, self.settings, handed=bool(handed)):
             try:
                 path.parent.mkdir(mode=0o700 if self.settings.session else 0o755, parents=True, exist_ok=True)
             except OSError as error:

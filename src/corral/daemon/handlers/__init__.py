@@ -5,6 +5,18 @@ from __future__ import annotations
 
 def load() -> None:
     """Register every handler; the daemon calls it once."""
-    from corral.daemon.handlers import absent, changes, connect, corral, domain, events, guest, qemu, stats, streams
+    from corral.daemon.handlers import (
+        absent,
+        changes,
+        connect,
+        corral,
+        domain,
+        events,
+        guest,
+        node,
+        qemu,
+        stats,
+        streams,
+    )
 
-    assert all((absent, changes, connect, corral, domain, events, guest, qemu, stats, streams))
+    assert all((absent, changes, connect, corral, domain, events, guest, node, qemu, stats, streams))

@@ -278,11 +278,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
     ),
     "the host": (
         "node_get_security_model",
-        "node_get_cpu_stats",
-        "node_get_memory_stats",
-        "node_get_cells_free_memory",
-        "node_get_cpu_map",
-        "connect_get_sysinfo",
         "node_suspend_for_duration",
         "node_get_free_pages",
         "node_alloc_pages",

@@ -1,0 +1,58 @@
+"""The host's own figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from corral.daemon.dispatch import handler
+from corral.errors import InvalidArgument
+from corral.hypervisor import node
+
+if TYPE_CHECKING:
+    from corral.daemon.session import Session
+
+
+@handler("node_get_cpu_stats")
+def get_cpu_stats(session: Session, args: Any) -> dict[str, Any]:
+    """CPU times; without room for parameters, how many there are."""
+    return _fields(node.cpu_stats(args.cpuNum), args.nparams)
+
+
+@handler("node_get_memory_stats")
+def get_memory_stats(session: Session, args: Any) -> dict[str, Any]:
+    """Memory; without room for parameters, how many there are."""
+    return _fields(node.memory_figures(args.cellNum), args.nparams)
+
+
+@handler("node_get_cells_free_memory")
+def get_cells_free_memory(session: Session, args: Any) -> dict[str, Any]:
+    """Bytes by NUMA cell."""
+    if not 0 < args.maxcells <= 1024:
+        raise InvalidArgument(f"{args.maxcells} is not a number of cells between 1 and 1024")
+    return {"cells": node.cells_free_memory(args.startCell, args.maxcells)}
+
+
+@handler("node_get_cpu_map")
+def get_cpu_map(session: Session, args: Any) -> dict[str, Any]:
+    """A bit for each CPU that is online, and their number."""
+    count, online = node.cpu_map()
+    bits = sum(1 << cpu for cpu in online).to_bytes((count + 7) // 8, "little")
+    return {
+        "cpumap": bits if args.need_map else b"",
+        "online": len(online) if args.need_online else 0,
+        "ret": count,
+    }
+
+
+@handler("connect_get_sysinfo")
+def get_sysinfo(session: Session, args: Any) -> dict[str, Any]:
+    """What the firmware says of itself."""
+    return {"sysinfo": node.sysinfo()}
+
+
+def _fields(figures: dict[str, int], room: int) -> dict[str, Any]:
+    """The figures if there is room for all; libvirt's clients ask for their number first."""
+    if room == 0:
+        return {"params": [], "nparams": len(figures)}
+    fields = [{"field": name, "value": value} for name, value in figures.items()][: max(room, 0)]
+    return {"params": fields, "nparams": len(fields)}
