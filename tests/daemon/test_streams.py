@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -95,11 +96,8 @@ async def test_a_client_that_leaves_lets_go_of_the_console(client: Client, web: 
 
 async def test_data_may_come_before_the_answer(client: Client, web: FakeDomain) -> None:
     serial = client.connection.call(CONSOLE, {"dom": ref(web), "dev_name": None, "flags": 0})
-    early = client.connection.data_to_send()
-    client.connection._streams[serial] = (CONSOLE, "OPEN")
-    client.connection.send_stream_data(serial, CONSOLE, b"early")
-    await asyncio.get_running_loop().sock_sendall(client.sock, early + client.connection.data_to_send())
-    client.connection._streams[serial] = (CONSOLE, "OPENING")
+    data = struct.pack(">I12sIII", 28 + 5, CONSOLE.wire, 3, serial, 2) + b"early"  # type STREAM, status CONTINUE
+    await asyncio.get_running_loop().sock_sendall(client.sock, client.connection.data_to_send() + data)
     await client.answer(serial)
     assert (await client.until(of(serial, StreamData))).data == b"early"
 
