@@ -2,21 +2,100 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
 
-from corral.host.node import NodeInfo
+from corral.constants import (
+    ConnectListAllDomainsFlags,
+    DomainCreateFlags,
+    DomainDefineFlags,
+    DomainEventDefinedDetailType,
+    DomainEventType,
+    DomainEventUndefinedDetailType,
+    DomainState,
+    DomainUndefineFlags,
+    ErrorDomain,
+)
+from corral.errors import (
+    ConfigUnsupported,
+    CorralError,
+    DomainExists,
+    HostError,
+    InvalidArgument,
+    NoDomain,
+    OperationInvalid,
+    XMLError,
+)
+from corral.host import kvm as kvm_probe
+from corral.host.kvm import KVM
+from corral.host.node import Host, NodeInfo
+from corral.hypervisor import capabilities, events, reattach, starting
+from corral.hypervisor.documents import Definition
 from corral.hypervisor.domain import Domain
-from corral.hypervisor.events import Event, EventBus
-from corral.hypervisor.settings import Settings
+from corral.hypervisor.events import Event, EventBus, Lifecycle
+from corral.hypervisor.images import Images
+from corral.hypervisor.ports import Ports
+from corral.hypervisor.store import Store
+from corral.qemu import binary as emulators
+from corral.qemu.binary import Binary
+
+if TYPE_CHECKING:
+    from corral.host.firmware import Firmware
+    from corral.hypervisor.run import Run
+    from corral.hypervisor.settings import Settings
+    from corral.model.domain import Domain as DomainDocument
+    from corral.qemu.monitor import MonitorEvent
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds that changes under way get to end when the daemon stops.
+CLOSE_PATIENCE = 10.0
+#: Seconds after the start during which clients that register are told what they missed.
+MISSED_EVENTS_AGE = 60.0
+#: The kernel's limit of a UNIX socket's path, and the longest name that a domain's directory puts below `run`.
+_SOCKET_PATH_LIMIT = 107
+_LONGEST_BELOW_RUN = len("/d123456/channel/org.qemu.guest_agent.0")
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Hypervisor:
     """The daemon's whole knowledge; one event loop, queries without waiting."""
 
-    settings: Settings
-    events: EventBus
-    #: Changes whenever any domain's `generation` changes, a domain appears, or one goes.
-    generation: int
+    def __init__(self, settings: Settings, store: Store, boot: str, host: Host, kvm: KVM) -> None:
+        self.settings = settings
+        self.store = store
+        self.boot = boot
+        self.events = EventBus()
+        #: Changes whenever any domain's `generation` changes, a domain appears, or one goes.
+        self.generation = 0
+        #: Held while definitions (names, UUIDs, documents) change, so that they never contradict each other.
+        self.definitions = asyncio.Lock()
+        self.images = Images()
+        self.ports = Ports()
+        self.closing = False
+        self._host = host
+        self._kvm = kvm
+        self._binaries: dict[Path, tuple[tuple[int, int], Binary]] = {}
+        self._default: Binary | None = None
+        self._firmwares: tuple[Firmware, ...] | None = None
+        self._capabilities: str | None = None
+        self._by_uuid: dict[UUID, Domain] = {}
+        self._by_name: dict[str, Domain] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._missed: list[Event] = []
+        self._opened = time.monotonic()
+
+    # Life of the daemon.
 
     @classmethod
     async def open(cls, settings: Settings) -> Hypervisor:
@@ -24,74 +103,469 @@ class Hypervisor:
 
         Raises StoreDamaged for a store that cannot be read or is newer; ResourceBusy when another daemon has it.
         """
-        raise NotImplementedError
+        if len(os.fsencode(settings.run)) + _LONGEST_BELOW_RUN > _SOCKET_PATH_LIMIT:
+            raise HostError(
+                f"the path {settings.run} is too long for the sockets below it (they are limited to"
+                f" {_SOCKET_PATH_LIMIT} bytes)",
+                hint="choose a state directory with a shorter path",
+            )
+        _make_directories(settings)
+        store = await Store.open(settings.store)
+        try:
+            boot = (await asyncio.to_thread(_BOOT_ID.read_text)).strip()
+            host, kvm = await asyncio.gather(asyncio.to_thread(Host.read), kvm_probe.probe(settings.cache))
+            hypervisor = cls(settings, store, boot, host, kvm)
+            await hypervisor._probe_binaries()
+            unsubscribe = hypervisor.events.subscribe(hypervisor._missed.append)
+            await reattach.restore(hypervisor)
+            unsubscribe()
+            hypervisor._opened = time.monotonic()
+            return hypervisor
+        except BaseException:
+            await store.close()
+            raise
 
     async def autostart(self) -> None:
-        """Start the domains marked so that have not run since the host booted; failures are logged."""
+        """Start the domains marked so that have not run since the host booted; failures are logged.
+
+        Once a boot, and again after a daemon that was stopped in good order: what its user stopped stays off, and a
+        daemon that was killed changes nothing by coming back.
+        """
+        if await self.store.meta("autostarted") == self.boot:
+            return
+        for domain in self.domains(ConnectListAllDomainsFlags.INACTIVE | ConnectListAllDomainsFlags.AUTOSTART):
+            if domain.last_boot != self.boot:
+                try:
+                    await domain.create()
+                except CorralError as error:
+                    log.error("cannot autostart domain %s: %s", domain.name, error)
+        await self.store.set_meta("autostarted", self.boot)
 
     async def close(self) -> None:
         """Let go of everything: machines run on."""
+        self.closing = True
+        if self._tasks:
+            _, unfinished = await asyncio.wait(self._tasks, timeout=CLOSE_PATIENCE)
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                await asyncio.wait(unfinished, timeout=CLOSE_PATIENCE)
+        for domain in self._by_uuid.values():
+            if domain.run is not None:
+                await _detach(domain.run)
+        try:
+            await self.store.set_meta("autostarted", "")
+        except CorralError:
+            log.exception("cannot write to the store")
+        await self.store.close()
+
+    async def reload(self) -> None:
+        """Look at the host and its emulators again."""
+        self._host, self._kvm = await asyncio.gather(asyncio.to_thread(Host.read), kvm_probe.probe(self.settings.cache))
+        self._firmwares = self._capabilities = None
+        await self._probe_binaries()
+        self.generation += 1
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` as a task of ours; what it raises is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, CorralError):
+            log.error("a task failed", exc_info=error)
+
+    async def complete(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` to its end, also when our caller is cancelled."""
+        return await asyncio.shield(self.spawn(work))
+
+    # What there is.
 
     @property
     def missed_events(self) -> tuple[Event, ...]:
         """What happened while no daemon ran, to be told to clients that register within the first minute."""
-        raise NotImplementedError
+        if self._missed and time.monotonic() - self._opened > MISSED_EVENTS_AGE:
+            self._missed.clear()
+        return tuple(self._missed)
 
     @property
     def uri(self) -> str:
-        raise NotImplementedError
+        """The URI that reaches this daemon."""
+        return self.settings.uri
 
     @property
     def hostname(self) -> str:
-        raise NotImplementedError
+        """The host's name."""
+        return self._host.hostname
 
     @property
     def version(self) -> int:
         """QEMU's version as libvirt counts it: 10.0.2 is 10000002."""
-        raise NotImplementedError
+        return self._default_binary().version_number
 
     def domains(self, flags: int = 0) -> list[Domain]:
         """All domains that pass virConnectListAllDomainsFlags, by name."""
-        raise NotImplementedError
+        found = [domain for domain in self._by_uuid.values() if not flags or _passes(domain, flags)]
+        return sorted(found, key=lambda domain: domain.name)
 
     def lookup_by_name(self, name: str) -> Domain:
-        raise NotImplementedError
+        """The domain of that name; NoDomain."""
+        domain = self._by_name.get(name)
+        if domain is None:
+            raise NoDomain(f"no domain with matching name '{name}'")
+        return domain
 
     def lookup_by_uuid(self, uuid: UUID) -> Domain:
-        raise NotImplementedError
+        """The domain of that UUID; NoDomain."""
+        domain = self._by_uuid.get(uuid)
+        if domain is None:
+            raise NoDomain(f"no domain with matching uuid '{uuid}'")
+        return domain
 
     def lookup_by_id(self, domain_id: int) -> Domain:
-        raise NotImplementedError
+        """The running domain of that id; NoDomain."""
+        for domain in self._by_uuid.values():
+            if domain.run is not None and domain.run.id == domain_id:
+                return domain
+        raise NoDomain(f"no domain with matching id {domain_id}")
+
+    # Definitions.
 
     async def define(self, xml: str, flags: int = 0) -> Domain:
         """Define, or redefine (virDomainDefineFlags VALIDATE)."""
-        raise NotImplementedError
+        return await self.complete(self._define(xml, bool(flags & DomainDefineFlags.VALIDATE)))
+
+    async def _define(self, xml: str, validate: bool) -> Domain:
+        definition = await self._completed(xml, validate)
+        document = definition.document
+        uuid = _uuid(document)
+        async with self.definitions:
+            existing = self._conflict(uuid, document.name)
+            await self.store.define(uuid, document.name, definition.secure_xml)
+            domain = existing or self._add(uuid, document.name)
+            domain.configure(definition)
+            known = existing is not None
+            self._tell(
+                domain,
+                DomainEventType.DEFINED,
+                DomainEventDefinedDetailType.UPDATED if known else DomainEventDefinedDetailType.ADDED,
+            )
+        return domain
 
     async def create_xml(self, xml: str, flags: int = 0, *, owner: object | None = None) -> Domain:
         """Create and start a transient domain (virDomainCreateFlags)."""
-        raise NotImplementedError
+        return await self.complete(self._create_xml(xml, flags, owner))
+
+    async def _create_xml(self, xml: str, flags: int, owner: object | None) -> Domain:
+        definition = await self._completed(xml, bool(flags & DomainCreateFlags.START_VALIDATE))
+        document = definition.document
+        uuid = _uuid(document)
+        async with self.definitions:
+            domain = self._conflict(uuid, document.name, active=False) or self._add(uuid, document.name)
+            # The slot is taken before the lock is given back: nobody comes between.
+            hold = domain.jobs.hold("start")
+            await hold.__aenter__()
+        try:
+            if domain.run is not None:
+                raise OperationInvalid(f"domain '{domain.name}' is already active", domain=ErrorDomain.DOMAIN)
+            await starting.start(
+                domain, definition, flags, owner=owner if flags & DomainCreateFlags.START_AUTODESTROY else None
+            )
+        finally:
+            await hold.__aexit__(None, None, None)
+            self.forget_if_gone(domain)
+        return domain
+
+    async def undefine(self, domain: Domain, flags: int) -> None:
+        """Forget a definition; a running domain becomes transient."""
+        async with self.definitions:
+            if domain.config is None:
+                raise OperationInvalid("cannot undefine transient domain")
+            nvram = domain.config.document.os.nvram
+            variables = Path(nvram.path) if nvram and nvram.path else None
+            if variables is not None and variables.exists():
+                if not flags & (DomainUndefineFlags.NVRAM | DomainUndefineFlags.KEEP_NVRAM):
+                    raise OperationInvalid("cannot undefine domain with nvram")
+                if flags & DomainUndefineFlags.NVRAM:
+                    try:
+                        variables.unlink(missing_ok=True)
+                    except OSError as error:
+                        raise HostError(f"failed to remove nvram: {variables}: {error.strerror}") from error
+            await self.store.undefine(domain.uuid)
+            domain.configure(None, autostart=False)
+            self._tell(domain, DomainEventType.UNDEFINED, DomainEventUndefinedDetailType.REMOVED)
+            self.forget_if_gone(domain)
+
+    async def rename(self, domain: Domain, new_name: str) -> None:
+        """Give a definition another name; the job slot is held."""
+        async with self.definitions:
+            if domain.run is not None:
+                raise OperationInvalid("cannot rename active domain")
+            if domain.config is None:
+                raise OperationInvalid("cannot rename a transient domain")
+            if "/" in new_name or "\n" in new_name:
+                raise XMLError(f"name {new_name} cannot contain '{'/' if '/' in new_name else chr(92) + 'n'}'")
+            if new_name == domain.name:
+                raise OperationInvalid("Can't rename domain to itself", domain=ErrorDomain.DOMAIN)
+            if new_name in self._by_name:
+                raise OperationInvalid(f"domain with name '{new_name}' already exists", domain=ErrorDomain.DOMAIN)
+
+            def edit(document: DomainDocument) -> None:
+                document.name = new_name
+
+            renamed = domain.config.edited(edit)
+            await self.store.define(domain.uuid, new_name, renamed.secure_xml)
+            self._tell(domain, DomainEventType.UNDEFINED, DomainEventUndefinedDetailType.RENAMED)
+            del self._by_name[domain.name]
+            domain.configure(renamed, name=new_name)
+            self._by_name[new_name] = domain
+            self._tell(domain, DomainEventType.DEFINED, DomainEventDefinedDetailType.RENAMED)
 
     async def owner_closed(self, owner: object) -> None:
         """A client is gone: destroy what it created with AUTODESTROY."""
 
+        async def destroy(domain: Domain) -> None:
+            try:
+                await domain.destroy()
+            except CorralError as error:
+                log.warning("cannot destroy domain %s, whose client is gone: %s", domain.name, error)
+
+        owned = [domain for domain in self._by_uuid.values() if domain.run and domain.run.owner is owner]
+        await asyncio.gather(*(destroy(domain) for domain in owned))
+
+    # The host.
+
     def capabilities(self) -> str:
-        raise NotImplementedError
+        """The host's capabilities document."""
+        if self._capabilities is None:
+            found = [binary for _, binary in self._binaries.values()]
+            self._capabilities = capabilities.capabilities_xml(
+                self._host, found, self._kvm, allow_slow_kvm=self.settings.allow_slow_kvm
+            )
+        return self._capabilities
 
     def domain_capabilities(
         self, emulator: str | None, arch: str | None, machine: str | None, virttype: str | None, flags: int = 0
     ) -> str:
-        raise NotImplementedError
+        """What a domain on an emulator may have."""
+        found = self._default_binary()
+        if emulator is not None:
+            if Path(emulator) not in self._binaries:
+                raise InvalidArgument(f"unknown emulator binary '{emulator}'")
+            found = self._binaries[Path(emulator)][1]
+        elif arch is not None:
+            found = next((binary for _, binary in self._binaries.values() if binary.arch == arch), found)
+        return capabilities.domain_capabilities_xml(
+            found,
+            arch,
+            machine,
+            virttype,
+            self._kvm,
+            host=self._host,
+            allow_slow_kvm=self.settings.allow_slow_kvm,
+        )
 
     def node_info(self) -> NodeInfo:
-        raise NotImplementedError
+        """The host in libvirt's few numbers."""
+        return self._host.node_info()
 
     def free_memory(self) -> int:
         """Bytes."""
-        raise NotImplementedError
+        from corral.host.memory import memory_stats
+
+        return memory_stats().free * 1024
 
     def max_vcpus(self, type: str | None) -> int:
-        raise NotImplementedError
+        """The most vCPUs a domain of a type may have."""
+        if type not in (None, "", "kvm", "qemu"):
+            raise InvalidArgument(f"unknown type '{type}'")
+        return max(machine.max_cpus for machine in self._default_binary().machines)
 
     async def report(self) -> str:
         """The rows of `corral doctor` as JSON."""
-        raise NotImplementedError
+        from dataclasses import asdict
+
+        from corral.hypervisor import report
+
+        return json.dumps([asdict(row) for row in await report.report(self.settings)])
+
+    def accelerator(self, document: DomainDocument) -> Literal["kvm", "tcg"]:
+        """The accelerator of a domain type; ConfigUnsupported with the reason when KVM is not to be used here."""
+        if document.type == "qemu":
+            return "tcg"
+        if not self._kvm.offered(allow_slow=self.settings.allow_slow_kvm):
+            raise ConfigUnsupported(f"domain type 'kvm' is not offered on this host: {self._kvm.reason}")
+        return "kvm"
+
+    async def binary(self, emulator: str | None) -> Binary:
+        """What an emulator can do, asked again when the file has changed; None: the host's own."""
+        path = Path(emulator) if emulator else self._default_binary().path
+        try:
+            status = await asyncio.to_thread(path.stat)
+        except OSError as error:
+            raise ConfigUnsupported(f"Cannot check QEMU binary {path}: {error.strerror}") from error
+        mark = (status.st_size, status.st_mtime_ns)
+        known = self._binaries.get(path)
+        if known is None or known[0] != mark:
+            known = (mark, await emulators.probe(path, self.settings.cache, kvm=self._kvm_offered))
+            self._binaries[path] = known
+            self._capabilities = None
+        return known[1]
+
+    # For the other modules of this room.
+
+    def add(self, uuid: UUID, name: str) -> Domain:
+        """A domain that the store knows."""
+        return self._add(uuid, name)
+
+    def forget_if_gone(self, domain: Domain) -> None:
+        """A transient domain that does not run is no more."""
+        if domain.config is None and domain.run is None and self._by_uuid.get(domain.uuid) is domain:
+            del self._by_uuid[domain.uuid]
+            del self._by_name[domain.name]
+            domain.touch()
+
+    def monitor_event(self, domain: Domain, event: MonitorEvent) -> None:
+        """Hand on an event of QEMU's as it is."""
+        details = json.dumps(event.data) if event.data else None
+        self.events.emit(events.MonitorEvent(domain.identity(), event.name, event.seconds, event.microseconds, details))
+
+    async def recover_monitor(self, domain: Domain, run: Run) -> None:
+        """The monitor's connection ended and the machine may live: connect again, once."""
+        await reattach.recover(domain, run)
+
+    def _add(self, uuid: UUID, name: str) -> Domain:
+        domain = Domain(self, uuid, name)
+        self._by_uuid[uuid] = self._by_name[name] = domain
+        self.generation += 1
+        return domain
+
+    def _tell(self, domain: Domain, event: int, detail: int) -> None:
+        self.events.emit(Lifecycle(domain.identity(), event, detail))
+
+    def _conflict(self, uuid: UUID, name: str, *, active: bool = True) -> Domain | None:
+        """The domain that has both UUID and name, or None; raises when another has one of them.
+
+        `active` False refuses one that runs.
+        """
+        domain = self._by_uuid.get(uuid)
+        if domain is not None and domain.name != name:
+            raise DomainExists(f"domain '{domain.name}' is already defined with uuid {uuid}", domain=ErrorDomain.DOMAIN)
+        if domain is not None and not active and domain.active:
+            raise OperationInvalid(f"domain '{name}' is already active", domain=ErrorDomain.DOMAIN)
+        other = self._by_name.get(name)
+        if domain is None and other is not None:
+            raise DomainExists(f"domain '{name}' already exists with uuid {other.uuid}", domain=ErrorDomain.DOMAIN)
+        return domain
+
+    async def _completed(self, xml: str, validate: bool) -> Definition:
+        """The document that `xml` says, checked and with everything filled in; nothing is changed by it."""
+        from corral.host import firmware
+        from corral.model.domain import Domain as DomainDocument
+        from corral.qemu import defaults
+
+        if validate:
+            from corral.model.schema import validate_schema
+
+            await asyncio.to_thread(validate_schema, xml)
+        document = DomainDocument.from_xml(xml)
+        document.check()
+        if self._firmwares is None:
+            self._firmwares = await asyncio.to_thread(firmware.descriptors)
+        binary = await self.binary(document.devices.emulator)
+        host = defaults.Host(
+            kvm=self._kvm_offered,
+            kvm_reason=self._kvm.reason,
+            firmwares=self._firmwares,
+            nvram_dir=self.settings.nvram,
+        )
+        completed = defaults.complete(document, binary, host)
+        for action in (completed.on_poweroff, completed.on_reboot):
+            if action == "preserve":
+                raise ConfigUnsupported(
+                    "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'"
+                )
+        return Definition.of(completed)
+
+    @property
+    def _kvm_offered(self) -> bool:
+        return self._kvm.offered(allow_slow=self.settings.allow_slow_kvm)
+
+    def _default_binary(self) -> Binary:
+        if self._default is None:
+            raise ConfigUnsupported(
+                "no QEMU system emulator was found", hint="install one (apt-get install qemu-system-x86)"
+            )
+        return self._default
+
+    async def _probe_binaries(self) -> None:
+        """Ask every emulator there is, or the one that the administrator chose."""
+        chosen = self.settings.emulator
+        paths = (chosen,) if chosen else await asyncio.to_thread(emulators.find_emulators)
+        self._default = None
+        for path in paths:
+            try:
+                found = await self.binary(str(path))
+            except CorralError as error:
+                log.warning("cannot use %s: %s", path, error)
+                continue
+            self._default = self._default or found
+
+
+async def _detach(run: Run) -> None:
+    for session in list(run.sessions.values()):
+        session.close()
+    if run.agent is not None:
+        await run.agent.close()
+    if run.machine is not None:
+        await run.machine.close()
+    elif run.process is not None:
+        run.process.close()
+
+
+def _uuid(document: DomainDocument) -> UUID:
+    if document.uuid is None:
+        raise XMLError("the document has no UUID")
+    return document.uuid
+
+
+def _make_directories(settings: Settings) -> None:
+    for directory in (settings.state, settings.run, settings.cache, settings.log):
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise HostError(f"cannot make '{directory}': {error.strerror}") from error
+
+
+_Flags = ConnectListAllDomainsFlags
+_STATES = {
+    DomainState.RUNNING: _Flags.RUNNING,
+    DomainState.PAUSED: _Flags.PAUSED,
+    DomainState.SHUTOFF: _Flags.SHUTOFF,
+}
+#: The groups of virConnectListAllDomainsFlags: a domain must pass one flag of each group that is asked for.
+_GROUPS = (
+    _Flags.ACTIVE | _Flags.INACTIVE,
+    _Flags.PERSISTENT | _Flags.TRANSIENT,
+    _Flags.RUNNING | _Flags.PAUSED | _Flags.SHUTOFF | _Flags.OTHER,
+    _Flags.MANAGEDSAVE | _Flags.NO_MANAGEDSAVE,
+    _Flags.AUTOSTART | _Flags.NO_AUTOSTART,
+    _Flags.HAS_SNAPSHOT | _Flags.NO_SNAPSHOT,
+    _Flags.HAS_CHECKPOINT | _Flags.NO_CHECKPOINT,
+)
+
+
+def _passes(domain: Domain, flags: int) -> bool:
+    has = (
+        (_Flags.ACTIVE if domain.active else _Flags.INACTIVE)
+        | (_Flags.PERSISTENT if domain.persistent else _Flags.TRANSIENT)
+        | _STATES.get(domain.state()[0], _Flags.OTHER)
+        | (_Flags.AUTOSTART if domain.autostart else _Flags.NO_AUTOSTART)
+        | _Flags.NO_MANAGEDSAVE
+        | _Flags.NO_SNAPSHOT
+        | _Flags.NO_CHECKPOINT
+    )
+    return all(not flags & group or flags & group & has for group in _GROUPS)

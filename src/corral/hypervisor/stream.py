@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import abc
+import asyncio
+import contextlib
+import os
+import socket
+import tty
+from collections.abc import Callable
+from pathlib import Path
+
+from corral.errors import HostError
 
 
 class ByteStream(abc.ABC):
@@ -19,3 +28,90 @@ class ByteStream(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Let go; a waiting `read` ends with `b""`."""
+
+
+class DescriptorStream(ByteStream):
+    """A stream over one non-blocking descriptor, which it owns; `on_close` is called once."""
+
+    def __init__(self, descriptor: int, on_close: Callable[[], None] = lambda: None) -> None:
+        os.set_blocking(descriptor, False)
+        self._descriptor = descriptor
+        self._on_close = on_close
+        self._loop = asyncio.get_running_loop()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self.closed = False
+
+    async def read(self, limit: int = 65536) -> bytes:
+        """The next bytes."""
+        while not self.closed:
+            try:
+                return os.read(self._descriptor, limit)
+            except BlockingIOError:
+                await self._ready(self._loop.add_reader, self._loop.remove_reader)
+            except OSError:  # EIO: the terminal's other side is closed
+                return b""
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        """Write all of it."""
+        view = memoryview(data)
+        while view:
+            if self.closed:
+                raise HostError("the stream is closed")
+            try:
+                view = view[os.write(self._descriptor, view) :]
+            except BlockingIOError:
+                await self._ready(self._loop.add_writer, self._loop.remove_writer)
+            except OSError as error:
+                raise HostError(f"cannot write to the domain: {error.strerror}") from error
+
+    async def _ready(self, watch: Callable[..., None], unwatch: Callable[[int], object]) -> None:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.add(future)
+        watch(self._descriptor, lambda: None if future.done() else future.set_result(None))
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
+            if not self.closed:
+                unwatch(self._descriptor)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.closed:
+            return
+        self.closed = True
+        for unwatch in (self._loop.remove_reader, self._loop.remove_writer):
+            with contextlib.suppress(OSError, ValueError):
+                unwatch(self._descriptor)
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        os.close(self._descriptor)
+        self._on_close()
+
+
+def open_terminal(path: str, on_close: Callable[[], None]) -> DescriptorStream:
+    """A pseudo terminal's client side, raw, so that every byte passes as it is."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        tty.setraw(descriptor)
+    except Exception as error:
+        os.close(descriptor)
+        raise HostError(f"{path} is not a terminal: {error}") from error
+    return DescriptorStream(descriptor, on_close)
+
+
+async def open_socket(path: str, on_close: Callable[[], None]) -> DescriptorStream:
+    """A connection to a UNIX socket on which QEMU listens."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().sock_connect(client, str(Path(path)))
+    except (OSError, TimeoutError) as error:
+        client.close()
+        raise HostError(f"cannot connect to {path}: {getattr(error, 'strerror', None) or 'no answer'}") from error
+    return DescriptorStream(client.detach(), on_close)

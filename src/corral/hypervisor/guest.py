@@ -1,0 +1,234 @@
+"""Dealing with a running guest: keys, pictures, consoles, its agent, QEMU's monitor as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from corral.constants import (
+    DomainChannelFlags,
+    DomainConsoleFlags,
+    DomainGetHostnameFlags,
+    DomainQemuAgentCommandTimeout,
+    DomainQemuMonitorCommandFlags,
+    ErrorDomain,
+)
+from corral.errors import (
+    AgentCommandFailed,
+    ArgumentUnsupported,
+    HostError,
+    InternalError,
+    InvalidArgument,
+    OperationFailed,
+    OperationInvalid,
+    OperationUnsupported,
+)
+from corral.hypervisor import keys, stream
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.hypervisor.run import Run
+    from corral.hypervisor.stream import ByteStream
+    from corral.model.devices.chardev import Chardev
+    from corral.model.domain import Domain as DomainDocument
+    from corral.qemu.agent import Agent
+
+Device = TypeVar("Device", bound="Chardev")
+
+#: The name of the virtio port on which the guest agent listens.
+AGENT_PORT = "org.qemu.guest_agent.0"
+#: Seconds for an agent command when the caller leaves it to us, and when the caller would wait for ever.
+AGENT_TIMEOUT = 5.0
+AGENT_TIMEOUT_LONGEST = 3600.0
+#: Bytes of the log that are shown when no number of lines is given, and that are looked through for them.
+LOG_TAIL = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Screenshot:
+    """One picture of a domain's screen."""
+
+    mime: str
+    data: bytes
+
+
+async def send_key(domain: Domain, codeset: int, holdtime: int, keycodes: list[int]) -> None:
+    """Press the keys together."""
+    numbers = keys.translate(codeset, keycodes)
+    await domain.require_run().require_machine().send_key(numbers, hold_ms=holdtime)
+
+
+async def inject_nmi(domain: Domain) -> None:
+    """Interrupt the guest."""
+    await domain.require_run().require_machine().inject_nmi()
+
+
+async def screenshot(domain: Domain, screen: int) -> Screenshot:
+    """A picture of screen `screen`, counted over all video devices' heads."""
+    run = domain.require_run()
+    device, head = _head(run, screen)
+    path = run.directory / "screen"
+    try:
+        mime = await run.require_machine().screendump(path, device=device, head=head)
+        data = await asyncio.to_thread(path.read_bytes)
+    except OSError as error:
+        raise HostError(f"cannot read the picture of the screen: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return Screenshot(mime, data)
+
+
+def _head(run: Run, screen: int) -> tuple[str | None, int]:
+    videos = [video for video in run.live.document.devices.videos if video.model and video.model.type != "none"]
+    if not videos:
+        raise OperationInvalid("no screens to take screenshot from")
+    left = screen
+    for video in videos:
+        heads = (video.model.heads if video.model else None) or 1
+        if left < heads:
+            return (None, 0) if screen == 0 else (video.alias.name if video.alias else None, left)
+        left -= heads
+    raise InvalidArgument(f"no such screen ID: {screen}")
+
+
+async def open_console(domain: Domain, name: str | None, flags: int) -> ByteStream:
+    """A console's bytes; one session at a time, and FORCE ends the one before."""
+    run = domain.require_run()
+    devices = run.live.document.devices
+    candidates: list[Chardev] = [*devices.consoles, *devices.serials, *devices.parallels]
+    device = _find(candidates, name)
+    if device is None:
+        raise InternalError(f"cannot find character device {name or '<null>'}")
+    if device.type not in ("pty", "unix"):
+        raise InternalError(f"character device {name or _alias(device)} is not using a PTY or UNIX socket")
+    taken = "Active console session exists for this domain"
+    return await _session(run, device, force=bool(flags & DomainConsoleFlags.FORCE), taken=taken)
+
+
+async def open_channel(domain: Domain, name: str | None, flags: int) -> ByteStream:
+    """A channel's bytes."""
+    run = domain.require_run()
+    channels = run.live.document.devices.channels
+    device = next((each for each in channels if name is not None and each.target.name == name), _find(channels, name))
+    if device is None:
+        raise InternalError(f"cannot find channel {name or '<null>'}")
+    if device.type != "unix":
+        raise InternalError(f"channel {name or _alias(device)} is not using a UNIX socket")
+    if run.agent is not None and device.target.name == AGENT_PORT:
+        await run.agent.close()  # QEMU serves one connection at a time
+    taken = "Active channel stream exists for this domain"
+    return await _session(run, device, force=bool(flags & DomainChannelFlags.FORCE), taken=taken)
+
+
+def _find(devices: Sequence[Device], name: str | None) -> Device | None:
+    if name is None:
+        return devices[0] if devices else None
+    return next((each for each in devices if _alias(each) == name), None)
+
+
+def _alias(device: Chardev) -> str:
+    return device.alias.name if device.alias else ""
+
+
+async def _session(run: Run, device: Chardev, *, force: bool, taken: str) -> ByteStream:
+    path = device.source.path if device.source else None
+    if not path:
+        raise InternalError(f"character device {_alias(device)} has no path")
+    before = run.sessions.get(path)
+    if before is not None:
+        if not force:
+            raise OperationFailed(taken)
+        before.close()
+    opened: list[ByteStream] = []
+
+    def closed() -> None:
+        if opened and run.sessions.get(path) is opened[0]:
+            del run.sessions[path]
+
+    if device.type == "pty":
+        session = stream.open_terminal(path, closed)
+    else:
+        session = await stream.open_socket(path, closed)
+        rival = run.sessions.get(path)
+        if rival is not None:  # somebody was quicker while we connected
+            session.close()
+            raise OperationFailed(taken)
+    opened.append(session)
+    run.sessions[path] = session
+    return session
+
+
+async def monitor_command(domain: Domain, text: str, flags: int) -> str:
+    """QEMU's answer to a QMP message, or to a line of its human monitor, as it is."""
+    machine = domain.require_run().require_machine()
+    if flags & DomainQemuMonitorCommandFlags.HMP:
+        return await machine.monitor.human(text)
+    return await machine.monitor.passthrough(text)
+
+
+def _agent(domain: Domain) -> Agent:
+    agent = domain.require_run().agent
+    if agent is None:
+        raise ArgumentUnsupported("QEMU guest agent is not configured")
+    return agent
+
+
+async def agent_command(domain: Domain, text: str, timeout: int) -> str:
+    """The agent's answer to a message as it is."""
+    agent = _agent(domain)
+    if timeout < DomainQemuAgentCommandTimeout.MIN:
+        raise InvalidArgument(f"guest agent timeout '{timeout}' is less than the minimum '-2'")
+    seconds = {
+        DomainQemuAgentCommandTimeout.BLOCK: AGENT_TIMEOUT_LONGEST,
+        DomainQemuAgentCommandTimeout.DEFAULT: AGENT_TIMEOUT,
+    }.get(timeout, float(timeout))
+    return await domain.hypervisor.complete(agent.passthrough(text, timeout=seconds))
+
+
+async def hostname(domain: Domain, flags: int) -> str:
+    """The guest's host name by its agent; leases are known only to networks, which there are none of."""
+    domain.require_run()
+    if flags & DomainGetHostnameFlags.LEASE and not flags & DomainGetHostnameFlags.AGENT:
+        raise OperationUnsupported("there are no networks whose leases could tell the host name")
+    answer = await _agent(domain).execute("guest-get-host-name")
+    name = answer.get("host-name") if isinstance(answer, dict) else None
+    if not isinstance(name, str):
+        raise AgentCommandFailed(f"guest-get-host-name answered {json.dumps(answer)[:200]}", domain=ErrorDomain.QEMU)
+    return name
+
+
+async def log_text(domain: Domain, lines: int) -> str:
+    """The end of QEMU's own log for the domain; "" when there is none."""
+    path = domain.run.log if domain.run else domain.hypervisor.settings.domain_log(domain.name)
+    return await asyncio.to_thread(_tail, path, lines)
+
+
+def _tail(path: Path, lines: int) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_TAIL))
+            text = file.read(LOG_TAIL).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise HostError(f"cannot read {path}: {error.strerror}") from error
+    return "".join(text.splitlines(keepends=True)[-lines:]) if lines else text
+
+
+def agent_of(document: DomainDocument, name: str) -> Agent | None:
+    """The guest agent behind the document's channel for it; None when there is no such channel."""
+    from corral.qemu.agent import Agent
+
+    for channel in document.devices.channels:
+        if channel.target.name == AGENT_PORT and channel.type == "unix" and channel.source and channel.source.path:
+            agent = Agent(Path(channel.source.path), name=name)
+            agent.port_open = channel.target.state == "connected"
+            return agent
+    return None

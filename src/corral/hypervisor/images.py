@@ -1,0 +1,103 @@
+"""Which image files the running domains have open, so that two guests never write one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.errors import HostError, ResourceBusy
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from corral.model.devices.disk import Disk
+    from corral.model.domain import Domain as DomainDocument
+    from corral.qemu.plan import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One domain's use of one image; `exclusive`: it writes there and shares with nobody."""
+
+    uuid: UUID
+    name: str
+    exclusive: bool
+    shareable: bool
+
+
+class Images:
+    """The images in use, by their real path."""
+
+    def __init__(self) -> None:
+        self._uses: dict[str, list[Use]] = {}
+
+    def claim(self, uuid: UUID, name: str, paths: dict[str, tuple[bool, bool]]) -> None:
+        """Note that a domain uses these images: real path → (writes, shareable); ResourceBusy naming who has one."""
+        for path, (writes, shareable) in paths.items():
+            for other in self._uses.get(path, ()):
+                if other.uuid != uuid and ((writes and not (shareable and other.shareable)) or other.exclusive):
+                    raise ResourceBusy(
+                        f"disk image '{path}' of domain '{name}' is in use by running domain '{other.name}'",
+                        hint="stop that domain, or mark the disk <shareable/> or <readonly/> in both",
+                    )
+        for path, (writes, shareable) in paths.items():
+            self._uses.setdefault(path, []).append(Use(uuid, name, writes and not shareable, shareable))
+
+    def release(self, uuid: UUID) -> None:
+        """The domain has let go of all its images."""
+        for path in list(self._uses):
+            kept = [use for use in self._uses[path] if use.uuid != uuid]
+            if kept:
+                self._uses[path] = kept
+            else:
+                del self._uses[path]
+
+
+def writes(disk: Disk) -> bool:
+    """Whether the guest can write to the disk's top image."""
+    return not disk.readonly and disk.device == "disk"
+
+
+def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> dict[str, tuple[bool, bool]]:
+    """Every image of the domain by real path: (writes, shareable); images below the top are only read."""
+    found: dict[str, tuple[bool, bool]] = {}
+    for disk in document.devices.disks:
+        if disk.source is None or disk.source.path is None:
+            continue
+        found[os.path.realpath(disk.source.path)] = (writes(disk), disk.shareable)
+        for below in chains.get(disk.target.dev, ())[1:]:
+            found.setdefault(os.path.realpath(below.path), (False, False))
+    return found
+
+
+async def chains_of(document: DomainDocument) -> dict[str, tuple[Image, ...]]:
+    """For each disk the images from the top down, by target name; HostError naming a missing one.
+
+    A disk whose document tells its chain keeps it. A CD-ROM whose medium may be missing loses it when it is.
+    """
+    from corral.qemu import images
+    from corral.qemu.plan import Image
+
+    async def chain(disk: Disk) -> tuple[str, tuple[Image, ...]] | None:
+        source = disk.source
+        if source is None or source.path is None:
+            return None
+        path = Path(source.path)
+        if not await asyncio.to_thread(path.exists):
+            if source.startup_policy in ("optional", "requisite") and disk.device == "cdrom":
+                disk.source = None
+                return None
+            raise HostError(f"Cannot access storage file '{path}': No such file or directory")
+        if disk.backing_store is not None and not disk.backing_store.terminator:
+            return None
+        image_format = (disk.driver.type if disk.driver else None) or "raw"
+        found = await images.chain(path, image_format)
+        if disk.backing_store is not None:
+            found = found[:1]
+        return disk.target.dev, tuple(Image(path=each.path, format=each.format, block=each.is_block) for each in found)
+
+    results = await asyncio.gather(*(chain(disk) for disk in document.devices.disks))
+    return dict(result for result in results if result is not None)

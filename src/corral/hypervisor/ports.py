@@ -1,0 +1,52 @@
+"""TCP ports for graphics: chosen so that no two machines of ours are told the same one."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterable
+
+from corral.errors import ResourceBusy
+
+#: Where VNC and SPICE clients expect displays, and VNC over WebSockets.
+GRAPHICS = range(5900, 65536)
+WEBSOCKETS = range(5700, 5900)
+
+
+class Ports:
+    """The ports that this daemon's machines have, or are about to have."""
+
+    def __init__(self) -> None:
+        self._taken: dict[int, object] = {}
+
+    def take(self, owner: object, candidates: Iterable[int], address: str = "127.0.0.1") -> int:
+        """The first port that neither a machine of ours nor another program has; ResourceBusy when there is none.
+
+        QEMU binds it itself a moment later: another program could come between, then QEMU says so and the start fails.
+        """
+        for port in candidates:
+            if port not in self._taken and _free(address, port):
+                self._taken[port] = owner
+                return port
+        raise ResourceBusy("unable to find an unused port for graphics")
+
+    def claim(self, owner: object, port: int) -> None:
+        """A port that a document demands, or that a machine found again has."""
+        holder = self._taken.get(port, owner)
+        if holder is not owner:
+            raise ResourceBusy(f"port {port} is taken by another domain")
+        self._taken[port] = owner
+
+    def release(self, owner: object) -> None:
+        """Give back all that `owner` has."""
+        for port in [port for port, holder in self._taken.items() if holder is owner]:
+            del self._taken[port]
+
+
+def _free(address: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((address, port))
+        return True
+    return False

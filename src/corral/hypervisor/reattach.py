@@ -1,0 +1,274 @@
+"""After a daemon's death: every machine found again, every half-done change finished or undone.
+
+Each live row of the store says how far things had come. A row `starting` was never acknowledged: its process, if there
+is one, is found by what its command line must contain and killed. A row `stopping` is carried through. A row `running`
+whose process is there is taken up again, in the state that QEMU tells; one whose process is gone ended without us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from corral.constants import DomainShutoffReason, DomainState
+from corral.errors import CorralError, HostError
+from corral.hypervisor import ending, events, guest, images, reactions, starting
+from corral.hypervisor.documents import Definition
+from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
+from corral.hypervisor.run import Run
+from corral.qemu.machine import Machine
+from corral.qemu.process import Process, find_by_marker, last_words
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.hypervisor.hypervisor import Hypervisor
+    from corral.hypervisor.store import LiveRow
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a machine found again gets to answer; it is taken up anyway when it does not.
+REATTACH_TIMEOUT = 5.0
+#: Seconds between the end of a monitor's connection and our doubt that its process ends too.
+GRACE = 1.0
+#: What QEMU writes last when it was told to end by a signal, and does not write when it died.
+_ASKED_TO_END = "terminating on signal"
+
+
+async def restore(hypervisor: Hypervisor) -> None:
+    """Make the domains that the store knows, and bring each live one to a state that somebody was told of."""
+    definitions, live = await hypervisor.store.load()
+    for definition in definitions:
+        domain = hypervisor.add(definition.uuid, definition.name)
+        domain.configure(Definition(definition.xml), autostart=definition.autostart)
+        domain.last_boot = definition.last_boot
+        reason = definition.shutoff_reason if definition.last_boot == hypervisor.boot else 0
+        domain.restore(State(DomainState.SHUTOFF, reason))
+    await asyncio.gather(*(_restore(hypervisor, row) for row in live))
+    await asyncio.to_thread(_sweep, hypervisor)
+
+
+async def _restore(hypervisor: Hypervisor, row: LiveRow) -> None:
+    """One live row: undone, finished, or taken up again. Whatever goes wrong with one does not concern the others."""
+    try:
+        if row.boot != hypervisor.boot:
+            # The host went down with it; whether the guest had ended before that nobody knows.
+            await hypervisor.store.remove_live(row.uuid, row.id, DomainShutoffReason.UNKNOWN)
+        elif row.phase == "starting":
+            await _undo_start(hypervisor, row)
+        else:
+            await _take_up(hypervisor, row)
+    except CorralError:
+        log.exception("domain %s: cannot bring it back to order", row.name)
+
+
+async def _undo_start(hypervisor: Hypervisor, row: LiveRow) -> None:
+    """Nobody was told that it runs: it does not."""
+    directory = str(hypervisor.settings.domain_run(row.id))
+    for pid, start_time in await asyncio.to_thread(find_by_marker, str(row.uuid), f"{directory}/"):
+        try:
+            process = Process.adopt(pid, start_time)
+        except HostError:
+            continue
+        log.info("domain %s: its start was not complete, ending process %d", row.name, pid)
+        process.kill()
+        try:
+            await process.wait(ending.KILL_TIMEOUT)
+        except TimeoutError as error:
+            raise HostError(f"process {pid} of domain '{row.name}' cannot be killed") from error
+        finally:
+            process.close()
+    await hypervisor.store.remove_live(row.uuid, row.id, DomainShutoffReason.FAILED)
+    domain = _known(hypervisor, row)
+    if domain is not None:
+        domain.restore(State(DomainState.SHUTOFF, DomainShutoffReason.FAILED))
+
+
+def _known(hypervisor: Hypervisor, row: LiveRow) -> Domain | None:
+    try:
+        return hypervisor.lookup_by_uuid(row.uuid)
+    except CorralError:
+        return None
+
+
+async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
+    """A row `running` or `stopping`: find its process and go on from there."""
+    domain = _known(hypervisor, row) or hypervisor.add(row.uuid, row.name)
+    run = Run(
+        id=row.id,
+        directory=hypervisor.settings.domain_run(row.id),
+        log=hypervisor.settings.domain_log(row.name),
+        log_offset=row.log_offset,
+        base=Definition(row.base_xml),
+        live=Definition(row.xml),
+        autodestroy=row.autodestroy,
+        fake_reboot=row.fake_reboot,
+    )
+    domain.run = run
+    domain.restore(State(row.state, row.reason))
+    try:
+        run.process = Process.adopt(row.pid, row.start_time)
+    except HostError:
+        await _ended_meanwhile(domain, run, row)
+        return
+    if row.phase == "stopping" or row.autodestroy:
+        # Its owner went with the old daemon, or its end was under way: what was begun is finished.
+        reason = row.stop_reason if row.phase == "stopping" else DomainShutoffReason.DESTROYED
+        run.ready = True
+        await ending.destroy(domain, 0, cause=END_CAUSES.get(reason, Cause.DESTROYED))
+        return
+    await _claim(domain, run)
+    await _connect(domain, run)
+    if run.machine is None:
+        return
+    if run.machine.end.done():
+        await _ended_meanwhile(domain, run, row)
+        return
+    await _go_on(domain, run, run.machine, row)
+
+
+async def _ended_meanwhile(domain: Domain, run: Run, row: LiveRow) -> None:
+    """The process is gone: find out why as well as can be, and tell."""
+    if row.phase == "stopping":
+        cause = END_CAUSES.get(row.stop_reason, Cause.DESTROYED)
+    elif row.autodestroy:
+        cause = Cause.DESTROYED
+    else:
+        words = await asyncio.to_thread(last_words, run.log, run.log_offset)
+        announced = row.state == DomainState.SHUTDOWN or _ASKED_TO_END in words
+        cause = Cause.GONE_AFTER_SHUTDOWN if announced else Cause.GONE
+        log.warning("domain %s: QEMU ended while no daemon ran: %s", domain.name, words or "it left no word")
+    run.ending = True
+    await ending.finish(domain, run, cause)
+
+
+async def _claim(domain: Domain, run: Run) -> None:
+    """What the machine has is not to be given to others."""
+    document = run.live.document
+    try:
+        chains = await images.chains_of(document.copy())
+    except CorralError:
+        chains = {}  # an image was moved away under the machine; its path is still the machine's
+    try:
+        domain.hypervisor.images.claim(domain.uuid, domain.name, images.paths_of(document, chains))
+        for graphics in document.devices.graphics:
+            for port in (graphics.port, graphics.tls_port, graphics.websocket):
+                if port is not None and port > 0:
+                    domain.hypervisor.ports.claim(domain, port)
+    except CorralError:
+        log.exception("domain %s: what it has is claimed twice", domain.name)
+
+
+async def _connect(domain: Domain, run: Run) -> None:
+    """Open the monitor again; a machine that does not answer is kept, as one whose monitor is lost."""
+    assert run.process is not None
+    try:
+        machine = await Machine.reattach(
+            run.process.pid,
+            run.process.start_time,
+            run.monitor_path,
+            name=domain.name,
+            log=run.log,
+            on_event=lambda event: reactions.monitor_event(domain, run, event),
+            timeout=REATTACH_TIMEOUT,
+        )
+    except (CorralError, TimeoutError, OSError) as error:
+        log.error("domain %s: its QEMU (process %d) does not answer: %s", domain.name, run.process.pid, error)
+        run.monitor_lost = time.monotonic()
+        run.ready = True
+        reactions.watch_process(domain, run, run.process)
+        return
+    run.process.close()
+    run.process, run.machine = machine.process, machine
+
+
+async def _go_on(domain: Domain, run: Run, machine: Machine, row: LiveRow) -> None:
+    """The machine answers: take over its state, and finish what the old daemon had begun."""
+    run.agent = guest.agent_of(run.live.document, domain.name)
+    run_state = await machine.status()
+    noted = State(row.state, row.reason)
+    if run_state == "prelaunch" and not row.start_paused:
+        # Its start was written down as done, and the CPUs had yet to run.
+        await starting.prepare_machine(run, machine)
+        await machine.cont()
+        domain.restore(State(DomainState.PAUSED, 0))
+        domain.apply(Cause.BOOT)
+    else:
+        domain.restore(found_again(run_state, noted))
+    await _refresh(domain, run, machine)
+    run.ready = True
+    reactions.watch(domain, run, machine)
+    if domain.state()[0] == DomainState.SHUTDOWN:
+        # The guest powered off and nobody was there to do the rest.
+        domain.restore(State(DomainState.RUNNING, 0))
+        reactions.powered_off(domain, run)
+    elif domain.state()[0] == DomainState.CRASHED and noted.state != DomainState.CRASHED:
+        domain.restore(State(DomainState.RUNNING, 0))
+        reactions.panicked(domain, run)
+    if domain.state() != noted:
+        await ending.note_state(domain)
+    reactions.hear_early(domain, run)
+
+
+async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
+    """What changed in the guest while nobody listened: its memory, and which channels are open."""
+    run.balloon = domain.info().memory
+    balloon = run.live.document.devices.memballoon
+    if balloon is not None and balloon.model != "none":
+        try:
+            run.balloon = int((await machine.monitor.execute("query-balloon"))["actual"]) // 1024
+        except CorralError as error:
+            log.debug("domain %s: %s", domain.name, error)
+    for channel in run.live.document.devices.channels:
+        alias = channel.alias.name if channel.alias else ""
+        chardev = machine.chardevs.get(f"char{alias}")
+        if chardev is not None and chardev.open != (channel.target.state == "connected"):
+            reactions.port_changed(domain, run, alias, chardev.open)
+
+
+async def recover(domain: Domain, run: Run) -> None:
+    """The monitor's connection ended: if the process does not end too, connect again."""
+    machine = run.machine
+    if machine is None:
+        return
+    try:
+        await machine.ended(GRACE)
+        return
+    except CorralError:
+        pass
+    if domain.run is not run or run.ending:
+        return
+    domain.hypervisor.events.emit(events.ControlError(domain.identity()))
+    log.error("domain %s: the monitor's connection ended while QEMU runs", domain.name)
+    run.monitor_lost = time.monotonic()
+    process = machine.process
+    try:
+        again = await Machine.reattach(
+            process.pid,
+            process.start_time,
+            run.monitor_path,
+            name=domain.name,
+            log=run.log,
+            on_event=lambda event: reactions.monitor_event(domain, run, event),
+            timeout=REATTACH_TIMEOUT,
+        )
+    except (CorralError, TimeoutError, OSError) as error:
+        log.error("domain %s: its monitor is lost: %s", domain.name, error)
+        return
+    if domain.run is run and not run.ending:
+        # The old object keeps watching our child, so that its exit status is collected.
+        again.vcpu_threads = again.vcpu_threads or machine.vcpu_threads
+        run.machine, run.monitor_lost = again, None
+        reactions.watch(domain, run, again)
+    else:
+        await again.close()
+
+
+def _sweep(hypervisor: Hypervisor) -> None:
+    """Remove what runs of earlier daemons left in the run directory."""
+    ours = {domain.run.directory.name for domain in hypervisor.domains() if domain.run is not None}
+    for entry in hypervisor.settings.run.glob("d[0-9]*"):
+        if entry.is_dir() and entry.name not in ours and entry.name[1:].isdigit():
+            shutil.rmtree(entry, ignore_errors=True)

@@ -1,0 +1,74 @@
+"""One run of a domain: what is known of its QEMU process from the moment a start is decided to its last trace."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corral.errors import OperationInvalid, OperationTimeout
+from corral.hypervisor.lifecycle import Cause
+
+if TYPE_CHECKING:
+    from corral.hypervisor.documents import Definition
+    from corral.hypervisor.stream import ByteStream
+    from corral.qemu.agent import Agent
+    from corral.qemu.machine import Machine
+    from corral.qemu.monitor import MonitorEvent
+    from corral.qemu.process import Process
+
+#: The file in a run's directory on which QEMU's monitor listens.
+MONITOR_SOCKET = "monitor.sock"
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """The facts of one run; `base` is the document as started, `live` the same with what only a running one has."""
+
+    id: int
+    directory: Path
+    log: Path
+    log_offset: int
+    base: Definition
+    live: Definition
+    process: Process | None = None
+    machine: Machine | None = None
+    agent: Agent | None = None
+    #: Who shall take this run with them when they go (autodestroy); `autodestroy` survives them.
+    owner: object | None = None
+    autodestroy: bool = False
+    #: KiB that the guest has now, 0 when unknown.
+    balloon: int = 0
+    #: The start is complete: from now on the end of the process is an event of its own, not a failure of the start.
+    ready: bool = False
+    #: Somebody is ending it and will report the end; `ended` is done when that is through.
+    ending: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    #: What the next STOP or RESUME that QEMU reports is due to.
+    stop_cause: Cause = Cause.STOP
+    resume_cause: Cause = Cause.RESUME
+    #: The next power-off of the guest's is the first half of a reboot that was asked for.
+    fake_reboot: bool = False
+    #: The guest has powered off and is being booted again: its stop and go are nobody's business.
+    booting_again: bool = False
+    #: Since when (monotonic seconds) the monitor does not answer although the process lives.
+    monitor_lost: float | None = None
+    starting: asyncio.Task[Any] | None = None
+    #: What QEMU reported while the start was not complete: heard when it is.
+    early: list[MonitorEvent] = field(default_factory=list)
+    #: Open console and channel sessions by device alias: one at a time each.
+    sessions: dict[str, ByteStream] = field(default_factory=dict)
+
+    @property
+    def monitor_path(self) -> Path:
+        """QEMU's monitor socket."""
+        return self.directory / MONITOR_SOCKET
+
+    def require_machine(self) -> Machine:
+        """The machine with its monitor; OperationInvalid while it is being made, OperationTimeout when it is lost."""
+        if self.machine is not None and self.monitor_lost is None:
+            return self.machine
+        if self.monitor_lost is not None:
+            raise OperationTimeout("the monitor of this domain's QEMU does not answer")
+        raise OperationInvalid("domain is still being started")

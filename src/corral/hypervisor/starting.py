@@ -1,0 +1,306 @@
+"""Starting: from a definition to a running machine, and back to nothing when anything fails on the way.
+
+The order is what makes a killed daemon harmless. The live row is in the store, with all it takes to recognise the
+process, before the process exists; it says `running` before the CPUs run; the caller is told last. A daemon that finds a row
+`starting` kills what it may find; one that finds `running` goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.constants import (
+    DomainCreateFlags,
+    DomainPausedReason,
+    DomainRunningReason,
+    DomainShutoffReason,
+    DomainState,
+)
+from corral.errors import CorralError, HostError, InternalError, OperationAborted
+from corral.hypervisor import ending, guest, images, ports, reactions, statistics
+from corral.hypervisor.documents import Definition
+from corral.hypervisor.lifecycle import Cause
+from corral.hypervisor.run import Run
+from corral.hypervisor.store import LiveRow
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.model.devices.graphics import Graphics
+    from corral.model.domain import Domain as DomainDocument
+    from corral.qemu.machine import Machine
+    from corral.qemu.plan import GraphicsPorts, Image
+    from corral.qemu.process import Process
+
+log = logging.getLogger(__name__)
+
+
+async def start(domain: Domain, base: Definition, flags: int, *, owner: object | None) -> None:
+    """Start `domain` with the document `base`; the job slot is held. Leaves nothing behind when it raises."""
+    hypervisor = domain.hypervisor
+    document = base.document.copy()
+    chains = await images.chains_of(document)
+    hypervisor.images.claim(domain.uuid, domain.name, images.paths_of(document, chains))
+    try:
+        run = await _begin(domain, base, flags, owner)
+        run.starting = asyncio.current_task()
+        try:
+            machine = await _make(domain, run, document, chains, flags)
+            await _go(domain, run, machine, paused=bool(flags & DomainCreateFlags.START_PAUSED))
+        except BaseException as error:
+            await _undo(domain, run)
+            if isinstance(error, asyncio.CancelledError) and run.ending:
+                raise OperationAborted(f"domain '{domain.name}' was destroyed while it was being started") from error
+            raise
+        finally:
+            run.starting = None
+    except BaseException:
+        hypervisor.images.release(domain.uuid)
+        raise
+
+
+async def _begin(domain: Domain, base: Definition, flags: int, owner: object | None) -> Run:
+    """Write down that a process is about to exist, and give the domain its id."""
+    hypervisor = domain.hypervisor
+    settings = hypervisor.settings
+    settings.log.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log_file = settings.domain_log(domain.name)
+    offset = log_file.stat().st_size if log_file.exists() else 0
+    row = LiveRow(
+        uuid=domain.uuid,
+        name=domain.name,
+        id=0,
+        phase="starting",
+        boot=hypervisor.boot,
+        base_xml=base.secure_xml,
+        log_offset=offset,
+        state=DomainState.PAUSED,
+        reason=DomainPausedReason.STARTING_UP,
+        start_paused=bool(flags & DomainCreateFlags.START_PAUSED),
+        autodestroy=owner is not None,
+    )
+    domain_id = await hypervisor.store.add_live(row)
+    domain.last_boot = hypervisor.boot
+    domain.run = Run(
+        id=domain_id,
+        directory=settings.domain_run(domain_id),
+        log=log_file,
+        log_offset=offset,
+        base=base,
+        live=base,
+        owner=owner,
+        autodestroy=owner is not None,
+    )
+    domain.apply(Cause.START)
+    return domain.run
+
+
+async def _make(
+    domain: Domain, run: Run, document: DomainDocument, chains: dict[str, tuple[Image, ...]], flags: int
+) -> Machine:
+    """Make the process, paused, and the live document."""
+    from corral.qemu import aliases, plan, render
+    from corral.qemu.machine import Listener, Machine
+
+    hypervisor = domain.hypervisor
+    binary = await hypervisor.binary(document.devices.emulator)
+    accel = hypervisor.accelerator(document)
+    _make_directory(run.directory, hypervisor.settings.qemu_user)
+    document = aliases.assign(document)
+    document.id = run.id
+    _place_channels(document, run.directory)
+    graphics = _take_ports(domain, document)
+    nvram = await asyncio.to_thread(_prepare_nvram, document, bool(flags & DomainCreateFlags.START_RESET_NVRAM))
+
+    def spawned(process: Process) -> None:
+        run.process = process
+
+    with Listener(run.monitor_path) as listener:
+        runtime = plan.Runtime(
+            accel=accel,
+            run_dir=run.directory,
+            monitor_fd=listener.fd,
+            chains=chains,
+            graphics=graphics,
+            nvram=nvram,
+        )
+        planned = plan.plan(document, binary, runtime)
+        machine = await Machine.start(
+            render.argv(planned),
+            name=domain.name,
+            listener=listener,
+            log=run.log,
+            pass_fds=planned.fds,
+            user=hypervisor.settings.qemu_user,
+            cwd=Path("/"),
+            on_spawn=spawned,
+            on_event=lambda event: reactions.monitor_event(domain, run, event),
+        )
+    run.machine = machine
+    _write_terminals(document, machine)
+    run.live = Definition.of(document)
+    run.agent = guest.agent_of(document, domain.name)
+    run.balloon = statistics.memory(document)[0]
+    domain.touch()
+    return machine
+
+
+async def _go(domain: Domain, run: Run, machine: Machine, *, paused: bool) -> None:
+    """The machine exists and is paused: write that down, let it run, tell."""
+    await prepare_machine(run, machine)
+    state = DomainState.PAUSED if paused else DomainState.RUNNING
+    await domain.hypervisor.store.update_live(
+        run.id,
+        phase="running",
+        xml=run.live.secure_xml,
+        pid=machine.process.pid,
+        start_time=machine.process.start_time,
+        state=state,
+        reason=DomainPausedReason.USER if paused else DomainRunningReason.BOOTED,
+    )
+    if not paused:
+        await machine.cont()
+    if machine.end.done():
+        end = machine.end.result()
+        raise InternalError(f"QEMU ended while it was started: {end.words or f'status {end.status}'}")
+    domain.apply(Cause.BOOT_PAUSED if paused else Cause.BOOT)
+    run.ready = True
+    reactions.watch(domain, run, machine)
+    reactions.hear_early(domain, run)
+
+
+async def prepare_machine(run: Run, machine: Machine) -> None:
+    """What is asked of a machine before its CPUs run."""
+    document = run.live.document
+    if document.on_reboot == "destroy":
+        # A guest that boots again ends instead; QEMU then reports a shutdown with the cause guest-reset.
+        await machine.monitor.execute("set-action", {"reboot": "shutdown"})
+    balloon = document.devices.memballoon
+    if (
+        balloon is not None
+        and balloon.model != "none"
+        and document.memory is not None
+        and document.current_memory is not None
+        and document.current_memory.kib < document.memory.kib
+    ):
+        await machine.monitor.execute("balloon", {"value": document.current_memory.bytes})
+
+
+async def _undo(domain: Domain, run: Run) -> None:
+    """Take back everything that a start has made; never raises."""
+    if run.machine is not None:
+        try:
+            await run.machine.kill()
+        except CorralError:
+            log.exception("domain %s: cannot end QEMU after a start that failed", domain.name)
+        await run.machine.close()
+    elif run.process is not None and not run.process.ended:
+        run.process.kill()
+        with contextlib.suppress(TimeoutError):
+            await run.process.wait(10)
+    try:
+        await domain.hypervisor.store.remove_live(domain.uuid, run.id, DomainShutoffReason.FAILED)
+    except CorralError:
+        log.exception("domain %s: cannot note that its start failed; the next daemon will", domain.name)
+    await ending.dispose(domain, run)
+    domain.apply(Cause.START_FAILED)
+    domain.run = None
+    domain.hypervisor.forget_if_gone(domain)
+    domain.touch()
+    run.ended.set()
+
+
+def _make_directory(directory: Path, user: str | None) -> None:
+    try:
+        (directory / "channel").mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.chmod(0o700)
+        if user is not None:
+            for each in (directory, directory / "channel"):
+                shutil.chown(each, user)
+    except (OSError, LookupError) as error:
+        raise HostError(f"cannot make the domain's directory {directory}: {error}") from error
+
+
+def _place_channels(document: DomainDocument, directory: Path) -> None:
+    """Say where the sockets are of channels whose document leaves that to us."""
+    from corral.model.devices.chardev import ChardevSource
+
+    for channel in document.devices.channels:
+        if channel.type == "unix" and (channel.source is None or channel.source.path is None):
+            name = channel.target.name or (channel.alias.name if channel.alias else "channel")
+            channel.source = ChardevSource(mode="bind", path=str(directory / "channel" / name))
+        if channel.type == "unix" and channel.target.state is None:
+            channel.target.state = "disconnected"
+
+
+def _take_ports(domain: Domain, document: DomainDocument) -> dict[int, GraphicsPorts]:
+    """Choose the ports that are left to us, and put all into the document."""
+    from corral.qemu.plan import GraphicsPorts
+
+    hypervisor = domain.hypervisor
+    taken: dict[int, GraphicsPorts] = {}
+    for index, graphics in enumerate(document.devices.graphics):
+        if graphics.socket or any(listen.type in ("socket", "none") for listen in graphics.listens):
+            continue
+        address = _listen_address(graphics)
+
+        def port(wanted: int | None, candidates: range, automatic: bool, address: str = address) -> int | None:
+            if wanted is not None and wanted > 0 and not automatic:
+                hypervisor.ports.claim(domain, wanted)
+                return wanted
+            return hypervisor.ports.take(domain, candidates, address) if automatic or wanted == -1 else None
+
+        automatic = graphics.autoport == "yes" or (graphics.autoport is None and graphics.port in (None, -1))
+        graphics.port = port(graphics.port, ports.GRAPHICS, automatic)
+        graphics.tls_port = port(graphics.tls_port, ports.GRAPHICS, False)
+        graphics.websocket = port(graphics.websocket, ports.WEBSOCKETS, False)
+        taken[index] = GraphicsPorts(port=graphics.port, tls_port=graphics.tls_port, websocket=graphics.websocket)
+    return taken
+
+
+def _listen_address(graphics: Graphics) -> str:
+    for listen in graphics.listens:
+        if listen.address:
+            return listen.address
+    return graphics.listen or "127.0.0.1"
+
+
+def _prepare_nvram(document: DomainDocument, reset: bool) -> Path | None:
+    """The domain's own firmware variables, made from the template where there are none yet (or on `reset`)."""
+    nvram = document.os.nvram
+    if nvram is None or nvram.path is None:
+        return None
+    path = Path(nvram.path)
+    if path.exists() and not reset:
+        return path
+    if nvram.template is None:
+        raise HostError(f"there is no template for the firmware variables {path}")
+    part = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.copyfile(nvram.template, part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise HostError(f"cannot make the firmware variables {path}: {error.strerror}") from error
+    return path
+
+
+def _write_terminals(document: DomainDocument, machine: Machine) -> None:
+    """Put the pseudo terminals that QEMU opened into the document."""
+    from corral.model.devices.chardev import ChardevSource
+
+    devices = document.devices
+    for device in [*devices.serials, *devices.parallels, *devices.channels, *devices.consoles]:
+        if device.type != "pty" or device.alias is None:
+            continue
+        chardev = machine.chardevs.get(f"char{device.alias.name}")
+        if chardev is not None and chardev.pty is not None:
+            device.source = device.source or ChardevSource()
+            device.source.path = chardev.pty
+            if device in devices.consoles:
+                device.tty = chardev.pty

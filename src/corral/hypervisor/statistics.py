@@ -1,0 +1,206 @@
+"""What a domain uses: from its document, from /proc, and from QEMU where it is asked in time.
+
+Names and types: virConnectGetAllDomainStats (libvirt-domain.h, VIR_DOMAIN_STATS_*).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corral.constants import DomainState, DomainStatsTypes, TypedParameterType, VcpuState
+from corral.errors import CorralError
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.hypervisor.run import Run
+    from corral.model.domain import Domain as DomainDocument
+    from corral.qemu.machine import Machine
+
+Statistic = tuple[str, int, int | float | bool | str]
+"""One statistic: name, virTypedParameterType, value."""
+
+#: Seconds that QEMU gets to answer; a stuck one shall not hold up the figures of all others.
+DEADLINE = 2.0
+
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+_INT = TypedParameterType.INT
+_UINT = TypedParameterType.UINT
+_ULLONG = TypedParameterType.ULLONG
+_STRING = TypedParameterType.STRING
+
+
+def memory(document: DomainDocument) -> tuple[int, int]:
+    """(current, maximum) KiB."""
+    maximum = document.memory.kib if document.memory else 0
+    return (document.current_memory.kib if document.current_memory else maximum), maximum
+
+
+def vcpus(document: DomainDocument) -> tuple[int, int]:
+    """(current, maximum)."""
+    if document.vcpu is None:
+        return 1, 1
+    return document.vcpu.current or document.vcpu.count, document.vcpu.count
+
+
+def cpu_times(pid: int) -> tuple[int, int, int]:
+    """(total, user, system) nanoseconds of a process and its threads; zeros when it is gone (proc(5), stat)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = int(fields[11]) * _TICK_NS, int(fields[12]) * _TICK_NS
+        return user + system, user, system
+    return 0, 0, 0
+
+
+def _thread_times(pid: int, thread: int) -> tuple[int, int]:
+    """(run, waited) nanoseconds of one thread (proc(5), schedstat)."""
+    with contextlib.suppress(OSError, ValueError):
+        ran, waited, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()
+        return int(ran), int(waited)
+    return 0, 0
+
+
+def _resident_kib(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_KIB
+    return 0
+
+
+async def collect(domain: Domain, groups: int, *, nowait: bool) -> list[Statistic]:
+    """The statistics of the groups asked for (0: all)."""
+    groups = groups or ~0
+    run = domain.run
+    found: list[Statistic] = []
+    if groups & DomainStatsTypes.STATE:
+        state, reason = domain.state()
+        found += [("state.state", _INT, state), ("state.reason", _INT, reason)]
+    if run and run.process and groups & DomainStatsTypes.CPU_TOTAL:
+        total, user, system = cpu_times(run.process.pid)
+        found += [("cpu.time", _ULLONG, total), ("cpu.user", _ULLONG, user), ("cpu.system", _ULLONG, system)]
+    document = domain.definition.document
+    machine = run.machine if run and run.monitor_lost is None and not (nowait and domain.jobs.holder) else None
+    if groups & DomainStatsTypes.BALLOON:
+        found += await _balloon(document, run, machine)
+    if groups & DomainStatsTypes.VCPU:
+        found += _vcpus(domain, document, run)
+    if groups & DomainStatsTypes.INTERFACE:
+        found.append(("net.count", _UINT, len(document.devices.interfaces)))
+    if groups & DomainStatsTypes.BLOCK:
+        found += await _block(document, machine)
+    return found
+
+
+async def _ask(machine: Machine | None, command: str, arguments: dict[str, object] | None = None) -> Any:
+    """QEMU's answer, or None when it has none in time."""
+    if machine is None:
+        return None
+    try:
+        return await machine.monitor.execute(command, arguments, timeout=DEADLINE)
+    except CorralError:
+        return None
+
+
+_BALLOON_NAMES = {
+    "stat-swap-in": ("swap_in", 1024),
+    "stat-swap-out": ("swap_out", 1024),
+    "stat-major-faults": ("major_fault", 1),
+    "stat-minor-faults": ("minor_fault", 1),
+    "stat-free-memory": ("unused", 1024),
+    "stat-total-memory": ("available", 1024),
+    "stat-available-memory": ("usable", 1024),
+    "stat-disk-caches": ("disk_caches", 1024),
+    "stat-htlb-pgalloc": ("hugetlb_pgalloc", 1),
+    "stat-htlb-pgfail": ("hugetlb_pgfail", 1),
+}
+_UNKNOWN_FIGURE = 2**64 - 1
+
+
+async def _balloon(document: DomainDocument, run: Run | None, machine: Machine | None) -> list[Statistic]:
+    current, maximum = memory(document)
+    found: list[Statistic] = [
+        ("balloon.current", _ULLONG, (run.balloon if run else 0) or current),
+        ("balloon.maximum", _ULLONG, maximum),
+    ]
+    if run is None or run.process is None:
+        return found
+    device = document.devices.memballoon
+    if device is not None and device.alias is not None and device.stats is not None and device.stats.period:
+        told = await _ask(
+            machine, "qom-get", {"path": f"/machine/peripheral/{device.alias.name}", "property": "guest-stats"}
+        )
+        if told:
+            for name, figure in told.get("stats", {}).items():
+                if name in _BALLOON_NAMES and 0 <= figure < _UNKNOWN_FIGURE:
+                    ours, divisor = _BALLOON_NAMES[name]
+                    found.append((f"balloon.{ours}", _ULLONG, figure // divisor))
+            found.append(("balloon.last-update", _ULLONG, int(told.get("last-update", 0))))
+    found.append(("balloon.rss", _ULLONG, _resident_kib(run.process.pid)))
+    return found
+
+
+def _vcpus(domain: Domain, document: DomainDocument, run: Run | None) -> list[Statistic]:
+    current, maximum = vcpus(document)
+    found: list[Statistic] = [("vcpu.current", _UINT, current), ("vcpu.maximum", _UINT, maximum)]
+    if run is None or run.machine is None or run.process is None:
+        return found
+    state = VcpuState.RUNNING if domain.state()[0] != DomainState.SHUTOFF else VcpuState.OFFLINE
+    for index, thread in sorted(run.machine.vcpu_threads.items()):
+        ran, waited = _thread_times(run.process.pid, thread)
+        found += [
+            (f"vcpu.{index}.state", _INT, state),
+            (f"vcpu.{index}.time", _ULLONG, ran),
+            (f"vcpu.{index}.delay", _ULLONG, waited),
+        ]
+    return found
+
+
+_BLOCK_NAMES = {
+    "rd.reqs": "rd_operations",
+    "rd.bytes": "rd_bytes",
+    "rd.times": "rd_total_time_ns",
+    "wr.reqs": "wr_operations",
+    "wr.bytes": "wr_bytes",
+    "wr.times": "wr_total_time_ns",
+    "fl.reqs": "flush_operations",
+    "fl.times": "flush_total_time_ns",
+    "allocation": "wr_highest_offset",
+}
+
+
+async def _block(document: DomainDocument, machine: Machine | None) -> list[Statistic]:
+    disks = document.devices.disks
+    found: list[Statistic] = [("block.count", _UINT, len(disks))]
+    figures, images = {}, {}
+    if disks and machine is not None:
+        stats, block = await asyncio.gather(_ask(machine, "query-blockstats"), _ask(machine, "query-block"))
+        figures = {_alias(each): each.get("stats", {}) for each in stats or ()}
+        images = {_alias(each): (each.get("inserted") or {}).get("image", {}) for each in block or ()}
+    for number, disk in enumerate(disks):
+        prefix = f"block.{number}"
+        found.append((f"{prefix}.name", _STRING, disk.target.dev))
+        path = disk.source.path if disk.source else None
+        if path:
+            found.append((f"{prefix}.path", _STRING, path))
+        alias = disk.alias.name if disk.alias else ""
+        for ours, theirs in _BLOCK_NAMES.items():
+            figure = figures.get(alias, {}).get(theirs)
+            if figure is not None:
+                found.append((f"{prefix}.{ours}", _ULLONG, figure))
+        capacity = images.get(alias, {}).get("virtual-size")
+        if capacity is not None:
+            found.append((f"{prefix}.capacity", _ULLONG, capacity))
+        if path and machine is not None:
+            with contextlib.suppress(OSError):
+                found.append((f"{prefix}.physical", _ULLONG, (await asyncio.to_thread(os.stat, path)).st_size))
+    return found
+
+
+def _alias(entry: dict[str, Any]) -> str:
+    """The device alias in a QOM path such as `/machine/peripheral/virtio-disk0/virtio-backend`."""
+    parts = str(entry.get("qdev", "")).split("/")
+    return parts[3] if len(parts) > 3 and parts[2] == "peripheral" else parts[-1]
