@@ -31,8 +31,8 @@ class Clock(Element, tag="clock"):
     """Where the guest's clock starts; `adjustment` is seconds, or `reset`; `start` seconds since 1970."""
 
     offset: Literal["utc", "localtime", "timezone", "variable", "absolute"] = attr(default="utc")
-    basis: Literal["utc", "localtime"] | None = attr(default=None)
     adjustment: str | None = attr(default=None)
+    basis: Literal["utc", "localtime"] | None = attr(default=None)
     timezone: str | None = attr(default=None)
     start: int | None = attr(default=None)
     timers: list[Timer] = element(tag="timer", default_factory=list)

@@ -90,9 +90,9 @@ class TCG(Element, tag="tcg"):
 class Features(Element, tag="features"):
     """What the machine offers beside devices."""
 
-    pae: bool = element(default=False)
     acpi: bool = element(default=False)
     apic: APIC | None = element(default=None)
+    pae: bool = element(default=False)
     hyperv: HyperV | None = element(default=None)
     kvm: KVM | None = element(default=None)
     pvspinlock: State | None = element(default=None)

@@ -77,6 +77,9 @@ class Shape:
     fields: dict[str, Scalar | Child]
 
 
+_RANKS = {"boot": 1, "rom": 2, "alias": 3, "acpi": 4, "address": 5}
+"""What libvirt writes after a device's own elements."""
+
 _shapes: dict[type[Element], Shape] = {}
 
 
@@ -89,7 +92,7 @@ def shape_of(cls: type[Element]) -> Shape:
 
 
 def _derive(cls: type[Element]) -> Shape:
-    from corral.model.devices.device import Device
+    from corral.model.devices.device import Device, VirtioOptions
 
     attributes: dict[str, Scalar] = {}
     children: dict[str, Child] = {}
@@ -109,9 +112,12 @@ def _derive(cls: type[Element]) -> Shape:
         else:
             tag = entity.path or field
             fields[field] = children[tag] = _child(field, tag, kind, many, leaf, marks, discriminator)
-    # What all devices share comes last, as libvirt writes it.
-    shared = Device.model_fields if issubclass(cls, Device) else {}
-    order = tuple(sorted(children.values(), key=lambda child: child.field in shared))
+    order = tuple(children.values())
+    if issubclass(cls, Device):
+        order = tuple(sorted(order, key=lambda child: _RANKS.get(child.field, len(_RANKS) * (child.field in cls.last))))
+    if issubclass(cls, VirtioOptions):
+        own = {name: scalar for name, scalar in attributes.items() if scalar.field not in VirtioOptions.model_fields}
+        attributes = {**own, **attributes}
     unit_field: str | None = getattr(cls, "unit_field", None)
     tag = cls.__xml_tag__ or cls.__name__.lower()
     return Shape(tag, attributes, children, order, None if raw else text, raw, unit_field, fields)

@@ -12,7 +12,6 @@ from corral.model.shape import Shape, shape_of
 
 _SPECIAL = re.compile("[&<>'\"\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_HIDDEN = "*****"
 
 
 def write(document: Element, *, secure: bool = False) -> str:
@@ -43,14 +42,12 @@ def _write(out: list[str], document: Element, shape: Shape, tag: str, level: int
     out.append(f"{indent}<{tag}")
     for name, scalar in shape.attributes.items():
         value = values[scalar.field]
-        if value is not None:
+        if value is not None and (secure or not scalar.secret):
             text = value if scalar.write is None else scalar.write(value)
-            if scalar.secret and not secure:
-                text = _HIDDEN
-            if name == shape.unit_field:
-                name = scalar.name
             out.append(f" {name}='{_attribute(text)}'")
-    if shape.unit_field is not None:
+            if scalar.field == shape.unit_field:
+                out.append(" unit='KiB'")
+    if shape.text is not None and shape.text.field == shape.unit_field:
         out.append(" unit='KiB'")
     if shape.raw is not None:
         lines = inner.indented(values[shape.raw], level + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_xml import attr, element
@@ -72,3 +72,5 @@ class Controller(Device, tag="controller"):
     master: ControllerMaster | None = element(default=None)
     driver: ControllerDriver | None = element(default=None)
     pcihole64: ScaledSize | None = element(default=None)
+
+    last: ClassVar[tuple[str, ...]] = ("pcihole64",)

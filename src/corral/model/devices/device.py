@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic_xml import attr, element
@@ -18,6 +18,9 @@ class Device(Element):
     alias: Alias | None = element(default=None)
     acpi: ACPI | None = element(default=None)
     address: Address | None = element(default=None)
+
+    last: ClassVar[tuple[str, ...]] = ()
+    """Fields that libvirt writes even after the address."""
 
 
 class VirtioOptions(Element, tag="driver"):

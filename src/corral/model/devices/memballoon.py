@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic_xml import attr, element
 
@@ -24,3 +24,5 @@ class Memballoon(Device, tag="memballoon"):
     free_page_reporting: OnOff | None = attr(name="freePageReporting", default=None)
     stats: BalloonStats | None = element(default=None)
     driver: VirtioOptions | None = element(default=None)
+
+    last: ClassVar[tuple[str, ...]] = ("driver",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_xml import attr, element
@@ -30,6 +30,8 @@ class Sound(Device, tag="sound"):
     codecs: list[Codec] = element(tag="codec", default_factory=list)
     audio: SoundAudio | None = element(default=None)
     driver: VirtioOptions | None = element(default=None)
+
+    last: ClassVar[tuple[str, ...]] = ("driver",)
 
 
 class Audio(Element, tag="audio"):
