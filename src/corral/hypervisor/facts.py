@@ -67,7 +67,7 @@ class Facts:
 
 async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
     """Ask the host and every emulator, and look for the programs."""
-    found = await kvm.probe(settings.run)
+    found = await kvm.probe(settings.cache)
     paths = (settings.emulator,) if settings.emulator else await asyncio.to_thread(find_emulators)
     binaries, faults = [], []
     for path in paths:
