@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corral.model.domain import Domain
+from corral.errors import ConfigUnsupported, XMLError
+from corral.host.firmware import Firmware, choose
+from corral.model.clock import Clock
+from corral.model.cpu import CPU, CPUModel
+from corral.model.domain import VCPU, Domain
+from corral.model.features import SMM, Features
+from corral.model.os import NVRAM, BootDevice, FirmwareFeature, Loader
+from corral.model.os import Firmware as FirmwareInfo
+from corral.qemu import addresses, default_devices
 from corral.qemu.binary import Binary
+from corral.qemu.pci_slots import is_q35
+from corral.qemu.plan import GraphicsPorts, Runtime, plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,19 +26,204 @@ class Host:
     """What the host adds to a definition.
 
     `kvm`: KVM may be used (`<domain type='kvm'>` is refused otherwise, with `kvm_reason`).
-    `firmwares`: the host's UEFI firmware in order of preference (descriptors, docs/interop/firmware.json of QEMU).
+    `firmwares`: the host's UEFI firmware in order of preference (`host.firmware.descriptors()`).
     `nvram_dir`: where a domain's variable store goes: `nvram_dir/NAME_VARS.fd`.
     """
 
     kvm: bool
     kvm_reason: str = ""
-    firmwares: Sequence[object] = ()
+    firmwares: Sequence[Firmware] = ()
     nvram_dir: Path
 
 
 def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
     """A copy with everything filled in: ids, machine, implied devices, addresses. Idempotent.
 
-    Raises ConfigUnsupported for what the binary or the host lacks, XMLError for what contradicts itself.
+    Raises ConfigUnsupported for what the binary or the host lacks, CPUIncompatible for a CPU that the host cannot give,
+    XMLError for what contradicts itself.
     """
-    raise NotImplementedError
+    full = domain.copy()
+    _refuse(full, host)
+    full.uuid = full.uuid or uuid.uuid4()
+    _complete_machine(full, binary)
+    _complete_memory(full)
+    _complete_vcpus(full, binary)
+    _complete_firmware(full, binary, host)
+    _complete_boot(full)
+    _complete_cpu(full, binary)
+    full.clock = full.clock or Clock()
+    if full.clock.offset == "variable":
+        full.clock.adjustment = full.clock.adjustment or "0"
+        full.clock.basis = full.clock.basis or "utc"
+    full.on_poweroff = full.on_poweroff or "destroy"
+    full.on_reboot = full.on_reboot or "restart"
+    full.on_crash = full.on_crash or "destroy"
+    default_devices.complete(full, binary)
+    addresses.assign(full)
+    full.check()
+    _try_plan(full, binary)
+    return full
+
+
+def _refuse(domain: Domain, host: Host) -> None:
+    if domain.type == "kvm" and not host.kvm:
+        reason = f": {host.kvm_reason}" if host.kvm_reason else ""
+        raise ConfigUnsupported(f"domain type 'kvm' cannot be used on this host{reason}", hint="use type 'qemu'")
+    if domain.cpu is not None and domain.cpu.numa is not None:
+        raise ConfigUnsupported("guest NUMA cells are not supported yet")
+    if domain.max_memory is not None:
+        raise ConfigUnsupported("maxMemory (memory hotplug) is not supported yet")
+    if domain.vcpus is not None and any(vcpu.enabled == "no" for vcpu in domain.vcpus.vcpus):
+        raise ConfigUnsupported("enabling single vCPUs is not supported yet; use <vcpu current='…'>")
+
+
+def _complete_machine(domain: Domain, binary: Binary) -> None:
+    os = domain.os
+    os.type.arch = os.type.arch or binary.arch
+    if os.type.arch != binary.arch:
+        raise ConfigUnsupported(f"Emulator '{binary.path}' does not support arch '{os.type.arch}'")
+    os.type.machine = binary.canonical_machine(os.type.machine)
+    if not (is_q35(domain) or os.type.machine.startswith("pc-i440fx")):
+        raise ConfigUnsupported(f"machine type '{os.type.machine}' is not supported", hint="use 'q35' or 'pc'")
+    domain.devices.emulator = domain.devices.emulator or str(binary.path)
+
+
+def _complete_memory(domain: Domain) -> None:
+    if domain.memory is None or domain.memory.kib == 0:
+        raise XMLError("missing element or empty <memory>")
+    current = domain.current_memory
+    if current is None or current.kib == 0 or current.kib > domain.memory.kib:
+        domain.current_memory = type(domain.memory)(kib=domain.memory.kib)
+
+
+def _complete_vcpus(domain: Domain, binary: Binary) -> None:
+    vcpu = domain.vcpu = domain.vcpu or VCPU(count=1)
+    vcpu.placement = vcpu.placement or "static"
+    if vcpu.current is not None and vcpu.current > vcpu.count:
+        raise XMLError(f"maxvcpus must not be less than current vcpus ({vcpu.count} < {vcpu.current})")
+    if vcpu.current == vcpu.count:
+        vcpu.current = None
+    limit = binary.machine(domain.os.type.machine).max_cpus
+    if vcpu.count > limit:
+        raise ConfigUnsupported(f"Maximum CPUs greater than specified machine type limit {limit}")
+
+
+def _complete_boot(domain: Domain) -> None:
+    os, devices = domain.os, domain.devices
+    ordered = any(device.boot is not None for device in (*devices.disks, *devices.interfaces, *devices.redirdevs))
+    if ordered and os.boots:
+        raise ConfigUnsupported("per-device boot elements cannot be used together with os/boot elements")
+    if not ordered and not os.boots:
+        os.boots.append(BootDevice(dev="hd"))
+
+
+def _complete_cpu(domain: Domain, binary: Binary) -> None:
+    cpu = domain.cpu = domain.cpu or CPU()
+    kvm = domain.type == "kvm"
+    if cpu.mode is None:
+        cpu.mode = "custom"
+    match cpu.mode:
+        case "custom":
+            cpu.match = cpu.match or "exact"
+            if cpu.model is None or not cpu.model.name:
+                default = binary.machine(domain.os.type.machine).default_cpu or "qemu64"
+                cpu.model = CPUModel(name=default, fallback="forbid")
+                cpu.check = cpu.check or "none"
+            else:
+                cpu.model.fallback = cpu.model.fallback or "allow"
+                cpu.check = cpu.check or ("partial" if kvm else "none")
+        case "host-model":
+            cpu.check = cpu.check or "partial"
+        case "host-passthrough" | "maximum":
+            cpu.check = cpu.check or "none"
+            if kvm:
+                cpu.migratable = cpu.migratable or "on"
+    for feature in cpu.features:
+        feature.policy = feature.policy or "require"
+    if cpu.topology is not None:
+        cpu.topology.dies = cpu.topology.dies or 1
+        cpu.topology.clusters = cpu.topology.clusters or 1
+        if domain.vcpu is not None and cpu.topology.cpus != domain.vcpu.count:
+            raise ConfigUnsupported("CPU topology doesn't match maximum vcpu count")
+
+
+def _complete_firmware(domain: Domain, binary: Binary, host: Host) -> None:
+    """Choose the firmware that `<os firmware='efi'>` asks for; name a variable store for a firmware that has one."""
+    os = domain.os
+    if os.firmware == "efi" and (os.loader is None or os.loader.path is None):
+        _choose_firmware(domain, binary, host)
+    elif os.loader is not None and os.loader.path is not None:
+        os.loader.type = os.loader.type or "rom"
+        if os.loader.type == "pflash":
+            os.loader.format = os.loader.format or "raw"
+            os.loader.readonly = os.loader.readonly or "yes"
+            if os.nvram is None and os.loader.readonly == "yes" and os.loader.stateless != "yes":
+                template = next((f for f in host.firmwares if str(f.executable) == os.loader.path), None)
+                if template is not None and template.nvram_template is not None:
+                    os.nvram = _nvram(domain, host, template)
+    if os.nvram is not None and os.nvram.path is not None:
+        os.nvram.format = os.nvram.format or "raw"
+
+
+def _choose_firmware(domain: Domain, binary: Binary, host: Host) -> None:
+    os = domain.os
+    assert os.type.machine is not None
+    wanted = {f.name: f.enabled == "yes" for f in os.firmware_info.features} if os.firmware_info is not None else {}
+    secure = wanted.get("secure-boot")
+    if os.loader is not None and os.loader.secure is not None:
+        secure = os.loader.secure == "yes"
+    stateless = os.loader is not None and os.loader.stateless == "yes"
+    firmware = choose(
+        binary.arch,
+        os.type.machine,
+        secure=secure,
+        enrolled=wanted.get("enrolled-keys"),
+        stateless=stateless,
+        firmwares=[f for f in host.firmwares if f.device == "flash" and f.executable_format in ("raw", "qcow2")],
+    )
+    if firmware is None:
+        raise ConfigUnsupported("Unable to find 'efi' firmware that is compatible with the current configuration")
+    features = domain.features = domain.features or Features()
+    if not features.acpi:
+        raise ConfigUnsupported("UEFI requires ACPI on this architecture; add <acpi/> to <features>")
+    if firmware.secure:
+        if features.smm is not None and features.smm.state == "off":
+            raise ConfigUnsupported("Secure boot requires SMM feature enabled")
+        features.smm = features.smm or SMM(state="on")
+        features.smm.state = "on"
+    os.firmware_info = FirmwareInfo(
+        features=[
+            FirmwareFeature(enabled="yes" if name in firmware.features else "no", name=name)
+            for name in ("enrolled-keys", "secure-boot")
+        ]
+    )
+    loader = os.loader = os.loader or Loader()
+    loader.path, loader.type = str(firmware.executable), "pflash"
+    loader.readonly = "yes"
+    loader.format = "qcow2" if firmware.executable_format == "qcow2" else "raw"
+    if firmware.secure:
+        loader.secure = "yes"
+    if not stateless:
+        os.nvram = _nvram(domain, host, firmware)
+
+
+def _nvram(domain: Domain, host: Host, firmware: Firmware) -> NVRAM:
+    nvram = domain.os.nvram or NVRAM()
+    kind = "qcow2" if firmware.nvram_format == "qcow2" else "raw"
+    if nvram.template is None and firmware.nvram_template is not None:
+        nvram.template, nvram.template_format = str(firmware.nvram_template), kind  # type: ignore[assignment]
+    nvram.format = nvram.format or kind  # type: ignore[assignment]
+    nvram.path = nvram.path or str(host.nvram_dir / f"{domain.name}_VARS.fd")
+    return nvram
+
+
+def _try_plan(domain: Domain, binary: Binary) -> None:
+    """Make the plan of a start, to refuse at definition what could never start."""
+    accel = "kvm" if domain.type == "kvm" else "tcg"
+    ports = GraphicsPorts(port=5900)
+    runtime = Runtime(
+        accel=accel,
+        run_dir=Path("/run"),
+        graphics=dict.fromkeys(range(len(domain.devices.graphics)), ports),
+    )
+    plan(domain, binary, runtime)

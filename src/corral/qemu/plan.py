@@ -3,101 +3,214 @@
 A domain becomes machine-level options and an ordered list of parts in QEMU's own vocabulary (QAPI). The plan is a pure
 function of the document, of what the binary can do, and of the few facts that only the start knows (`Runtime`).
 `corral.qemu.render` turns it into arguments for a cold start, or into QMP commands for a hotplug.
+
+A start goes: `defaults.complete` (at definition) → `settle` → `plan` → `render.argv`; QEMU then waits paused, the
+caller runs `Plan.setup` on its monitor and lets it go on. After the guest powers off QEMU stays (it was told not to
+exit) and says SHUTDOWN; the caller ends it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
 
+from corral.errors import ConfigUnsupported
+from corral.model.devices.chardev import Channel, ChardevSource, Console, Parallel, Serial
+from corral.model.devices.controller import Controller
+from corral.model.devices.device import Device
+from corral.model.devices.disk import BackingFormat, BackingStore, Disk, DiskSource
+from corral.model.devices.hub import Hub, Redirdev
+from corral.model.devices.input import Input
+from corral.model.devices.interface import Interface
+from corral.model.devices.memballoon import Memballoon
+from corral.model.devices.panic import Panic
+from corral.model.devices.rng import Rng
+from corral.model.devices.sound import Sound
+from corral.model.devices.video import Video
+from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
+from corral.qemu import aliases, machine_options
 from corral.qemu.binary import Binary
+from corral.qemu.context import Context
+from corral.qemu.devices import chardev, controller, disk, graphics, input, interface, platform, sound, video
+from corral.qemu.runtime import Command, GraphicsPorts, Image, Part, PartKind, Runtime
 
-PartKind = Literal["blockdev", "object", "netdev", "chardev", "device"]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One piece of a machine.
-
-    `props` is in QMP's form without the id and, for a device, with its `driver`; for an object with its `qom-type`;
-    for a blockdev with its `driver`; for a netdev with its `type`. A chardev's is its ChardevBackend:
-    `{"type": "socket", "data": {…}}`. `id` is the device id, object id, chardev id, netdev id or node name.
-    """
-
-    kind: PartKind
-    id: str
-    props: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Image:
-    """One image file or block device of a disk's chain, as the caller found it in the image headers."""
-
-    path: Path
-    format: str
-    """`raw`, `qcow2`, … as QEMU names its format drivers."""
-    block: bool = False
-    """True for a host block device."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphicsPorts:
-    """The TCP ports taken for one `<graphics>`; None where it has no such port."""
-
-    port: int | None = None
-    tls_port: int | None = None
-    websocket: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runtime:
-    """What only the start knows. All paths are absolute; nothing here is opened or created by the plan.
-
-    `accel`: the accelerator to use; the caller has refused `<domain type='kvm'>` where KVM is not to be used.
-    `run_dir`: the domain's own existing directory for sockets (channels without a path get
-    `run_dir/channel/<name>`'s place: see `channel_path`). Socket paths are limited to 107 bytes by the kernel.
-    `monitor_fd`: number of the listening UNIX socket that QEMU inherits for its QMP monitor; None: QEMU listens itself
-    at `run_dir/monitor.sock`.
-    `chains`: for each disk's target name (`vda`) its images from the top down to the base. A disk missing here has the
-    chain that its document tells: `<source>` and explicit `<backingStore>`. Empty drives need no entry.
-    `graphics`: ports by the index of the `<graphics>` in the document. One missing here has the ports of the document.
-    `nvram`: the domain's own UEFI variable store, existing; None: the path in `<nvram>`.
-    `fds`: descriptors opened by the caller that QEMU inherits: name → number; `Plan.fds` lists those used.
-    """
-
-    accel: Literal["kvm", "tcg"]
-    run_dir: Path
-    monitor_fd: int | None = None
-    chains: Mapping[str, tuple[Image, ...]] = field(default_factory=dict)
-    graphics: Mapping[int, GraphicsPorts] = field(default_factory=dict)
-    nvram: Path | None = None
-    fds: Mapping[str, int] = field(default_factory=dict)
+__all__ = [
+    "Command",
+    "GraphicsPorts",
+    "Image",
+    "Part",
+    "PartKind",
+    "Plan",
+    "Runtime",
+    "device_parts",
+    "device_setup",
+    "plan",
+    "settle",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One QEMU process: emulator, machine-level options (option and value together), parts in order, descriptors."""
+    """One QEMU process.
+
+    `options`: machine-level, option and value together; `parts`: in order of creation; `setup`: QMP commands to run
+    while the machine is still paused (passwords, unplugged cables, the balloon); `fds`: descriptors QEMU inherits;
+    `environment`: variables beside the caller's own.
+    """
 
     emulator: str
     options: tuple[tuple[str, ...], ...]
     parts: tuple[Part, ...]
+    setup: tuple[Command, ...] = ()
     fds: tuple[int, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def settle(domain: Domain, runtime: Runtime) -> Domain:
+    """The live document: a copy of the complete one with all that a start decides.
+
+    Aliases, node numbers of images, backing chains, socket paths, graphics ports and addresses; idempotent. Paths of
+    ptys are known only when QEMU runs: `live.set_ptys`.
+    """
+    live = domain.copy()
+    for drive in live.devices.disks:
+        chain = runtime.chains.get(drive.target.dev)
+        if chain and drive.backing_store is None:
+            drive.backing_store = _backing(chain[1:])
+    for number, display in enumerate(live.devices.graphics):
+        _open_display(live, number, runtime)
+        if display.listens and display.listens[0].type == "socket" and display.listens[0].socket is None:
+            display.socket = display.listens[0].socket = str(runtime.run_dir / f"{display.type}.sock")
+    for channel in live.devices.channels:
+        source = channel.source
+        if channel.type == "unix" and (source is None or source.path is None):
+            name = (channel.target.name or "channel").replace("/", "_")
+            channel.source = source = source or ChardevSource()
+            source.mode = source.mode or "bind"
+            source.path = str(runtime.run_dir / f"channel-{name}")
+    return aliases.assign(live)
+
+
+def _backing(images: tuple[Image, ...]) -> BackingStore:
+    """The `<backingStore>` of a chain's lower images; an empty one ends it."""
+    store = BackingStore()
+    for image in reversed(images):
+        path = str(image.path)
+        store = BackingStore(
+            type="block" if image.block else "file",
+            format=BackingFormat.model_validate({"type": image.format}),
+            source=DiskSource(dev=path) if image.block else DiskSource(file=path),
+            backing_store=store,
+        )
+    return store
+
+
+def _open_display(live: Domain, number: int, runtime: Runtime) -> None:
+    display, ports = live.devices.graphics[number], runtime.graphics.get(number)
+    if ports is not None:
+        display.port = ports.port if ports.port is not None else display.port
+        display.tls_port = ports.tls_port if ports.tls_port is not None else display.tls_port
+        display.websocket = ports.websocket if ports.websocket is not None else display.websocket
+    for listen in display.listens[:1]:
+        if listen.type == "address":
+            display.listen = listen.address = listen.address or "127.0.0.1"
 
 
 def plan(domain: Domain, binary: Binary, runtime: Runtime) -> Plan:
-    """The plan of a domain that went through `defaults.complete` and `aliases.assign`.
+    """The plan of a complete domain (`defaults.complete`); what `settle` does is done where it was not yet.
 
-    Raises ConfigUnsupported for what the binary lacks.
+    Raises ConfigUnsupported for what the binary lacks, CPUIncompatible for what the host's CPU does.
     """
-    raise NotImplementedError
+    context = Context.of(settle(domain, runtime), binary, runtime)
+    parts = machine_options.parts(context)
+    setup: list[Command] = []
+    for device in _in_order(context.domain):
+        parts += _parts(device, context)
+        setup += device_setup(device)
+    for display in context.domain.devices.graphics:
+        setup += graphics.setup(display)
+    setup += _balloon(context)
+    return Plan(
+        emulator=context.domain.devices.emulator or str(binary.path),
+        options=tuple(machine_options.options(context)),
+        parts=tuple(parts),
+        setup=tuple(setup),
+        fds=() if runtime.monitor_fd is None else (runtime.monitor_fd,),
+        environment=machine_options.environment(context),
+    )
 
 
-def device_parts(domain: Domain, device: Any, binary: Binary, runtime: Runtime) -> list[Part]:
-    """The parts of one device of the domain, for a hotplug: the same as in the domain's own plan.
+def device_parts(domain: Domain, device: Device, binary: Binary, runtime: Runtime) -> list[Part]:
+    """The parts of one device, for a hotplug and its undo: the same as in the domain's own plan.
 
-    `domain` is the live document with the device already inserted, completed and aliased.
+    `domain` is the live document with the device already in it, complete, aliased and addressed.
     """
-    raise NotImplementedError
+    return _parts(device, Context.of(domain, binary, runtime))
+
+
+def device_setup(device: Device) -> list[Command]:
+    """What is set through the monitor once the device is there."""
+    return interface.setup(device) if isinstance(device, Interface) else []
+
+
+def media_parts(domain: Domain, drive: Disk, binary: Binary, runtime: Runtime) -> list[Part]:
+    """The block nodes of a drive's medium alone, for changing what is in a CD-ROM drive; the top node comes last."""
+    return disk.media(drive, Context.of(domain, binary, runtime))
+
+
+def _balloon(context: Context) -> list[Command]:
+    """Shrink the guest at once to the memory it shall have now."""
+    domain = context.domain
+    current, device = domain.current_memory, domain.devices.memballoon
+    if current is None or device is None or device.model == "none" or domain.memory is None:
+        return []
+    return [("balloon", {"value": current.bytes})] if current.kib < domain.memory.kib else []
+
+
+def _in_order(domain: Domain) -> list[Device]:
+    """All devices, a bus before what sits on it."""
+    devices = domain.devices
+    found: list[Device] = sorted(devices.controllers, key=controller.plugged_first)
+    found += [*devices.hubs, *devices.disks, *devices.interfaces, *devices.serials, *devices.parallels]
+    found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.videos, *devices.sounds]
+    found += [*devices.redirdevs, *devices.watchdogs]
+    found += [devices.memballoon] if devices.memballoon is not None else []
+    return [*found, *devices.rngs, *devices.panics]
+
+
+def _parts(device: Device, context: Context) -> list[Part]:
+    match device:
+        case Controller():
+            return controller.parts(device, context)
+        case Disk():
+            return disk.parts(device, context)
+        case Interface():
+            return interface.parts(device, context)
+        case Serial():
+            return chardev.serial(device, context)
+        case Parallel():
+            return chardev.parallel(device, context)
+        case Channel():
+            return chardev.channel(device, context)
+        case Console():
+            return chardev.console(device, context)
+        case Input():
+            return input.parts(device, context)
+        case Hub():
+            return input.hub(device, context)
+        case Video():
+            return video.parts(device, context)
+        case Sound():
+            return sound.parts(device, context)
+        case Redirdev():
+            return chardev.redirdev(device, context)
+        case Watchdog():
+            return platform.watchdog(device, context)
+        case Memballoon():
+            return platform.memballoon(device, context)
+        case Rng():
+            return platform.rng(device, context)
+        case Panic():
+            return platform.panic(device, context)
+    raise ConfigUnsupported(f"devices of class {type(device).__name__} are not supported yet")

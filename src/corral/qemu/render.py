@@ -2,27 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from corral.qemu.plan import Part, Plan
+from corral.qemu.plan import Plan
+from corral.qemu.runtime import Command, Part
 
-Command = tuple[str, dict[str, Any]]
+ID_FIELD = {"blockdev": "node-name", "object": "id", "netdev": "id", "device": "id"}
+ATTACH = {"blockdev": "blockdev-add", "object": "object-add", "netdev": "netdev_add", "device": "device_add"}
+DETACH = {
+    "blockdev": ("blockdev-del", "node-name"),
+    "object": ("object-del", "id"),
+    "netdev": ("netdev_del", "id"),
+    "chardev": ("chardev-remove", "id"),
+    "device": ("device_del", "id"),
+}
 
 
 def argv(plan: Plan) -> list[str]:
     """The whole command line, the emulator first."""
-    raise NotImplementedError
+    words = [plan.emulator]
+    for option in plan.options:
+        words += option
+    for part in plan.parts:
+        words += [f"-{part.kind}", chardev_option(part) if part.kind == "chardev" else _json(_props(part))]
+    return words
 
 
 def attach(parts: Sequence[Part]) -> list[Command]:
     """QMP commands that plug the parts in, in order."""
-    raise NotImplementedError
+    return [
+        ("chardev-add", {"id": part.id, "backend": part.props})
+        if part.kind == "chardev"
+        else (ATTACH[part.kind], _props(part))
+        for part in parts
+    ]
 
 
 def detach(parts: Sequence[Part]) -> list[Command]:
     """QMP commands that take the parts out: the reverse order.
 
-    After a `device_del` the caller waits for DEVICE_DELETED of that id before it sends the next command.
+    After a `device_del` the caller waits for DEVICE_DELETED of that id before it sends the next command. What lives on
+    a bus that a part of its own brings (an HDA codec) goes with that part and is not named.
     """
-    raise NotImplementedError
+    own = {part.id for part in parts if part.kind == "device"}
+    commands = []
+    for part in reversed(parts):
+        if part.kind == "device" and str(part.props.get("bus", "")).rpartition(".")[0] in own:
+            continue
+        command, key = DETACH[part.kind]
+        commands.append((command, {key: part.id}))
+    return commands
+
+
+def chardev_option(part: Part) -> str:
+    """The value of `-chardev`: the QMP form flattened, which QEMU does not take as JSON here."""
+    words = [part.props["type"], f"id={_escape(part.id)}"]
+    words += [f"{name}={_escape(value)}" for name, value in _flat(part.props["type"], part.props["data"])]
+    return ",".join(words)
+
+
+def _flat(backend: str, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A backend's data as `-chardev` names it."""
+    renamed = {"out": "path", "device": "path", "fqdn": "name", "type": "name"}
+    for name, value in data.items():
+        if name == "addr":
+            yield from _flat(backend, value["data"])
+        elif isinstance(value, bool):
+            yield name, "on" if value else "off"
+        elif name == "str":
+            yield "fd", value
+        else:
+            yield renamed.get(name, name), str(value)
+
+
+def _props(part: Part) -> dict[str, Any]:
+    driver = {name: part.props[name] for name in ("driver", "qom-type", "type") if name in part.props}
+    return {**driver, ID_FIELD[part.kind]: part.id, **part.props}
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _escape(value: str) -> str:
+    return value.replace(",", ",,")

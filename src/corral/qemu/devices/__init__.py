@@ -1,0 +1,1 @@
+"""One module for each device family: a device of the document becomes its parts."""

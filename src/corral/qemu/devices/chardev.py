@@ -1,0 +1,137 @@
+"""Character devices: serial and parallel ports, consoles, channels, redirected USB devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from corral.errors import ConfigUnsupported
+from corral.model.address import ISAAddress, VirtioSerialAddress
+from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console, Parallel, Serial
+from corral.model.devices.hub import Redirdev
+from corral.qemu.context import Context, Properties, alias, given, switch
+from corral.qemu.runtime import Part
+
+
+def serial(device: Serial, context: Context) -> list[Part]:
+    """A serial port on ISA, PCI or USB."""
+    target = device.target
+    kind = target.model.name if target is not None and target.model is not None else "isa-serial"
+    if kind not in ("isa-serial", "pci-serial", "usb-serial", "isa-debugcon"):
+        raise ConfigUnsupported(f"serial port model '{kind}' does not exist on this machine")
+    props: Properties = {"driver": context.driver(kind)}
+    if kind == "isa-serial" and target is not None:
+        if (target.port or 0) > 3:
+            raise ConfigUnsupported("a machine has four ISA serial ports; use target type 'pci-serial' for more")
+        props["index"] = target.port
+    return _with_backend(device, props | _isa(device) | _place(device, context), context)
+
+
+def parallel(device: Parallel, context: Context) -> list[Part]:
+    """A parallel port."""
+    props: Properties = {"driver": context.driver("isa-parallel")}
+    if device.target is not None:
+        props["index"] = device.target.port
+    return _with_backend(device, props | _isa(device), context)
+
+
+def console(device: Console, context: Context) -> list[Part]:
+    """A virtio console; one that mirrors the serial port is no device of its own."""
+    if device.target is None or device.target.type != "virtio":
+        return []
+    props: Properties = {"driver": context.driver("virtconsole")}
+    if isinstance(device.address, VirtioSerialAddress):
+        props |= context.place(device)
+    return _with_backend(device, props, context)
+
+
+def channel(device: Channel, context: Context) -> list[Part]:
+    """A named port of a virtio-serial controller."""
+    props: Properties = {"driver": context.driver("virtserialport")} | context.place(device)
+    return _with_backend(device, props | given(name=device.target.name), context)
+
+
+def redirdev(device: Redirdev, context: Context) -> list[Part]:
+    """A USB port that somebody else fills over the usbredir protocol."""
+    twin = Chardev(type=device.type, source=device.source, protocol=device.protocol, log=device.log, alias=device.alias)
+    backend = backend_of(twin, context, spice_name="usbredir")
+    props: Properties = {"driver": context.driver("usb-redir"), "chardev": f"char{alias(device)}"}
+    props |= context.place(device) | context.boot_index(device)
+    return [Part("chardev", f"char{alias(device)}", backend), Part("device", alias(device), props)]
+
+
+def _with_backend(device: Chardev, props: Properties, context: Context) -> list[Part]:
+    name = f"char{alias(device)}"
+    return [
+        Part("chardev", name, backend_of(device, context)),
+        Part("device", alias(device), {"driver": props["driver"], "chardev": name} | props),
+    ]
+
+
+def _place(device: Serial, context: Context) -> Properties:
+    return {} if isinstance(device.address, ISAAddress) else context.place(device)
+
+
+def _isa(device: Chardev) -> Properties:
+    if not isinstance(device.address, ISAAddress):
+        return {}
+    return given(iobase=device.address.iobase, irq=device.address.irq)
+
+
+def backend_of(device: Chardev, context: Context, *, spice_name: str = "vdagent") -> dict[str, Any]:
+    """The host's side as QEMU's ChardevBackend. Raises ConfigUnsupported for backends the binary lacks."""
+    source = device.source or ChardevSource()
+    kind, data = _backend(device, source, spice_name)
+    if not context.binary.has_chardev(kind):
+        raise ConfigUnsupported(f"chardev backend '{kind}' is not supported by QEMU binary '{context.binary.path}'")
+    if device.log is not None:
+        data |= given(logfile=device.log.file, logappend=switch(device.log.append))
+    return {"type": kind, "data": data}
+
+
+def _backend(device: Chardev, source: ChardevSource, spice_name: str) -> tuple[str, dict[str, Any]]:
+    match device.type:
+        case "pty" | "null":
+            return device.type, {}
+        case "file":
+            return "file", {"out": _path(device, source), "append": source.append == "on"}
+        case "dev":
+            return "serial", {"device": _path(device, source)}
+        case "pipe":
+            return "pipe", {"device": _path(device, source)}
+        case "unix":
+            address = {"type": "unix", "data": {"path": _path(device, source)}}
+            return "socket", _socket(device, source, address, default="bind")
+        case "tcp":
+            if source.service is None:
+                raise ConfigUnsupported(f"'{alias(device)}' of type tcp has no service (port)")
+            address = {"type": "inet", "data": {"host": source.host or "127.0.0.1", "port": source.service}}
+            return "socket", _socket(device, source, address, default="connect")
+        case "spicevmc":
+            return "spicevmc", {"type": spice_name}
+        case "spiceport":
+            return "spiceport", given(fqdn=source.channel)
+        case "qemu-vdagent":
+            mouse = source.mouse is not None and source.mouse.mode == "client"
+            clipboard = source.clipboard is not None and source.clipboard.copypaste == "yes"
+            return "qemu-vdagent", {"mouse": mouse, "clipboard": clipboard}
+    raise ConfigUnsupported(f"chardev type '{device.type}' makes no sense for a machine that a daemon runs")
+
+
+def _path(device: Chardev, source: ChardevSource) -> str:
+    if source.path is None:
+        raise ConfigUnsupported(f"'{alias(device)}' of type {device.type} has no path")
+    return source.path
+
+
+def _socket(device: Chardev, source: ChardevSource, address: dict[str, Any], *, default: str) -> dict[str, Any]:
+    if device.protocol is not None and device.protocol.type not in ("raw", "telnet"):
+        raise ConfigUnsupported(f"protocol '{device.protocol.type}' of '{alias(device)}' is not supported yet")
+    server = (source.mode or default) == "bind"
+    data: dict[str, Any] = {"addr": address, "server": server}
+    if server:
+        data["wait"] = False
+    elif source.reconnect is not None and source.reconnect.enabled == "yes":
+        data["reconnect"] = source.reconnect.timeout or 1
+    if device.protocol is not None and device.protocol.type == "telnet":
+        data["telnet"] = True
+    return data

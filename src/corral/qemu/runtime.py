@@ -1,0 +1,72 @@
+"""What only the start of a machine knows, and the parts that a plan is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+PartKind = Literal["blockdev", "object", "netdev", "chardev", "device"]
+Command = tuple[str, dict[str, Any]]
+"""A QMP command and its arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One piece of a machine.
+
+    `props` is in QMP's form without the id and, for a device, with its `driver`; for an object with its `qom-type`;
+    for a blockdev with its `driver`; for a netdev with its `type`. A chardev's is its ChardevBackend:
+    `{"type": "socket", "data": {…}}`. `id` is the device id, object id, chardev id, netdev id or node name.
+    """
+
+    kind: PartKind
+    id: str
+    props: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One image file or block device of a disk's chain, as the caller found it in the image headers."""
+
+    path: Path
+    format: str
+    """`raw`, `qcow2`, … as QEMU names its format drivers."""
+    block: bool = False
+    """True for a host block device."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphicsPorts:
+    """The TCP ports taken for one `<graphics>`; None where it has no such port."""
+
+    port: int | None = None
+    tls_port: int | None = None
+    websocket: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What only the start knows. All paths are absolute; nothing here is opened or created by the plan.
+
+    `accel`: the accelerator to use; the caller has refused `<domain type='kvm'>` where KVM is not to be used.
+    `run_dir`: the domain's own existing directory. QEMU makes the sockets of channels without a path there
+    (`channel-NAME`), and that of a VNC server with `<listen type='socket'/>` without one (`vnc.sock`); the kernel limits
+    such paths to 107 bytes.
+    `monitor_fd`: number of the listening UNIX socket that QEMU inherits for its QMP monitor; None: QEMU listens itself
+    at `run_dir/monitor.sock`.
+    `chains`: for each disk's target name (`vda`) its images from the top down to the base. A disk missing here has the
+    chain that its document tells: `<source>` and explicit `<backingStore>`. Empty drives need no entry.
+    `graphics`: ports by the index of the `<graphics>` in the document. One missing here has the ports of the document.
+    `now`: seconds since 1970, for `<clock offset='variable'>`.
+    `fds`: descriptors opened by the caller that QEMU inherits: name → number; `Plan.fds` lists those used.
+    """
+
+    accel: Literal["kvm", "tcg"]
+    run_dir: Path
+    monitor_fd: int | None = None
+    chains: Mapping[str, tuple[Image, ...]] = field(default_factory=dict)
+    graphics: Mapping[int, GraphicsPorts] = field(default_factory=dict)
+    now: float = 0.0
+    fds: Mapping[str, int] = field(default_factory=dict)
