@@ -7,6 +7,7 @@ A procedure is found by its short name (`domain_lookup_by_name`; other programs 
 from __future__ import annotations
 
 import struct
+from _thread import allocate_lock
 
 from corral.protocol.interface import PROGRAMS, interface
 
@@ -78,16 +79,21 @@ class Procedure:
 _by_name: dict[str, Procedure] = {}
 by_wire: dict[bytes, Procedure] = {}
 """Procedures by `Procedure.wire`; empty until `load()` ran."""
+_filling = allocate_lock()
 
 
 def load() -> dict[bytes, Procedure]:
     """Fill the tables once and return `by_wire`."""
-    if not by_wire:
-        for program, number, name, args, ret, msg, acl, stream, priority in interface()["procedures"]:
-            full_name = name if program == "REMOTE" else f"{program.lower()}.{name}"
-            row = Procedure(*PROGRAMS[program], number, full_name, args, ret, msg, tuple(acl.split()), stream, priority)
-            _by_name[full_name] = row
-            by_wire[row.wire] = row
+    with _filling:  # event loops in two threads must end up with the same objects
+        if not by_wire:
+            rows = {}
+            for program, number, name, args, ret, msg, acl, stream, priority in interface()["procedures"]:
+                full_name = name if program == "REMOTE" else f"{program.lower()}.{name}"
+                numbers = PROGRAMS[program]
+                row = Procedure(*numbers, number, full_name, args, ret, msg, tuple(acl.split()), stream, priority)
+                _by_name[full_name] = row
+                rows[row.wire] = row
+            by_wire.update(rows)
     return by_wire
 
 
