@@ -59,6 +59,11 @@ def pids(starts: Path) -> list[int]:
     return [int(line) for line in starts.read_text().split()]
 
 
+def parent_and_session(pid: int) -> tuple[int, int]:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[1]), int(fields[3])
+
+
 def address(directory: Path, starts: Path, *, delay: float = 0.3, answers: str = "yes") -> Address:
     (directory / "daemon.py").write_text(DAEMON)
     socket = directory / "run" / "sock"
@@ -83,7 +88,8 @@ from pathlib import Path
 from corral.client.transport import dial
 from corral.client.uri import Address
 async def main():
-    connection = await dial(Address({where.uri!r}, {where.name!r}, True, (Path({str(where.sockets[0])!r}),), launch={where.launch!r}))
+    sockets = (Path({str(where.sockets[0])!r}),)
+    connection = await dial(Address({where.uri!r}, {where.name!r}, True, sockets, launch={where.launch!r}))
     print((await connection.call("connect_get_type")).type)
     await connection.close()
 asyncio.run(main())
@@ -100,10 +106,8 @@ asyncio.run(main())
 async def test_the_daemon_is_nobodys_child_and_hears_no_ctrl_c(short_path: Path, starts: Path) -> None:
     connection = await dial(address(short_path, starts))
     (pid,) = pids(starts)
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    parent, session = int(fields[1]), int(fields[3])
-    assert parent != os.getpid()
-    assert session != os.getsid(0)
+    assert parent_and_session(pid)[0] != os.getpid()
+    assert parent_and_session(pid)[1] != os.getsid(0)
     await connection.close()
 
 

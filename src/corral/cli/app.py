@@ -81,13 +81,6 @@ class Commands(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        from corral.cli.completion import items
-
-        return items({name: text for name, (_, text) in COMMANDS.items()}, incomplete) or super().shell_complete(
-            ctx, incomplete
-        )
-
 
 KEYWORDS = {"exec"}  # names that Python has a use for
 ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}
@@ -133,7 +126,7 @@ def program() -> Any:
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments` (default: the process's); its exit status: 0, 1 for errors, 2 for wrong usage."""
     if "_CORRAL_COMPLETE" in os.environ:
-        from typer.completion import completion_init
+        from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     try:

@@ -1,14 +1,14 @@
-"""`corral completion`, and what is completed."""
+"""`corral completion`."""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
 
-class Shell(str, Enum):
+class Shell(StrEnum):
     """Shells that complete."""
 
     bash = "bash"
@@ -25,13 +25,6 @@ def completion(shell: Annotated[Shell, typer.Argument(help="The shell that will 
 
     fish: corral completion fish > ~/.config/fish/completions/corral.fish
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     print(get_completion_script(prog_name="corral", complete_var="_CORRAL_COMPLETE", shell=shell.value))
-
-
-def items(texts: dict[str, str], incomplete: str) -> list[Any]:
-    """Completions of `incomplete` among the keys of `texts`, with the texts as their help."""
-    from typer.core import CompletionItem
-
-    return [CompletionItem(word, help=text) for word, text in texts.items() if word.startswith(incomplete)]

@@ -127,13 +127,13 @@ async def _read_input() -> bytes:
     """What standard input has next, b"" at its end. The descriptor stays blocking: the shell shares it."""
     loop = asyncio.get_running_loop()
     descriptor = sys.stdin.fileno()
-    ready: asyncio.Future[None] = loop.create_future()
+    ready = asyncio.Event()
     try:
-        loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+        loop.add_reader(descriptor, ready.set)
     except PermissionError:  # a regular file, which epoll refuses: it is always ready
         return await asyncio.to_thread(os.read, descriptor, READ_SIZE)
     try:
-        await ready
+        await ready.wait()
         return os.read(descriptor, READ_SIZE)
     except OSError:
         return b""  # the terminal was hung up

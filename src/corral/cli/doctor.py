@@ -68,10 +68,8 @@ def _row(name: str, ok: bool | None, text: str, hint: str = "") -> dict[str, Any
 
 def _print(row: dict[str, Any], width: int) -> None:
     mark, color, word = MARKS[row["ok"]]
-    if sys.stdout.isatty():
-        mark = f"\033[{color}m{mark}\033[0m"
-    else:
-        mark = word.ljust(2)
+    terminal = sys.stdout.isatty()
+    mark = f"\033[{color}m{mark}\033[0m" if terminal else word.ljust(2)
     print(f"{mark} {row['name'].ljust(width)}  {row['text']}")
     if row.get("hint"):
-        print(f"{' ' * (1 if sys.stdout.isatty() else 2)} {' ' * width}  → {row['hint']}")
+        print(f"{' ' * (1 if terminal else 2)} {' ' * width}  → {row['hint']}")

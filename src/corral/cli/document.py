@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from corral.cli.target import find, run
 from corral.errors import InvalidArgument
 
 
-class Notation(str, Enum):
+class Notation(StrEnum):
     """How a document is written."""
 
     xml = "xml"

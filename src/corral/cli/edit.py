@@ -24,7 +24,7 @@ def edit(
     notation: Annotated[Notation, typer.Option("--format", help="xml, json or yaml.")] = Notation.xml,
     connect: Connect = None,
 ) -> None:
-    """Change a machine's document in $VISUAL or $EDITOR; it is checked before it is kept, and used at the next start."""
+    """Change a machine's document in $VISUAL or $EDITOR. It is checked before it is kept, for the next start."""
     before = run(_current(connect, name))
     text = written(before, notation)
     draft = _draft(name, notation, text)

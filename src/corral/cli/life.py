@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -178,10 +179,8 @@ async def _heard(events: Events) -> bool:
 
 
 async def _ask_again(domain: Domain) -> None:
-    try:
+    with suppress(OperationInvalid):  # it has just gone off
         await domain.shutdown()
-    except OperationInvalid:
-        pass  # it has just gone off
 
 
 async def _reboot(domain: Domain, timeout: float) -> None:
