@@ -263,7 +263,7 @@ def _devices(case: _Case) -> Iterator[tuple[str, dict[str, Iterable[str]] | None
     yield "redirdev", {"bus": ["usb"]} if redirection else None
     yield "channel", {"type": ["pty", "unix", *(["spicevmc"] if case.binary.has_spice else [])]}
     yield "crypto", None
-    yield "interface", _interface(case)
+    yield "interface", {"backendType": ["default"]}
     yield "panic", _panic(case)
 
 
@@ -310,13 +310,6 @@ def _rng(case: _Case) -> dict[str, Iterable[str]]:
     }
 
 
-def _interface(case: _Case) -> dict[str, Iterable[str]]:
-    from corral.model.devices.interface import InterfaceBackend
-
-    present = {"default": True, "passt": case.binary.has_argument("netdev_add", "type=stream")}
-    return {"backendType": _both(InterfaceBackend, "type", lambda word: present.get(word, False))}
-
-
 def _panic(case: _Case) -> dict[str, Iterable[str]]:
     from corral.model.devices.panic import Panic
 
@@ -324,6 +317,14 @@ def _panic(case: _Case) -> dict[str, Iterable[str]]:
         return word == "hyperv" or case.binary.has_device(PANIC_DEVICES.get(word, word))
 
     return {"model": _both(Panic, "model", present)}
+
+
+def _hyperv(case: _Case) -> list[str]:
+    """Hyper-V's services: those the accelerator has, and the two that are mere numbers and names."""
+    from corral.model.features import HyperV
+
+    offered = {name.removeprefix("hv-").replace("-", "_") for name in case.binary.hyperv.get(case.accel, ())}
+    return [name for name in HyperV.model_fields if name in offered | {"spinlocks", "vendor_id"}]
 
 
 def _features(root: etree._Element, case: _Case) -> None:
@@ -343,5 +344,5 @@ def _features(root: etree._Element, case: _Case) -> None:
     )
     _supported(element, "sev", False)
     _supported(element, "sgx", False)
-    _supported(element, "hyperv", False)
+    _enums(element, "hyperv", {"features": _hyperv(case)})
     _supported(element, "launchSecurity", False)

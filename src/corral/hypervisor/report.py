@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["Facts", "Row", "as_json", "report", "rows"]
 
 PROGRAMS = {
-    "dnsmasq": "guest networks have no DHCP and DNS of their own; user networking works",
-    "nft": "guest networks have no firewall and no address translation; user networking works",
-    "passt": "user networking goes through QEMU's own slower stack",
-    "bwrap": "helper programs run without a sandbox of their own",
-    "perf": "guests cannot be profiled from the host",
+    "dnsmasq": "DHCP and DNS for networks of guests (not offered yet); user networking needs none",
+    "nft": "firewall and address translation for networks of guests (not offered yet)",
+    "passt": "faster user networking (not offered yet); QEMU's own works",
+    "bwrap": "a sandbox for helper programs (not offered yet)",
+    "perf": "profiles of guests taken on the host",
 }
-"""Optional programs, and what the absence of each costs."""
+"""Optional programs, and what each is for."""
 
 PACKAGES = {"nft": "nftables", "bwrap": "bubblewrap", "perf": "linux-perf", "dnsmasq": "dnsmasq-base"}
 """Debian's package where it is not called as the program."""
@@ -50,7 +50,9 @@ def rows(facts: Facts) -> list[Row]:
         if path is not None:
             found.append(Row(name, True, path))
         else:
-            found.append(Row(name, None, f"missing: {PROGRAMS[name]}", f"apt install {PACKAGES.get(name, name)}"))
+            found.append(
+                Row(name, None, f"missing; it is for {PROGRAMS[name]}", f"apt install {PACKAGES.get(name, name)}")
+            )
     return found
 
 

@@ -22,9 +22,9 @@ from typing import Any
 from corral import __version__
 from corral.errors import ConfigUnsupported
 from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
-from corral.qemu.inquiry import ask, ask_cpu_models
+from corral.qemu.inquiry import ask, ask_accelerator
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Part of each cache file's key: raise it when a fact is added or its meaning changes."""
 
 EMULATORS = {
@@ -80,6 +80,8 @@ class Binary:
     """Every CPU feature it knows, under libvirt's names."""
     models: dict[str, tuple[CPUModel, ...]] = field(default_factory=dict)
     """CPU models by accelerator."""
+    hyperv: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Properties of a CPU that are Hyper-V's services (`hv-vapic`), by accelerator."""
 
     @property
     def version_number(self) -> int:
@@ -202,8 +204,8 @@ async def probe(path: Path, cache_dir: Path | None = None, *, kvm: bool = False,
     try:
         async with asyncio.timeout(deadline):
             facts = await ask(path, "tcg:kvm")
-            if kvm and "kvm" in facts["accelerators"] and "kvm" not in facts["models"]:
-                facts["models"]["kvm"] = await ask_cpu_models(path, "kvm")
+            if kvm and "kvm" in facts["accelerators"] and "kvm" not in facts["accelerated"]:
+                facts["accelerated"]["kvm"] = await ask_accelerator(path, "kvm")
     except TimeoutError:
         raise ConfigUnsupported(f"QEMU binary '{path}' did not answer within {deadline:g} seconds") from None
     facts["path"] = str(path)
@@ -272,7 +274,8 @@ def _binary(facts: dict[str, Any]) -> Binary:
         options={option: frozenset(_names(names)) for option, names in facts["options"].items()},
         properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
         cpu_features=_names(facts["cpu_features"]),
-        models={accel: tuple(map(_model, models)) for accel, models in facts["models"].items()},
+        models={accel: tuple(map(_model, answer["models"])) for accel, answer in facts["accelerated"].items()},
+        hyperv={accel: frozenset(answer["hyperv"]) for accel, answer in facts["accelerated"].items()},
     )
 
 

@@ -77,9 +77,9 @@ async def _ask_properties(path: Path, accelerator: str, facts: dict[str, Any]) -
                 facts["devices"].remove(name)
 
 
-async def ask_cpu_models(path: Path, accelerator: str) -> list[dict[str, Any]]:
-    """The CPU models as this accelerator would give them."""
-    return await _session(path, accelerator, _cpu_models)
+async def ask_accelerator(path: Path, accelerator: str) -> dict[str, Any]:
+    """`models` and `hyperv`: the CPU models and Hyper-V's services as this accelerator would give them."""
+    return await _session(path, accelerator, _accelerator)
 
 
 async def _session(path: Path, accelerator: str, question: Callable[[QMPClient], Awaitable[Answer]]) -> Answer:
@@ -168,7 +168,7 @@ async def _facts(client: QMPClient) -> dict[str, Any]:
         "arguments": sorted(arguments),
         "options": {option["option"]: [entry["name"] for entry in option["parameters"]] for option in options},
         "cpu_features": await _cpu_features(client),
-        "models": {"kvm" if kvm["enabled"] else "tcg": await _cpu_models(client)},
+        "accelerated": {"kvm" if kvm["enabled"] else "tcg": await _accelerator(client)},
     }
 
 
@@ -200,6 +200,22 @@ def _machine(entry: dict[str, Any]) -> dict[str, Any]:
         "numa_memory": entry.get("numa-mem-supported", False),
         "default_ram_id": entry.get("default-ram-id"),
     }
+
+
+async def _accelerator(client: QMPClient) -> dict[str, Any]:
+    return {"models": await _cpu_models(client), "hyperv": await _hyperv(client)}
+
+
+async def _hyperv(client: QMPClient) -> list[str]:
+    """Hyper-V's services that the accelerator has, under QEMU's names; asking for all of them shows which."""
+    from qemu.qmp import ExecuteError
+
+    with contextlib.suppress(ExecuteError):
+        model = {"name": "host", "props": {"hv-passthrough": True}}
+        answer: Any = await client.execute("query-cpu-model-expansion", {"type": "full", "model": model})
+        properties: dict[str, Any] = answer["model"]["props"]
+        return sorted(name for name, value in properties.items() if name.startswith("hv-") and value is True)
+    return []
 
 
 async def _cpu_models(client: QMPClient) -> list[dict[str, Any]]:
