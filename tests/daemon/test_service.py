@@ -1,0 +1,155 @@
+"""The daemon as a process: readiness, signals, a second daemon, handed-over sockets, leaving when idle."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from labs.wire import Wire
+
+pytestmark = pytest.mark.qemu
+
+DRIVER = "qemu:///session"
+COMMAND = [sys.executable, "-m", "corral.cli", "daemon"]
+
+
+@contextlib.contextmanager
+def started(directory: Path, *options: str, **more: object) -> Iterator[subprocess.Popen[str]]:
+    """A daemon with everything under `directory`, once it says that it is ready."""
+    reader, writer = os.pipe()
+    command = [
+        *COMMAND,
+        "--state",
+        str(directory / "state"),
+        "--socket",
+        str(directory / "s"),
+        "--ready-fd",
+        str(writer),
+    ]
+    process = subprocess.Popen(
+        [*command, *options], pass_fds=(writer, *more.pop("pass_fds", ())), stderr=subprocess.PIPE, text=True, **more
+    )  # type: ignore[call-overload]
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as ready:
+            assert ready.read() == b"\n", process.communicate()[1]
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def ask(path: Path) -> str:
+    """The hypervisor's type as a client hears it."""
+    with contextlib.closing(Wire(path, DRIVER)) as wire:
+        return str(wire.call("connect_get_type").type)
+
+
+def test_ready_means_ready_and_sigterm_ends_it(short_path: Path) -> None:
+    with started(short_path) as daemon:
+        assert ask(short_path / "s") == "QEMU"
+        assert ask(short_path / "s-ro") == "QEMU"
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(5) == 0
+        assert not (short_path / "s").exists() and not (short_path / "s-ro").exists()
+
+
+def test_a_second_daemon_on_the_same_state_says_so(short_path: Path) -> None:
+    with started(short_path):
+        for extra in (["--socket", str(short_path / "other")], ["--socket", str(short_path / "s")]):
+            second = subprocess.run(
+                [*COMMAND, "--state", str(short_path / "state"), *extra], capture_output=True, text=True, timeout=20
+            )
+            assert second.returncode == 1
+            assert second.stderr.strip().splitlines()[-1].startswith("corral: resource busy")
+            assert "Traceback" not in second.stderr
+        assert ask(short_path / "s") == "QEMU"
+
+
+def test_after_a_kill_the_next_daemon_takes_over_the_socket(short_path: Path) -> None:
+    with started(short_path) as daemon:
+        daemon.kill()
+        daemon.wait(5)
+    assert (short_path / "s").exists()
+    with started(short_path):
+        assert ask(short_path / "s") == "QEMU"
+
+
+def test_the_service_manager_is_told(short_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(short_path / "notify"))
+        manager.settimeout(10)
+        with started(short_path, env={**os.environ, "NOTIFY_SOCKET": str(short_path / "notify")}) as daemon:
+            assert b"READY=1" in manager.recv(1000)
+            daemon.send_signal(signal.SIGHUP)
+            assert manager.recv(1000).startswith(b"RELOADING=1")
+            assert b"READY=1" in manager.recv(1000)
+            assert ask(short_path / "s") == "QEMU"
+            daemon.send_signal(signal.SIGTERM)
+            assert b"STOPPING=1" in manager.recv(1000)
+
+
+def test_sockets_from_systemd(short_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(short_path / "handed-ro"))
+    listener.listen()
+    wrapper = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); "
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='corral-ro'); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    state = ["--state", str(short_path / "state")]
+    command = [sys.executable, "-c", wrapper, str(listener.fileno()), *COMMAND[1:], *state]
+    process = subprocess.Popen(command, pass_fds=(3, listener.fileno()), stderr=subprocess.PIPE, text=True)
+    try:
+        assert ask(short_path / "handed-ro") == "QEMU"
+        with (
+            contextlib.closing(Wire(short_path / "handed-ro", DRIVER)) as wire,
+            pytest.raises(Exception, match="read only"),
+        ):
+            wire.call("domain_define_xml", xml="<domain/>")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert (short_path / "handed-ro").exists(), "systemd's sockets are systemd's to remove"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_it_leaves_when_idle(short_path: Path) -> None:
+    with started(short_path, "--timeout", "0.5") as daemon:
+        with contextlib.closing(Wire(short_path / "s", DRIVER)) as wire:
+            time.sleep(0.9)
+            assert wire.call("connect_get_type").type == "QEMU"
+            assert daemon.poll() is None
+        assert daemon.wait(5) == 0
+
+
+def test_a_place_where_nobody_can_listen(short_path: Path) -> None:
+    long = short_path / ("x" * 120)
+    done = subprocess.run(
+        [*COMMAND, "--state", str(short_path / "state"), "--socket", str(long)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert done.returncode == 1
+    assert "is longer than 107 bytes" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_is_small(short_path: Path) -> None:
+    with started(short_path) as daemon:
+        ask(short_path / "s")
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        (resident,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+        assert resident < 60 * 1024, f"{resident} KiB"
