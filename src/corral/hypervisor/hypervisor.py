@@ -63,7 +63,7 @@ CLOSE_PATIENCE = 10.0
 MISSED_EVENTS_AGE = 60.0
 #: The kernel's limit of a UNIX socket's path, and the longest name that a domain's directory puts below `run`.
 _SOCKET_PATH_LIMIT = 107
-_LONGEST_BELOW_RUN = len("/d123456/channel/org.qemu.guest_agent.0")
+_LONGEST_BELOW_RUN = len("/d123456/channel-org.qemu.guest_agent.0")
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

@@ -1,8 +1,8 @@
 """Starting: from a definition to a running machine, and back to nothing when anything fails on the way.
 
 The order is what makes a killed daemon harmless. The live row is in the store, with all it takes to recognise the
-process, before the process exists; it says `running` before the CPUs run; the caller is told last. A daemon that finds a row
-`starting` kills what it may find; one that finds `running` goes on from there.
+process, before the process exists; it says `running` before the CPUs run; the caller is told last. A daemon that finds
+a row `starting` kills what it may find; one that finds `running` goes on from there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,7 @@ async def _make(
     document.id = run.id
     _place_channels(document, run.directory)
     graphics = _take_ports(domain, document)
-    nvram = await asyncio.to_thread(_prepare_nvram, document, bool(flags & DomainCreateFlags.START_RESET_NVRAM))
+    await asyncio.to_thread(_prepare_nvram, document, bool(flags & DomainCreateFlags.START_RESET_NVRAM))
 
     def spawned(process: Process) -> None:
         run.process = process
@@ -126,7 +127,7 @@ async def _make(
             monitor_fd=listener.fd,
             chains=chains,
             graphics=graphics,
-            nvram=nvram,
+            now=time.time(),
         )
         planned = plan.plan(document, binary, runtime)
         machine = await Machine.start(
@@ -216,11 +217,10 @@ async def _undo(domain: Domain, run: Run) -> None:
 
 def _make_directory(directory: Path, user: str | None) -> None:
     try:
-        (directory / "channel").mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
         if user is not None:
-            for each in (directory, directory / "channel"):
-                shutil.chown(each, user)
+            shutil.chown(directory, user)
     except (OSError, LookupError) as error:
         raise HostError(f"cannot make the domain's directory {directory}: {error}") from error
 
@@ -232,7 +232,7 @@ def _place_channels(document: DomainDocument, directory: Path) -> None:
     for channel in document.devices.channels:
         if channel.type == "unix" and (channel.source is None or channel.source.path is None):
             name = channel.target.name or (channel.alias.name if channel.alias else "channel")
-            channel.source = ChardevSource(mode="bind", path=str(directory / "channel" / name))
+            channel.source = ChardevSource(mode="bind", path=str(directory / f"channel-{name}"))
         if channel.type == "unix" and channel.target.state is None:
             channel.target.state = "disconnected"
 
@@ -269,14 +269,14 @@ def _listen_address(graphics: Graphics) -> str:
     return graphics.listen or "127.0.0.1"
 
 
-def _prepare_nvram(document: DomainDocument, reset: bool) -> Path | None:
+def _prepare_nvram(document: DomainDocument, reset: bool) -> None:
     """The domain's own firmware variables, made from the template where there are none yet (or on `reset`)."""
     nvram = document.os.nvram
     if nvram is None or nvram.path is None:
-        return None
+        return
     path = Path(nvram.path)
     if path.exists() and not reset:
-        return path
+        return
     if nvram.template is None:
         raise HostError(f"there is no template for the firmware variables {path}")
     part = path.with_name(path.name + ".new")
@@ -287,7 +287,6 @@ def _prepare_nvram(document: DomainDocument, reset: bool) -> Path | None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise HostError(f"cannot make the firmware variables {path}: {error.strerror}") from error
-    return path
 
 
 def _write_terminals(document: DomainDocument, machine: Machine) -> None:
