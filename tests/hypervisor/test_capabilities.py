@@ -167,6 +167,20 @@ def test_domain_capabilities_are_valid(name: str | None, virttype: str | None) -
     assert schema_errors(domain(None, name, virttype), "domaincaps.rng") is None
 
 
+def test_our_own_documents_read_both(host: Host) -> None:
+    """The strict reader knows every element and attribute that we write."""
+    from corral.model.capabilities import Capabilities
+    from corral.model.domaincaps import DomainCapabilities
+
+    capabilities = Capabilities.from_xml(capabilities_xml(host, [binary()], FAST))
+    assert [guest.arch.name for guest in capabilities.guests] == ["i686", "x86_64"]
+    text = domain_capabilities_xml(binary(), None, "q35", "kvm", FAST, host=host, firmwares=FIRMWARES)
+    document = DomainCapabilities.from_xml(text)
+    assert document.devices is not None
+    assert document.devices.disk is not None
+    assert document.devices.disk.values("diskDevice") == ["disk", "cdrom"]
+
+
 def test_the_question_is_completed() -> None:
     document = domain()
     assert document.findtext("domain") == "kvm", "the fastest that works here"
