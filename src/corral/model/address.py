@@ -89,6 +89,9 @@ class ISAAddress(Element, tag="address"):
         return f"{self.iobase or 0:#x}:{self.irq or 0:#x}"
 
 
+for _kind in (PCIAddress, DriveAddress, USBAddress, VirtioSerialAddress, CCIDAddress, ISAAddress):
+    _kind.model_rebuild()  # pydantic-xml takes a union of classes that are built; the other classes build on first use
+
 Address = Annotated[
     PCIAddress | DriveAddress | USBAddress | VirtioSerialAddress | CCIDAddress | ISAAddress,
     Field(discriminator="type"),
