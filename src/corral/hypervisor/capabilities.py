@@ -1,8 +1,8 @@
 """What the host and its emulators offer, as libvirt's capabilities document.
 
 A function of what `corral.host` and `corral.qemu.binary` found; it reads nothing itself. Written element by element
-rather than through `corral.model.capabilities`, which readers use: the daemon only ever writes it, and need not load it. Schema: capability.rng;
-meaning: libvirt's formatcaps page. What a domain may have is in `domain_capabilities`.
+rather than through `corral.model.capabilities`, which is for readers: the daemon only writes it, and need not load it.
+Schema: capability.rng; meaning: libvirt's formatcaps page. What a domain may have is in `domain_capabilities`.
 """
 
 from __future__ import annotations
