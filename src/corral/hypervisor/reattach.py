@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainShutoffReason, DomainState
 from corral.errors import CorralError, HostError
-from corral.hypervisor import ending, events, guest, images, reactions, starting
+from corral.hypervisor import ending, events, guest, images, reactions
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
 from corral.hypervisor.run import Run
@@ -190,8 +190,7 @@ async def _go_on(domain: Domain, run: Run, machine: Machine, row: LiveRow) -> No
     run_state = await machine.status()
     noted = State(row.state, row.reason)
     if run_state == "prelaunch" and not row.start_paused:
-        # Its start was written down as done, and the CPUs had yet to run.
-        await starting.prepare_machine(run, machine)
+        # Its start was written down, all was prepared, and the CPUs had yet to run.
         await machine.cont()
         domain.restore(State(DomainState.PAUSED, 0))
         domain.apply(Cause.BOOT)

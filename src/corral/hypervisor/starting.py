@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from corral.model.devices.graphics import Graphics
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.machine import Machine
-    from corral.qemu.plan import GraphicsPorts, Image
+    from corral.qemu.plan import Command, GraphicsPorts, Image
     from corral.qemu.process import Process
 
 log = logging.getLogger(__name__)
@@ -104,32 +106,31 @@ async def _make(
     domain: Domain, run: Run, document: DomainDocument, chains: dict[str, tuple[Image, ...]], flags: int
 ) -> Machine:
     """Make the process, paused, and the live document."""
-    from corral.qemu import aliases, plan, render
+    from corral.qemu import live, plan, render
     from corral.qemu.machine import Listener, Machine
 
     hypervisor = domain.hypervisor
     binary = await hypervisor.binary(document.devices.emulator)
     accel = hypervisor.accelerator(document)
-    _make_directory(run.directory, hypervisor.settings.qemu_user)
-    document = aliases.assign(document)
-    document.id = run.id
-    _place_channels(document, run.directory)
-    graphics = _take_ports(domain, document)
     await asyncio.to_thread(_prepare_nvram, document, bool(flags & DomainCreateFlags.START_RESET_NVRAM))
-
-    def spawned(process: Process) -> None:
-        run.process = process
-
+    _make_directory(run.directory, hypervisor.settings.qemu_user)
     with Listener(run.monitor_path) as listener:
         runtime = plan.Runtime(
             accel=accel,
             run_dir=run.directory,
             monitor_fd=listener.fd,
             chains=chains,
-            graphics=graphics,
+            graphics=_take_ports(domain, document),
             now=time.time(),
         )
+        document = plan.settle(document, runtime)
+        document.id = run.id
+        _close_channels(document)
         planned = plan.plan(document, binary, runtime)
+
+        def spawned(process: Process) -> None:
+            run.process = process
+
         machine = await Machine.start(
             render.argv(planned),
             name=domain.name,
@@ -138,21 +139,31 @@ async def _make(
             pass_fds=planned.fds,
             user=hypervisor.settings.qemu_user,
             cwd=Path("/"),
+            env=_environment(planned.environment),
             on_spawn=spawned,
             on_event=lambda event: reactions.monitor_event(domain, run, event),
         )
     run.machine = machine
-    _write_terminals(document, machine)
+    live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
     run.live = Definition.of(document)
     run.agent = guest.agent_of(document, domain.name)
     run.balloon = statistics.memory(document)[0]
     domain.touch()
+    await _prepare_machine(document, machine, planned.setup)
     return machine
+
+
+async def _prepare_machine(document: DomainDocument, machine: Machine, setup: Sequence[Command]) -> None:
+    """What is asked of a machine before its CPUs run."""
+    if document.on_reboot == "destroy":
+        # A guest that boots again ends instead; QEMU then reports a shutdown with the cause guest-reset.
+        setup = [*setup, ("set-action", {"reboot": "shutdown"})]
+    for command, arguments in setup:
+        await machine.monitor.execute(command, arguments)
 
 
 async def _go(domain: Domain, run: Run, machine: Machine, *, paused: bool) -> None:
     """The machine exists and is paused: write that down, let it run, tell."""
-    await prepare_machine(run, machine)
     state = DomainState.PAUSED if paused else DomainState.RUNNING
     await domain.hypervisor.store.update_live(
         run.id,
@@ -172,23 +183,6 @@ async def _go(domain: Domain, run: Run, machine: Machine, *, paused: bool) -> No
     run.ready = True
     reactions.watch(domain, run, machine)
     reactions.hear_early(domain, run)
-
-
-async def prepare_machine(run: Run, machine: Machine) -> None:
-    """What is asked of a machine before its CPUs run."""
-    document = run.live.document
-    if document.on_reboot == "destroy":
-        # A guest that boots again ends instead; QEMU then reports a shutdown with the cause guest-reset.
-        await machine.monitor.execute("set-action", {"reboot": "shutdown"})
-    balloon = document.devices.memballoon
-    if (
-        balloon is not None
-        and balloon.model != "none"
-        and document.memory is not None
-        and document.current_memory is not None
-        and document.current_memory.kib < document.memory.kib
-    ):
-        await machine.monitor.execute("balloon", {"value": document.current_memory.bytes})
 
 
 async def _undo(domain: Domain, run: Run) -> None:
@@ -225,20 +219,25 @@ def _make_directory(directory: Path, user: str | None) -> None:
         raise HostError(f"cannot make the domain's directory {directory}: {error}") from error
 
 
-def _place_channels(document: DomainDocument, directory: Path) -> None:
-    """Say where the sockets are of channels whose document leaves that to us."""
-    from corral.model.devices.chardev import ChardevSource
+#: What concerns the daemon and not the programs that it starts (sd_listen_fds(3), sd_notify(3)).
+_OWN_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
 
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    """QEMU's environment: ours, in a language that its words can be matched in."""
+    ours = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
+    return {**ours, "LC_ALL": "C", **more}
+
+
+def _close_channels(document: DomainDocument) -> None:
+    """Nobody in the guest has opened a channel yet."""
     for channel in document.devices.channels:
-        if channel.type == "unix" and (channel.source is None or channel.source.path is None):
-            name = channel.target.name or (channel.alias.name if channel.alias else "channel")
-            channel.source = ChardevSource(mode="bind", path=str(directory / f"channel-{name}"))
-        if channel.type == "unix" and channel.target.state is None:
+        if channel.target.name is not None:
             channel.target.state = "disconnected"
 
 
 def _take_ports(domain: Domain, document: DomainDocument) -> dict[int, GraphicsPorts]:
-    """Choose the ports that are left to us, and put all into the document."""
+    """Choose the ports that are left to us, and claim those that the document demands."""
     from corral.qemu.plan import GraphicsPorts
 
     hypervisor = domain.hypervisor
@@ -255,10 +254,11 @@ def _take_ports(domain: Domain, document: DomainDocument) -> dict[int, GraphicsP
             return hypervisor.ports.take(domain, candidates, address) if automatic or wanted == -1 else None
 
         automatic = graphics.autoport == "yes" or (graphics.autoport is None and graphics.port in (None, -1))
-        graphics.port = port(graphics.port, ports.GRAPHICS, automatic)
-        graphics.tls_port = port(graphics.tls_port, ports.GRAPHICS, False)
-        graphics.websocket = port(graphics.websocket, ports.WEBSOCKETS, False)
-        taken[index] = GraphicsPorts(port=graphics.port, tls_port=graphics.tls_port, websocket=graphics.websocket)
+        taken[index] = GraphicsPorts(
+            port=port(graphics.port, ports.GRAPHICS, automatic),
+            tls_port=port(graphics.tls_port, ports.GRAPHICS, False),
+            websocket=port(graphics.websocket, ports.WEBSOCKETS, False),
+        )
     return taken
 
 
@@ -287,19 +287,3 @@ def _prepare_nvram(document: DomainDocument, reset: bool) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise HostError(f"cannot make the firmware variables {path}: {error.strerror}") from error
-
-
-def _write_terminals(document: DomainDocument, machine: Machine) -> None:
-    """Put the pseudo terminals that QEMU opened into the document."""
-    from corral.model.devices.chardev import ChardevSource
-
-    devices = document.devices
-    for device in [*devices.serials, *devices.parallels, *devices.channels, *devices.consoles]:
-        if device.type != "pty" or device.alias is None:
-            continue
-        chardev = machine.chardevs.get(f"char{device.alias.name}")
-        if chardev is not None and chardev.pty is not None:
-            device.source = device.source or ChardevSource()
-            device.source.path = chardev.pty
-            if device in devices.consoles:
-                device.tty = chardev.pty
