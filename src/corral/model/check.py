@@ -11,8 +11,11 @@ from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
-from corral.model.devices.device import Device
+from corral.model.devices.chardev import Channel
+from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import BackingStore, Disk
+from corral.model.devices.hub import Hub, Redirdev
+from corral.model.devices.panic import Panic
 from corral.model.domain import Domain
 from corral.model.element import Element
 from corral.model.shape import shape_of
@@ -67,6 +70,8 @@ class _Checker:
         domain = self.domain
         cells = domain.cpu.numa.cells if domain.cpu and domain.cpu.numa else []
         total = sum(cell.memory_kib for cell in cells) if cells else domain.memory.kib if domain.memory else 0
+        if domain.current_memory is not None and domain.current_memory.dump_core is not None:
+            self.refuse(("current_memory", "dump_core"), "unknown attribute 'dumpCore' in element <currentMemory>")
         if total == 0:
             self.refuse(("memory",), "Memory size must be specified via <memory> or in the <numa> configuration")
         if domain.max_memory is not None:
@@ -144,6 +149,8 @@ class _Checker:
         seen: set[tuple[str, str]] = set()
         for loc, device in self.all_devices():
             address = device.address
+            if device.acpi is not None and isinstance(device, Channel | Hub | Panic | Redirdev):
+                self.refuse((*loc, "acpi"), "unknown element <acpi>")
             if address is None:
                 continue
             if isinstance(address, PCIAddress):
@@ -177,7 +184,7 @@ class _Checker:
     def boot_order(self) -> None:
         seen: set[int] = set()
         for loc, device in self.all_devices():
-            if device.boot is None:
+            if not isinstance(device, BootableDevice) or device.boot is None:
                 continue
             if self.domain.os.boots:
                 message = "per-device boot elements cannot be used together with os/boot elements"

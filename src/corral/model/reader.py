@@ -51,12 +51,10 @@ def parse(text: str | bytes) -> etree._Element:
         raise XMLError("document types and entities are not accepted")
     parser = etree.XMLParser(encoding="utf-8", resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
     try:
-        root = etree.fromstring(data.strip(b" \t\r\n"), parser)
+        root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
-        offset = data[: len(data) - len(data.lstrip(b" \t\r\n"))].count(b"\n")
-        line = (error.lineno or 0) + offset
         message = error.msg.rsplit(", line ", 1)[0] if error.msg else "empty document"
-        raise XMLError(f"{message} (line {line})") from error
+        raise XMLError(f"{message} (line {error.lineno or 0})") from error
     if root is None:
         raise XMLError("empty document")
     return root
@@ -85,9 +83,7 @@ def _read(element: etree._Element, shape: Shape, depth: int) -> dict[str, Any]:
         tag = node.tag
         text += node.tail or ""
         if not isinstance(tag, str):
-            if isinstance(tag, type(etree.Entity)) and node.__class__ is etree._Entity:
-                raise _error(element, None, "entities are not accepted")
-            continue
+            continue  # a comment or processing instruction
         child = children.get(tag)
         if child is None:
             raise _unknown_element(element, node)

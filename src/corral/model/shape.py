@@ -77,7 +77,7 @@ class Shape:
     fields: dict[str, Scalar | Child]
 
 
-_RANKS = {"boot": 1, "rom": 2, "alias": 3, "acpi": 4, "address": 5}
+_RANKS = {"boot": 1, "alias": 2, "rom": 3, "acpi": 4, "address": 5}
 """What libvirt writes after a device's own elements."""
 
 _shapes: dict[type[Element], Shape] = {}

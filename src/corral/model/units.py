@@ -51,14 +51,13 @@ def parse_size(text: str, default_unit: str = "KiB") -> int:
     return scaled(int(match[1]), match[2] or default_unit)
 
 
-class Memory(Element, tag="memory"):
+class Size(Element):
     """A size of memory in KiB; XML accepts any unit, rounded up to whole KiB, and is written with `unit='KiB'`.
 
     In JSON and Python `"512 MiB"` is accepted too.
     """
 
     kib: Unsigned
-    dump_core: OnOff | None = attr(name="dumpCore", default=None)
 
     unit_field: ClassVar[str] = "kib"
 
@@ -86,7 +85,13 @@ class Memory(Element, tag="memory"):
         return value
 
 
-class MaxMemory(Memory, tag="maxMemory"):
+class Memory(Size, tag="memory"):
+    """How much memory; `dump_core` whether it is part of the process's core dump."""
+
+    dump_core: OnOff | None = attr(name="dumpCore", default=None)
+
+
+class MaxMemory(Size, tag="maxMemory"):
     """The most memory that plugging can reach, and how many slots there are for it."""
 
     slots: Unsigned | None = attr(default=None)

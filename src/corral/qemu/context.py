@@ -9,7 +9,7 @@ from typing import Any
 from corral.errors import ConfigUnsupported, InternalError
 from corral.model.address import PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.controller import ControllerType
-from corral.model.devices.device import Device, VirtioOptions
+from corral.model.devices.device import BootableDevice, Device, VirtioOptions
 from corral.model.domain import Domain
 from corral.qemu.binary import Binary
 from corral.qemu.pci_slots import is_q35
@@ -87,7 +87,7 @@ def alias(device: Device) -> str:
 def boot_order(domain: Domain) -> dict[str, int]:
     """Boot indexes by alias: the devices' own order, or the first device of each class that `<os>` lists."""
     devices = domain.devices
-    bootable: list[Device] = [*devices.disks, *devices.interfaces, *devices.redirdevs]
+    bootable: list[BootableDevice] = [*devices.disks, *devices.interfaces, *devices.redirdevs]
     order = {alias(device): device.boot.order for device in bootable if device.boot is not None}
     if order:
         return order

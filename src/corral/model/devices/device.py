@@ -14,13 +14,18 @@ from corral.model.element import Element, OnOff, YesNo
 class Device(Element):
     """One device of a domain; these elements are written after the device's own."""
 
-    boot: Boot | None = element(default=None)
     alias: Alias | None = element(default=None)
     acpi: ACPI | None = element(default=None)
     address: Address | None = element(default=None)
 
     last: ClassVar[tuple[str, ...]] = ()
     """Fields that libvirt writes even after the address."""
+
+
+class BootableDevice(Device):
+    """A device that the firmware can boot from."""
+
+    boot: Boot | None = element(default=None)
 
 
 class VirtioOptions(Element, tag="driver"):

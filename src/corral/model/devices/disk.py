@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_xml import attr, element
 
-from corral.model.devices.device import Device, DeviceSeclabel, Queues, VirtioOptions
+from corral.model.devices.device import BootableDevice, DeviceSeclabel, Queues, VirtioOptions
 from corral.model.element import Element, OnOff, RawXML, Unsigned
 
 DiskType = Literal["file", "block"]
@@ -99,7 +99,7 @@ class BlockIO(Element, tag="blockio"):
     discard_granularity: Unsigned | None = attr(default=None)
 
 
-class Disk(Device, tag="disk"):
+class Disk(BootableDevice, tag="disk"):
     """A disk or CD-ROM drive; a CD-ROM without a source is an empty drive."""
 
     type: DiskType = attr(default="file")

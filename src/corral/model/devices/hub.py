@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic_xml import attr, element
 
 from corral.model.devices.chardev import ChardevLog, ChardevSource, Protocol
-from corral.model.devices.device import Device
+from corral.model.devices.device import BootableDevice, Device
 
 
 class Hub(Device, tag="hub"):
@@ -16,7 +16,7 @@ class Hub(Device, tag="hub"):
     type: Literal["usb"] = attr(default="usb")
 
 
-class Redirdev(Device, tag="redirdev"):
+class Redirdev(BootableDevice, tag="redirdev"):
     """A USB port that a SPICE client, or a usbredir peer, fills."""
 
     bus: Literal["usb"] = attr(default="usb")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_xml import attr, element
 
-from corral.model.devices.device import Device, Queues, VirtioOptions
+from corral.model.devices.device import BootableDevice, Queues, VirtioOptions
 from corral.model.element import Element, OnOff, YesNo
 
 InterfaceType = Literal["user", "network", "bridge", "direct", "ethernet"]
@@ -122,7 +122,7 @@ class ROM(Element, tag="rom"):
     file: str | None = attr(default=None)
 
 
-class Interface(Device, tag="interface"):
+class Interface(BootableDevice, tag="interface"):
     """A network card and what it is plugged into."""
 
     type: InterfaceType = attr()
