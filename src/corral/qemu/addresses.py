@@ -139,7 +139,7 @@ def assign_usb(domain: Domain) -> None:
     """Ports for USB devices; a hub is added when the controllers have too few."""
     ports = USBPorts(domain)
     waiting = [device for device in usb_devices(domain) if not _plugged(device)]
-    short = len(waiting) - ports.count()
+    short = len(waiting) - ports.count() - HUB_PORTS * sum(isinstance(device, Hub) for device in waiting)
     if short > 0 and ports.free:
         for _ in range(-(-(short + 1) // (HUB_PORTS - 1))):
             domain.devices.hubs.append(Hub())

@@ -173,9 +173,8 @@ def _hyperv(hyperv: HyperV) -> list[str]:
     words = ["hv-passthrough=on"] if hyperv.mode == "passthrough" else []
     for field, name in HYPERV.items():
         state: State | None = getattr(hyperv, field)
-        if state is not None and state.state is not None:
-            if hyperv.mode == "passthrough" or state.state == "on":
-                words.append(f"{name}={state.state}")
+        if state is not None and (state.state == "on" or (state.state == "off" and hyperv.mode == "passthrough")):
+            words.append(f"{name}={state.state}")
     if hyperv.spinlocks is not None and hyperv.spinlocks.state == "on":
         retries = 0xFFFFFFFF if hyperv.spinlocks.retries is None else hyperv.spinlocks.retries
         words.append(f"hv-spinlocks={retries:#x}")

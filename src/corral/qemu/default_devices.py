@@ -24,7 +24,7 @@ from corral.model.devices.sound import Audio
 from corral.model.devices.video import Video, VideoModel
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
-from corral.qemu.addresses import disk_index
+from corral.qemu.addresses import assign_drive, disk_index
 from corral.qemu.binary import Binary
 from corral.qemu.controllers import ensure, insert
 from corral.qemu.pci_slots import is_q35
@@ -43,6 +43,7 @@ def complete(domain: Domain, binary: Binary) -> None:
     devices = domain.devices
     for disk in devices.disks:
         complete_disk(disk)
+        assign_drive(disk)
     devices.disks = _grouped(devices.disks)
     for interface in devices.interfaces:
         complete_interface(interface)
@@ -179,6 +180,9 @@ def _complete_chardevs(domain: Domain) -> None:
     for channel in devices.channels:
         if channel.target.name is None and channel.type == "spicevmc":
             channel.target.name = "com.redhat.spice.0"
+        source = channel.source
+        if channel.type == "unix" and source is not None and source.path is None and source.mode != "connect":
+            channel.source = None
 
 
 def _pair_console(domain: Domain) -> None:

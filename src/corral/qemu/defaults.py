@@ -51,6 +51,8 @@ def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
     _complete_firmware(full, binary, host)
     _complete_boot(full)
     _complete_cpu(full, binary)
+    if full.features is not None and full.features.hyperv is not None:
+        full.features.hyperv.mode = full.features.hyperv.mode or "custom"
     full.clock = full.clock or Clock()
     if full.clock.offset == "variable":
         full.clock.adjustment = full.clock.adjustment or "0"
@@ -219,10 +221,9 @@ def _nvram(domain: Domain, host: Host, firmware: Firmware) -> NVRAM:
 
 def _try_plan(domain: Domain, binary: Binary) -> None:
     """Make the plan of a start, to refuse at definition what could never start."""
-    accel = "kvm" if domain.type == "kvm" else "tcg"
     ports = GraphicsPorts(port=5900)
     runtime = Runtime(
-        accel=accel,
+        accel="kvm" if domain.type == "kvm" else "tcg",
         run_dir=Path("/run"),
         graphics=dict.fromkeys(range(len(domain.devices.graphics)), ports),
     )

@@ -108,8 +108,8 @@ def assign(domain: Domain) -> None:
     if not any(controller.model in ("pci-root", "pcie-root") for controller in controllers):
         return
     fixed = {id(device) for device, _ in _devices(domain) if _address(device) is not None}
-    spare = is_q35(domain) and not any(c.type == "pci" and c.index != 0 for c in controllers)
     _cover_named_buses(domain)
+    spare = is_q35(domain) and not any(c.type == "pci" and c.index != 0 for c in controllers)
     while True:
         try:
             _place_all(domain)

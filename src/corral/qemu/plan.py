@@ -89,6 +89,8 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
             channel.source = source = source or ChardevSource()
             source.mode = source.mode or "bind"
             source.path = str(runtime.run_dir / f"channel-{name}")
+    if runtime.nvram is not None and live.os.nvram is not None:
+        live.os.nvram.path = str(runtime.nvram)
     return aliases.assign(live)
 
 
@@ -171,7 +173,7 @@ def _balloon(context: Context) -> list[Command]:
 def _in_order(domain: Domain) -> list[Device]:
     """All devices, a bus before what sits on it."""
     devices = domain.devices
-    found: list[Device] = sorted(devices.controllers, key=controller.plugged_first)
+    found: list[Device] = [*sorted(devices.controllers, key=controller.plugged_first)]
     found += [*devices.hubs, *devices.disks, *devices.interfaces, *devices.serials, *devices.parallels]
     found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.videos, *devices.sounds]
     found += [*devices.redirdevs, *devices.watchdogs]

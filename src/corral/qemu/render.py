@@ -78,7 +78,7 @@ def _flat(backend: str, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _props(part: Part) -> dict[str, Any]:
-    driver = {name: part.props[name] for name in ("driver", "qom-type", "type") if name in part.props}
+    driver: dict[str, Any] = {name: part.props[name] for name in ("driver", "qom-type", "type") if name in part.props}
     return {**driver, ID_FIELD[part.kind]: part.id, **part.props}
 
 

@@ -52,13 +52,14 @@ class Runtime:
 
     `accel`: the accelerator to use; the caller has refused `<domain type='kvm'>` where KVM is not to be used.
     `run_dir`: the domain's own existing directory. QEMU makes the sockets of channels without a path there
-    (`channel-NAME`), and that of a VNC server with `<listen type='socket'/>` without one (`vnc.sock`); the kernel limits
-    such paths to 107 bytes.
+    (`channel-NAME`), and that of a VNC server with `<listen type='socket'/>` without one (`vnc.sock`); the kernel
+    limits such paths to 107 bytes.
     `monitor_fd`: number of the listening UNIX socket that QEMU inherits for its QMP monitor; None: QEMU listens itself
     at `run_dir/monitor.sock`.
     `chains`: for each disk's target name (`vda`) its images from the top down to the base. A disk missing here has the
     chain that its document tells: `<source>` and explicit `<backingStore>`. Empty drives need no entry.
     `graphics`: ports by the index of the `<graphics>` in the document. One missing here has the ports of the document.
+    `nvram`: the domain's own UEFI variable store, existing; None: the path in `<nvram>`.
     `now`: seconds since 1970, for `<clock offset='variable'>`.
     `fds`: descriptors opened by the caller that QEMU inherits: name → number; `Plan.fds` lists those used.
     """
@@ -68,5 +69,6 @@ class Runtime:
     monitor_fd: int | None = None
     chains: Mapping[str, tuple[Image, ...]] = field(default_factory=dict)
     graphics: Mapping[int, GraphicsPorts] = field(default_factory=dict)
+    nvram: Path | None = None
     now: float = 0.0
     fds: Mapping[str, int] = field(default_factory=dict)

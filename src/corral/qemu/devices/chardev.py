@@ -80,7 +80,7 @@ def _isa(device: Chardev) -> Properties:
 def backend_of(device: Chardev, context: Context, *, spice_name: str = "vdagent") -> dict[str, Any]:
     """The host's side as QEMU's ChardevBackend. Raises ConfigUnsupported for backends the binary lacks."""
     source = device.source or ChardevSource()
-    kind, data = _backend(device, source, spice_name)
+    kind, data = _backend(device, source, spice_name, context)
     if not context.binary.has_chardev(kind):
         raise ConfigUnsupported(f"chardev backend '{kind}' is not supported by QEMU binary '{context.binary.path}'")
     if device.log is not None:
@@ -88,7 +88,7 @@ def backend_of(device: Chardev, context: Context, *, spice_name: str = "vdagent"
     return {"type": kind, "data": data}
 
 
-def _backend(device: Chardev, source: ChardevSource, spice_name: str) -> tuple[str, dict[str, Any]]:
+def _backend(device: Chardev, source: ChardevSource, spice_name: str, context: Context) -> tuple[str, dict[str, Any]]:
     match device.type:
         case "pty" | "null":
             return device.type, {}
@@ -100,12 +100,12 @@ def _backend(device: Chardev, source: ChardevSource, spice_name: str) -> tuple[s
             return "pipe", {"device": _path(device, source)}
         case "unix":
             address = {"type": "unix", "data": {"path": _path(device, source)}}
-            return "socket", _socket(device, source, address, default="bind")
+            return "socket", _socket(device, source, address, context, default="bind")
         case "tcp":
             if source.service is None:
                 raise ConfigUnsupported(f"'{alias(device)}' of type tcp has no service (port)")
             address = {"type": "inet", "data": {"host": source.host or "127.0.0.1", "port": source.service}}
-            return "socket", _socket(device, source, address, default="connect")
+            return "socket", _socket(device, source, address, context, default="connect")
         case "spicevmc":
             return "spicevmc", {"type": spice_name}
         case "spiceport":
@@ -123,7 +123,9 @@ def _path(device: Chardev, source: ChardevSource) -> str:
     return source.path
 
 
-def _socket(device: Chardev, source: ChardevSource, address: dict[str, Any], *, default: str) -> dict[str, Any]:
+def _socket(
+    device: Chardev, source: ChardevSource, address: dict[str, Any], context: Context, *, default: str
+) -> dict[str, Any]:
     if device.protocol is not None and device.protocol.type not in ("raw", "telnet"):
         raise ConfigUnsupported(f"protocol '{device.protocol.type}' of '{alias(device)}' is not supported yet")
     server = (source.mode or default) == "bind"
@@ -131,7 +133,10 @@ def _socket(device: Chardev, source: ChardevSource, address: dict[str, Any], *, 
     if server:
         data["wait"] = False
     elif source.reconnect is not None and source.reconnect.enabled == "yes":
-        data["reconnect"] = source.reconnect.timeout or 1
+        # Milliseconds came to chardevs and stream netdevs at once; seconds are deprecated since.
+        seconds = source.reconnect.timeout or 1
+        precise = context.binary.has_argument("netdev_add", "type=stream/reconnect-ms")
+        data |= {"reconnect-ms": seconds * 1000} if precise else {"reconnect": seconds}
     if device.protocol is not None and device.protocol.type == "telnet":
         data["telnet"] = True
     return data

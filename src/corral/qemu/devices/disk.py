@@ -145,12 +145,12 @@ def _driver(disk: Disk, context: Context) -> str:
         case "scsi":
             return context.driver(f"scsi-{reads}")
         case "sata" | "ide":
+            if disk.readonly and disk.device == "disk":
+                raise ConfigUnsupported(f"readonly {disk.target.bus} disks are not supported")
             return context.driver(f"ide-{reads}")
         case "usb":
             if disk.source is None:
-                raise ConfigUnsupported(
-                    f"'{disk.target.dev}' on USB cannot be empty; use sata or scsi for a CD-ROM drive"
-                )
+                raise ConfigUnsupported(f"'{disk.target.dev}' on USB cannot be empty; use sata for a CD-ROM drive")
             return context.driver("usb-storage")
     raise ConfigUnsupported(f"disk '{disk.target.dev}' has no bus")
 

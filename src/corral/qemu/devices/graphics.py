@@ -14,7 +14,10 @@ VNC_BASE = 5900
 
 def options(graphics: Graphics, context: Context) -> list[tuple[str, ...]]:
     """The display's options. Ports must be known by now."""
-    return [("-vnc", _vnc(graphics, context))] if graphics.type == "vnc" else [("-spice", _spice(graphics, context))]
+    keymap = [("-k", graphics.keymap)] if graphics.keymap is not None else []
+    if graphics.type == "vnc":
+        return [("-vnc", _vnc(graphics, context)), *keymap]
+    return [("-spice", _spice(graphics, context)), *keymap]
 
 
 def setup(graphics: Graphics) -> list[Command]:
