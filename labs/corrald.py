@@ -65,13 +65,13 @@ def stop(daemon: Daemon) -> None:
 
 
 def machines(state: Path) -> Sequence[int]:
-    """The process ids of the QEMUs that keep their files under `state`."""
+    """The process ids of the QEMUs that run in a directory under `state`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if b"qemu-system" in command.split(b"\0", 1)[0] and os.fsencode(state) in command:
+                program = (entry / "cmdline").read_bytes().split(b"\0", 1)[0]
+                if b"qemu-system" in program and (entry / "cwd").readlink().is_relative_to(state.resolve()):
                     found.append(int(entry.name))
     return found
 

@@ -66,8 +66,8 @@ async def _restore(hypervisor: Hypervisor, row: LiveRow) -> None:
 
 async def _undo_start(hypervisor: Hypervisor, row: LiveRow) -> None:
     """Nobody was told that it runs: it does not."""
-    directory = str(hypervisor.settings.domain_run(row.id))
-    for pid, start_time in await asyncio.to_thread(find_by_marker, str(row.uuid), f"{directory}/"):
+    directory = hypervisor.settings.domain_run(row.id)
+    for pid, start_time in await asyncio.to_thread(find_by_marker, str(row.uuid), cwd=directory):
         try:
             process = Process.adopt(pid, start_time)
         except HostError:

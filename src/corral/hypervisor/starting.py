@@ -138,7 +138,7 @@ async def _make(
             log=run.log,
             pass_fds=planned.fds,
             user=hypervisor.settings.qemu_user,
-            cwd=Path("/"),
+            cwd=run.directory,  # by which a later daemon knows it, should this one die before it wrote down the process
             env=_environment(planned.environment),
             on_spawn=spawned,
             on_event=lambda event: reactions.monitor_event(domain, run, event),

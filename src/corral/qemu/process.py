@@ -192,14 +192,21 @@ def last_words(log: Path, since: int = 0, *, limit: int = 4096) -> str:
     return "\n".join(lines).strip()
 
 
-def find_by_marker(*markers: str) -> list[tuple[int, int]]:
-    """(pid, start time) of every process whose command line contains all of `markers` (a UUID, a run directory)."""
+def find_by_marker(*markers: str, cwd: Path | None = None) -> list[tuple[int, int]]:
+    """(pid, start time) of every process whose command line contains all of `markers` (such as a UUID).
+
+    With `cwd`, of those only the ones whose working directory it is, even when it has been removed since.
+    """
     wanted = [marker.encode() for marker in markers]
+    places = {str(cwd.resolve()), f"{cwd.resolve()} (deleted)"} if cwd is not None else None
     found: list[tuple[int, int]] = []
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
             with contextlib.suppress(OSError, HostError):
-                line = (Path(entry.path) / "cmdline").read_bytes()
-                if all(marker in line for marker in wanted):
+                process = Path(entry.path)
+                line = (process / "cmdline").read_bytes()
+                if not all(marker in line for marker in wanted):
+                    continue
+                if places is None or str((process / "cwd").readlink()) in places:
                     found.append((int(entry.name), start_time(int(entry.name))))
     return found
