@@ -73,6 +73,7 @@ async def test_a_kernel(short_path: Path) -> None:
         ({"image": "", "kernel": "/nowhere"}, "/nowhere is not a file"),
         ({"image": "", "kernel": "/etc/hostname", "firmware": "uboot"}, "firmware 'uboot'"),
         ({"image": "", "kernel": "/etc/hostname", "cpus": 0}, "0 vCPUs"),
+        ({"image": "", "kernel": "/etc/hostname", "accel": "xen"}, "accelerator 'xen'"),
     ],
 )
 async def test_mistakes(short_path: Path, choices: dict[str, object], complaint: str) -> None:

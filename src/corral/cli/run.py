@@ -34,6 +34,10 @@ def run(
     cmdline: Annotated[str | None, typer.Option(metavar="TEXT", help="Its command line.")] = None,
     firmware: Annotated[str | None, typer.Option(metavar="KIND", help="bios or efi.", show_default="bios")] = None,
     graphics: Annotated[bool, typer.Option("--graphics", help="Give it a screen, served by VNC.")] = False,
+    accel: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="kvm, or tcg for software emulation.", show_default="what is there"),
+    ] = None,
     remove: Annotated[bool, typer.Option("--rm", help="Forget it when it stops.")] = False,
     console: Annotated[bool, typer.Option("--console", help="Attach to its console from its first line.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until its guest agent answers.")] = False,
@@ -60,6 +64,7 @@ def run(
         cmdline=cmdline,
         firmware=firmware,
         graphics=graphics,
+        accel=accel,
     )
     run_(_run(connect, recipe, remove=remove, console=console, wait=wait, output=output))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral import constants
 from corral.constants import DomainState, name_of
-from corral.errors import AgentUnresponsive, InternalError, NoDomain, OperationTimeout
+from corral.errors import AgentUnresponsive, InternalError, NoDomain, OperationInvalid, OperationTimeout
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -288,9 +288,7 @@ class Domain:
         try:
             async with asyncio.timeout(timeout), self.events("agent-lifecycle", "lifecycle") as events:
                 while not await self._agent_answers():
-                    event = await anext(events)
-                    if event.kind == "lifecycle" and not (await self.state()).active:
-                        raise AgentUnresponsive(f"{self.name} stopped")
+                    await anext(events)
         except TimeoutError as error:
             raise AgentUnresponsive(f"no agent in {self.name} has answered within {timeout:g} s") from error
 
@@ -299,6 +297,10 @@ class Domain:
             await self.agent("guest-ping", timeout=5.0)
         except AgentUnresponsive:
             return False
+        except OperationInvalid as error:
+            if (await self.state_or_gone()).active:
+                raise
+            raise AgentUnresponsive(f"{self.name} stopped before its agent answered") from error
         return True
 
     async def exec(

@@ -39,6 +39,7 @@ class Recipe:
 
     `image` is "tiny", or the path of a disk image (raw or qcow2) or of an installation CD (`.iso`), "" with a kernel
     alone. `memory` as in `memory_kib`. `firmware` is "bios" or "efi". `graphics` adds a screen, served by VNC.
+    `accel` is "kvm" or "tcg"; by default it is KVM where the daemon offers it.
     """
 
     image: str = "tiny"
@@ -50,13 +51,16 @@ class Recipe:
     cmdline: str | None = None
     firmware: str | None = None
     graphics: bool = False
+    accel: str | None = None
 
     async def document(self, host: Host, progress: Callable[[str], None] | None = None) -> str:
         """The XML to define, for `host`; a free name is chosen when none was given."""
         if self.cpus < 1:
             raise InvalidArgument(f"{self.cpus} vCPUs", hint="at least one is needed")
         memory = memory_kib(self.memory)
-        kvm = "kvm" in await host.domain_types()
+        if self.accel not in (None, "kvm", "tcg"):
+            raise InvalidArgument(f"accelerator '{self.accel}'", hint="kvm or tcg")
+        kvm = self.accel == "kvm" or (self.accel is None and "kvm" in await host.domain_types())
         name = self.name or await self._free_name(host)
         if self.image == "tiny" and not self.kernel:
             from corral.guests import tiny
