@@ -41,7 +41,7 @@ def main() -> int:
                 console.print(f"libvirtd is left out: {reason}")
             else:
                 results[THEIRS] = _theirs(directory, effort, status.update)
-    Console(width=110).print(_table(results, effort))
+    Console(width=140).print(_table(results, effort))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
     return 0

@@ -31,7 +31,7 @@ class Command:
 
 
 class Machine:
-    """One bare QEMU, from spawn to running."""
+    """One bare QEMU, from spawn to running; machine `number` has an image of its own beside that of machine 0."""
 
     def __init__(self, command: Command, directory: Path, number: int = 0) -> None:
         path = directory / f"floor-{number}"
@@ -40,7 +40,10 @@ class Machine:
         self.listener.bind(str(path))
         self.listener.listen(1)
         own = f"fd={self.listener.fileno()}"
-        arguments = [argument.replace(f"fd={command.descriptor}", own) for argument in command.arguments]
+        arguments = [
+            argument.replace(f"fd={command.descriptor},", f"{own},").replace("/0.img", f"/{number}.img")
+            for argument in command.arguments
+        ]
         self.process = subprocess.Popen(
             arguments,
             pass_fds=[self.listener.fileno()],
