@@ -19,6 +19,7 @@ DOCUMENT = f"""
   <os><type arch='x86_64' machine='q35'>hvm</type></os>
   <devices>
     <serial type='pty'/>
+    <graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1'/>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
   </devices>
 </domain>
@@ -149,24 +150,22 @@ def main(uri):
     dom.undefine()
     seen["gone"] = error_of(conn.lookupByUUIDString, dom.UUIDString())
 
-    transient = conn.createXML(DOCUMENT.replace(NAME, "passing"), libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    owner = libvirt.open(uri)
+    transient = owner.createXML(DOCUMENT.replace(NAME, "passing"), libvirt.VIR_DOMAIN_START_AUTODESTROY)
     seen["transient"] = [transient.isPersistent(), transient.isActive()]
     wait_for(lambda: ["passing", 2, 0] in seen["all_events"], "the start of the transient domain")
+    del transient
+    owner.close()
+    wait_for(lambda: ["passing", 5, 1] in seen["all_events"], "the end of a domain whose owner left")
+    seen["left"] = [domain.name() for domain in conn.listAllDomains()]
     libvirt_qemu.qemuMonitorEventDeregister(conn, monitor)
     for number in ids:
         conn.domainEventDeregisterAny(number)
     conn.domainEventDeregister(on_any)
-    other = libvirt.open(uri)
-    conn.close()
-    until = time.monotonic() + 10
-    while other.listAllDomains():
-        if time.monotonic() > until:
-            raise SystemExit("the domain of a closed connection lives on")
-        time.sleep(0.01)
     reader = libvirt.openReadOnly(uri)
     seen["readonly"] = error_of(reader.defineXML, DOCUMENT)
     reader.close()
-    other.close()
+    conn.close()
     print(json.dumps(seen, default=str))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -138,8 +139,7 @@ def test_define_and_look(virsh: Virsh, defined: str) -> None:
     assert virsh("domstate", "--reason", defined) == "shut off (unknown)"
     assert f"<uuid>{uuid}</uuid>" in virsh("dumpxml", defined)
     error = virsh.error("dominfo", "nobody")
-    assert "failed to get domain 'nobody'" in error
-    assert "Domain not found: no domain with matching name 'nobody'" in error
+    assert error == "error: failed to get domain 'nobody'"
 
 
 def test_documents_validate(virsh: Virsh, running: str) -> None:
@@ -154,7 +154,7 @@ def test_documents_validate(virsh: Virsh, running: str) -> None:
 
 def test_start_pause_stop(virsh: Virsh, defined: str) -> None:
     assert virsh("start", "--paused", defined) == f"Domain '{defined}' started"
-    assert virsh("domstate", "--reason", defined) == "paused (starting up)"
+    assert virsh("domstate", "--reason", defined) == "paused (user)"
     virsh("resume", defined)
     assert virsh("domstate", "--reason", defined) == "running (unpaused)"
     number = int(virsh("domid", defined))
@@ -162,7 +162,7 @@ def test_start_pause_stop(virsh: Virsh, defined: str) -> None:
     virsh("suspend", defined)
     assert virsh("domstate", "--reason", defined) == "paused (user)"
     virsh("resume", defined)
-    assert "domain is already running" in virsh.error("start", defined)
+    assert virsh.error("start", defined) == "error: Domain is already active"
     virsh("reset", defined)
     virsh("reboot", defined)
     virsh("shutdown", defined)
@@ -215,7 +215,7 @@ def test_marks_and_words(virsh: Virsh, defined: str) -> None:
     virsh("metadata", defined, namespace, "--key", "t", "--set", "<ticket>7</ticket>")
     assert "7" in virsh("metadata", defined, namespace)
     virsh("metadata", defined, namespace, "--remove")
-    assert "metadata not found" in virsh.error("metadata", defined, namespace)
+    assert virsh("metadata", defined, namespace) == ""
     virsh("domrename", defined, "renamed")
     assert virsh("domstate", "renamed") == "shut off"
     virsh("domrename", "renamed", defined)
@@ -243,6 +243,9 @@ def test_figures(virsh: Virsh, running: str) -> None:
     assert "rss" in virsh("dommemstat", running)
     assert len(re.findall(r"^VCPU:", virsh("vcpuinfo", running), re.MULTILINE)) == 2
     assert "cpu_time" in virsh("cpu-stats", "--total", running)
+    counts = [line.split() for line in virsh("vcpucount", running).splitlines()]
+    assert counts == [[which, whose, "2"] for which in ("maximum", "current") for whose in ("config", "live")]
+    assert "sda rd_req" in virsh("domblkstat", running, "sda")
     assert virsh("domblklist", running)
     assert "52:54:00:12:34:56" in virsh("domiflist", running)
     assert virsh("domifaddr", running).splitlines()[0].split() == ["Name", "MAC", "address", "Protocol", "Address"]
@@ -260,7 +263,7 @@ def test_events_as_they_happen(virsh: Virsh, defined: str) -> None:
         time.sleep(0.5)
         for command in ("start", "suspend", "resume", "destroy"):
             virsh(command, defined)
-        lines = [watcher.stdout.readline().strip() for _ in range(5)]
+        lines = [watcher.stdout.readline().strip() for _ in range(6)]
     finally:
         watcher.terminate()
         watcher.wait(10)
@@ -269,13 +272,8 @@ def test_events_as_they_happen(virsh: Virsh, defined: str) -> None:
         "Started Booted",
         "Suspended Paused",
         "Resumed Unpaused",
+        "Shutdown Finished after host request",
         "Stopped Destroyed",
-    ] or [line.partition("': ")[2] for line in lines] == [
-        "Started Booted",
-        "Suspended Paused",
-        "Resumed Unpaused",
-        "Stopped Destroyed",
-        "",
     ]
 
 
@@ -294,8 +292,12 @@ def test_a_console_is_a_terminal(virsh: Virsh, running: str) -> None:
             if select.select([master], [], [], 0.1)[0]:
                 said += os.read(master, 4096)
         assert b"Connected to domain" in said
-        os.write(master, b"\x1d")
-        assert console.wait(10) == 0
+        until = time.monotonic() + 10
+        while console.poll() is None and time.monotonic() < until:
+            os.write(master, b"\x1d")  # what is typed before virsh has made the terminal raw is lost
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                console.wait(0.2)
+        assert console.returncode == 0
         os.close(master)
 
 
@@ -347,7 +349,7 @@ def test_the_python_binding(virsh: Virsh) -> None:
     assert seen["metadata"][0] == "A title" and ">7<" in seen["metadata"][1] and seen["metadata"][2] == 1
     assert seen["no_metadata"][0] == 80
     assert seen["not_running"] == [55, "Requested operation is not valid: domain is not running"]
-    assert seen["paused"][0] == [3, 11] and seen["paused"][2] == 1
+    assert seen["paused"][0] == [3, 1] and seen["paused"][2] == 1
     assert seen["running"] == [1, 5]
     assert seen["again"][0] == 55
     assert seen["xml_id"] and not seen["xml_inactive"]
@@ -356,7 +358,7 @@ def test_the_python_binding(virsh: Virsh) -> None:
     assert seen["mime"] in ("image/png", "image/x-portable-pixmap") and seen["picture"][1]
     assert seen["destroyed"] == [[5, 2], -1]
     assert seen["gone"][0] == 42
-    assert seen["transient"] == [0, 1]
+    assert (seen["transient"], seen["left"]) == ([0, 1], [])
     assert [2, 0] in seen["events"] and [5, 1] in seen["events"]
     assert "RESUME" in seen["monitor"]
     assert seen["readonly"] == [29, "operation forbidden: read only access prevents virDomainDefineXML"]

@@ -67,7 +67,8 @@ def serve(options: Options) -> int:
         if os.environ.get("JOURNAL_STREAM")
         else "%(asctime)s %(levelname)s %(message)s",
     )
-    logging.getLogger("asyncio").setLevel(logging.INFO)
+    for chatty in ("asyncio", "qemu"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Service(options).run())

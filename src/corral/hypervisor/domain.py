@@ -158,6 +158,12 @@ class Domain:
         """KiB."""
         return statistics.memory(self.definition.document)[1]
 
+    def vcpus(self, flags: int = 0) -> tuple[int, int]:
+        """(now, at most) of the running machine or of the definition, by virDomainModificationImpact."""
+        live, _ = self._impact(flags)
+        definition = self.definition if live or self.config is None else self.config
+        return statistics.vcpus(definition.document)
+
     def state(self) -> tuple[int, int]:
         """(virDomainState, reason)."""
         return self._state

@@ -92,12 +92,11 @@ def get_max_vcpus(session: Session, domain: Domain, args: Any) -> dict[str, Any]
 )
 def get_vcpus_flags(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """vCPUs now, or at most, of the running machine or of the definition."""
-    config = _affects_config(domain, args.flags)
-    if args.flags & DomainVcpuFlags.MAXIMUM:
-        return {"num": domain.max_vcpus}
-    if config and domain.active:
-        raise InvalidArgument("the definition's vCPU count of a running domain is not known; read its inactive XML")
-    return {"num": domain.info().vcpus}
+    impact = args.flags & IMPACT
+    if impact == IMPACT:
+        raise InvalidArgument("flags for the running and for the defined domain exclude each other")
+    now, most = domain.vcpus(impact)
+    return {"num": most if args.flags & DomainVcpuFlags.MAXIMUM else now}
 
 
 @on_domain("domain_get_os_type", cached=True)
@@ -184,14 +183,3 @@ def get_metadata(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
 def _require_active(domain: Domain) -> None:
     if not domain.active:
         raise OperationInvalid("domain is not running")
-
-
-def _affects_config(domain: Domain, flags: int) -> bool:
-    """Whether flags that name the live or the defined domain mean the defined one; as libvirt, CURRENT is what is."""
-    if flags & DomainModificationImpact.LIVE and flags & DomainModificationImpact.CONFIG:
-        raise InvalidArgument("flags for the running and for the defined domain exclude each other")
-    if flags & DomainModificationImpact.LIVE:
-        _require_active(domain)
-    if flags & DomainModificationImpact.CONFIG and not domain.persistent:
-        raise OperationInvalid("transient domains do not have any persistent config")
-    return bool(flags & DomainModificationImpact.CONFIG) or not domain.active

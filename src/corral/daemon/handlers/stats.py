@@ -11,6 +11,7 @@ from corral.constants import (
     DomainMemoryStatTags,
     DomainModificationImpact,
     DomainStatsTypes,
+    TypedParameterFlags,
     TypedParameterType,
     VcpuState,
 )
@@ -89,7 +90,7 @@ async def get_all_domain_stats(session: Session, args: Any) -> dict[str, Any]:
     }
 
 
-@on_domain("domain_get_cpu_stats")
+@on_domain("domain_get_cpu_stats", flags=TypedParameterFlags.PARAM_STRING_OKAY)
 async def get_cpu_stats(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """CPU time in total (`start_cpu` -1); which host CPU it was spent on nobody counts."""
     _require_active(domain)
@@ -121,7 +122,7 @@ async def block_stats(session: Session, domain: Domain, args: Any) -> dict[str, 
     return {member: _sum(disks, name, UNKNOWN) for member, name in BLOCK.items()}
 
 
-@on_domain("domain_block_stats_flags")
+@on_domain("domain_block_stats_flags", flags=TypedParameterFlags.PARAM_STRING_OKAY)
 async def block_stats_flags(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """A disk's figures as parameters."""
     if args.nparams == 0:

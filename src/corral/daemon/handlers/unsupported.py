@@ -245,7 +245,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "domain_start_dirty_rate_calc",
         "domain_set_launch_security_state",
         "domain_graphics_reload",
-        "domain_get_autostart_once",
         "domain_set_autostart_once",
     ),
     "the guest agent's own procedures": (
