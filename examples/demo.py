@@ -25,7 +25,7 @@ Type next:
   .venv/bin/corral exec {NAME} -- uname -a      a command in the guest
   .venv/bin/corral show {NAME} --format yaml    its document
   .venv/bin/corral stop {NAME}                  shut it down; `rm {NAME}` forgets it
-  .venv/bin/corral doctor                     what works on this host, and why not"""
+  .venv/bin/corral doctor                     what works here, and why not"""
 
 
 async def boot(host: Host, console: Console) -> tuple[Domain, float]:
@@ -48,13 +48,22 @@ async def boot(host: Host, console: Console) -> tuple[Domain, float]:
         return guest, time.perf_counter() - begin
 
 
+async def address_of(guest: Domain) -> str:
+    """The guest's addresses, for which its DHCP client may take a moment longer than its agent."""
+    for _ in range(50):
+        if addresses := await guest.addresses():
+            return ", ".join(addresses)
+        await asyncio.sleep(0.2)
+    return "none within ten seconds"
+
+
 async def main() -> int:
     """Show the guest in a short table; the exit status is 1 when it does not come up."""
     console = Console(highlight=False)
     try:
         async with corral.connect() as host:
             guest, seconds = await boot(host, console)
-            info, document, addresses = await asyncio.gather(guest.info(), guest.document(), guest.addresses())
+            info, document, address = await asyncio.gather(guest.info(), guest.document(), address_of(guest))
             kernel = await guest.exec(["uname", "-r"])
     except CorralError as error:
         Console(stderr=True).print(f"demo: {error}")
@@ -64,7 +73,7 @@ async def main() -> int:
         ("name", guest.name),
         ("vCPUs", str(info.vcpus)),
         ("memory", f"{info.memory // 1024} MiB"),
-        ("address", ", ".join(addresses)),
+        ("address", address),
         ("boot time", f"{seconds:.1f} s, from the call to the agent's answer"),
         ("accelerator", {"qemu": "tcg (software; `corral doctor` says why)"}.get(document.type, document.type)),
         ("guest kernel", kernel.stdout.decode().strip()),
