@@ -198,5 +198,5 @@ def _child(
         return Child(field, tag, "element", many, None, classes, discriminator)
     if kind == "flag":
         return Child(field, tag, "flag", many, None, {}, None)
-    scalar = _scalar(field, tag, leaf, marks)
+    scalar = _scalar(field, "", leaf, marks)
     return Child(field, tag, "raw" if kind == "raw" else "scalar", many, scalar, {}, None)

@@ -6,9 +6,9 @@ Units: https://libvirt.org/formatdomain.html#memory-allocation (b, KB, k/KiB, MB
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic_xml import attr
 
 from corral.errors import XMLError
@@ -57,7 +57,7 @@ class Size(Element):
     In JSON and Python `"512 MiB"` is accepted too.
     """
 
-    kib: Unsigned
+    kib: Annotated[int, Field(ge=0, lt=_LIMIT // 1024)]
 
     unit_field: ClassVar[str] = "kib"
 

@@ -63,10 +63,9 @@ class ChardevLog(Element, tag="log"):
 
 
 class Chardev(Device):
-    """The host's side, the same for all kinds; `tty` repeats the pty's path, as old clients expect."""
+    """The host's side, the same for all kinds."""
 
     type: ChardevType = attr(default="pty")
-    tty: str | None = attr(default=None)
     source: ChardevSource | None = element(default=None)
     protocol: Protocol | None = element(default=None)
     log: ChardevLog | None = element(default=None)
@@ -83,8 +82,9 @@ class SerialTarget(Element, tag="target"):
 
 
 class Serial(Chardev, tag="serial"):
-    """A serial port."""
+    """A serial port; `tty` repeats the pty's path, as old clients expect."""
 
+    tty: str | None = attr(default=None)
     target: SerialTarget | None = element(default=None)
 
 
@@ -93,8 +93,9 @@ class ParallelTarget(Element, tag="target"):
 
 
 class Parallel(Chardev, tag="parallel"):
-    """A parallel port."""
+    """A parallel port; `tty` repeats the pty's path, as old clients expect."""
 
+    tty: str | None = attr(default=None)
     target: ParallelTarget | None = element(default=None)
 
 
@@ -106,8 +107,9 @@ class ConsoleTarget(Element, tag="target"):
 
 
 class Console(Chardev, tag="console"):
-    """A console."""
+    """A console; `tty` repeats the pty's path, as old clients expect."""
 
+    tty: str | None = attr(default=None)
     target: ConsoleTarget | None = element(default=None)
 
 

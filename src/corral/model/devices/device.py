@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic_xml import attr, element
@@ -42,7 +42,7 @@ class DeviceSeclabel(Element, tag="seclabel"):
 
     model: str | None = attr(default=None)
     relabel: YesNo | None = attr(default=None)
-    labelskip: YesNo | None = attr(default=None)
+    labelskip: Literal["yes"] | None = attr(default=None)
     label: str | None = element(default=None)
 
 

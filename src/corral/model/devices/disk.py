@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_xml import attr, element
 
 from corral.model.devices.device import BootableDevice, DeviceSeclabel, Queues, VirtioOptions
-from corral.model.element import Element, OnOff, RawXML, Unsigned
+from corral.model.element import Element, OnOff, Unsigned
 
 DiskType = Literal["file", "block"]
 DiskBus = Literal["virtio", "scsi", "sata", "ide", "usb"]
@@ -49,7 +49,6 @@ class DiskSource(Element, tag="source"):
     startup_policy: StartupPolicy | None = attr(name="startupPolicy", default=None)
     index: Unsigned | None = attr(default=None)
     seclabels: list[DeviceSeclabel] = element(tag="seclabel", default_factory=list)
-    private_data: Annotated[str, RawXML()] | None = element(tag="privateData", default=None)
 
     @property
     def path(self) -> str | None:
@@ -118,4 +117,3 @@ class Disk(BootableDevice, tag="disk"):
     wwn: Annotated[str, Field(pattern=r"^(0x)?[0-9a-fA-F]{16}$")] | None = element(default=None)
     vendor: Annotated[str, Field(max_length=8)] | None = element(default=None)
     product: Annotated[str, Field(max_length=16)] | None = element(default=None)
-    private_data: Annotated[str, RawXML()] | None = element(tag="privateData", default=None)

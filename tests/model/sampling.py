@@ -1,0 +1,242 @@
+"""Sample documents: for every field of every class, a smallest document in which it has each of its values."""
+
+from __future__ import annotations
+
+import types
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from corral.model.element import Element
+from corral.model.shape import Child, shape_of
+
+TEXTS = {
+    "arch": "x86_64",
+    "machine": "pc-q35-10.0",
+    "dev": "vda",
+    "address": "10.0.2.2",
+    "wwn": "5000c50015ea71ad",
+    "vendor_id": "GenuineIntel",
+    "partition": "/machine",
+    "cpus": "0-1",
+    "cpuset": "0-1",
+    "nodeset": "0",
+    "port": "1.2",
+    "passwd_valid_to": "2030-01-01T00:00:00",
+    "adjustment": "120",
+    "timezone": "Europe/Prague",
+    "service": "4555",
+    "unit": "KiB",
+    "uuid": "c7a5fdbd-edaf-9455-926a-d65c16db1809",
+    "content": '<a:x xmlns:a="urn:a"/>',
+    "keymap": "en-us",
+    "product": "disk",
+    "vendor": "acme",
+    "portid": "c7a5fdbd-edaf-9455-926a-d65c16db1809",
+}
+PATHS = {
+    "path",
+    "file",
+    "kernel",
+    "initrd",
+    "emulator",
+    "template",
+    "log_file",
+    "socket",
+    "rendernode",
+    "tap",
+    "vhost",
+    "tty",
+}
+OVERRIDES = {("Mac", "address"): "52:54:00:12:34:56", ("GuestFwd", "address"): "10.0.2.1"}
+
+
+def values(cls: type[Element], field: str) -> list[Any]:
+    """What the field may hold, one of each kind."""
+    info = cls.model_fields[field]
+    found: list[Any] = []
+    bounds: dict[str, int] = {}
+
+    def constraints(marks: list[Any]) -> None:
+        for mark in marks:
+            if isinstance(mark, FieldInfo):
+                constraints(mark.metadata)
+            if isinstance(mark, Ge):
+                bounds["ge"] = int(mark.ge)  # type: ignore[call-overload]
+            if isinstance(mark, Le):
+                bounds["le"] = int(mark.le)  # type: ignore[call-overload]
+
+    def visit(annotation: Any) -> None:
+        origin = get_origin(annotation)
+        if origin is Annotated:
+            inner, *marks = get_args(annotation)
+            constraints(marks)
+            visit(inner)
+        elif origin in (Union, types.UnionType):
+            for argument in get_args(annotation):
+                visit(argument)
+        elif origin is list:
+            visit(get_args(annotation)[0])
+        elif origin is Literal:
+            found.extend(get_args(annotation))
+        elif annotation is int:
+            found.append(max(bounds.get("ge", 1), 1))
+        elif annotation is bool:
+            found.append(True)
+        elif annotation is uuid.UUID:
+            found.append(uuid.UUID(TEXTS["uuid"]))
+        elif annotation is str:
+            found.append(
+                OVERRIDES.get((cls.__name__, field)) or TEXTS.get(field) or ("/x/y" if field in PATHS else "x")
+            )
+
+    constraints(info.metadata)
+    visit(info.annotation)
+    return found
+
+
+def smallest(cls: type[Element]) -> dict[str, Any]:
+    """Only what the class requires, and discriminators."""
+    data: dict[str, Any] = {}
+    for field, info in cls.model_fields.items():
+        if not info.is_required():
+            continue
+        entity = shape_of(cls).fields[field]
+        if isinstance(entity, Child) and entity.kind == "element":
+            value = smallest(entity.classes[None])
+            data[field] = [value] if entity.many else value
+        else:
+            value = values(cls, field)[0]
+            data[field] = [value] if isinstance(entity, Child) and entity.many else value
+    if cls.__name__.endswith("Address") and "type" in cls.model_fields:
+        data["type"] = values(cls, "type")[0]
+    return data
+
+
+def routes(root: type[Element]) -> Iterator[tuple[tuple[type[Element], str], ...]]:
+    """Each way from the root to a class, as (class, field) steps; a class below itself only once."""
+    seen: set[tuple[type[Element], type[Element] | None]] = set()
+
+    def walk(cls: type[Element], route: tuple[tuple[type[Element], str], ...]) -> Iterator[Any]:
+        yield (cls, route)
+        for field, entity in shape_of(cls).fields.items():
+            if isinstance(entity, Child) and entity.kind == "element":
+                for below in dict.fromkeys(entity.classes.values()):
+                    if (below, cls) not in seen:
+                        seen.add((below, cls))
+                        yield from walk(below, (*route, (cls, field)))
+
+    yield from walk(root, ())
+
+
+def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """The smallest document that holds `data` at the end of the route, with `above` beside it."""
+    for cls, field in reversed(route):
+        entity = shape_of(cls).fields[field]
+        assert isinstance(entity, Child)
+        base = smallest(cls)
+        if cls.__name__ == "Controller" and field == "pcihole64":
+            base |= {"type": "pci", "model": "pcie-root"}
+        if cls.__name__ == "SMM":
+            base |= {"state": "on"}
+        if cls.__name__ == "BackingStore":
+            base |= {"type": "file", "format": {"type": "raw"}, "source": {"file": "/x"}}
+        data = {**base, **above, field: [data] if entity.many else data}
+        above = {}
+    return data
+
+
+# What must stand beside a field for the document to make sense: in its own element, and in the parent's.
+CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
+    ("NVRAM", "template_format"): ({"template": "/x", "path": "/y"}, {"loader": {"path": "/x", "type": "pflash"}}),
+    ("Spinlocks", "retries"): ({"state": "on"}, {}),
+    ("VendorID", "value"): ({"state": "on"}, {}),
+    ("DirtyRing", "size"): ({"state": "on"}, {}),
+    ("CPUFeature", "*"): ({"policy": "require"}, {"model": {"name": "qemu64"}}),
+    ("Clock", "basis"): ({"offset": "variable"}, {}),
+    ("Clock", "timezone"): ({"offset": "timezone"}, {}),
+    ("Clock", "start"): ({"offset": "absolute"}, {}),
+    ("Clock", "offset=absolute"): ({"start": 1}, {}),
+    ("Timer", "frequency"): ({"name": "tsc"}, {}),
+    ("Timer", "mode"): ({"name": "tsc"}, {}),
+    ("Catchup", "*"): ({}, {"name": "rtc", "tickpolicy": "catchup"}),
+    ("DiskSource", "dev"): ({}, {"type": "block"}),
+    ("DeviceSeclabel", "*"): ({"model": "dac", "relabel": "yes", "label": "x"}, {}),
+    ("DeviceSeclabel", "relabel=no"): ({"model": "dac", "label": None}, {}),
+    ("Seclabel", "baselabel"): ({"type": "dynamic", "model": "dac"}, {}),
+    ("Graphics", "connected=fail"): ({"type": "spice", "passwd": "x"}, {}),
+    ("Graphics", "connected=disconnect"): ({"type": "spice", "passwd": "x"}, {}),
+    ("DeviceSeclabel", "labelskip"): ({"model": "dac", "relabel": None, "label": None}, {}),
+    ("BackingStore", "*"): ({"type": "file", "format": {"type": "raw"}, "source": {"file": "/x"}}, {}),
+    ("BackingStore", "type=block"): ({"format": {"type": "raw"}, "source": {"dev": "/x"}}, {}),
+    ("Graphics", "tls_port"): ({"type": "spice"}, {}),
+    ("Graphics", "default_mode"): ({"type": "spice"}, {}),
+    ("Graphics", "connected"): ({"passwd": "x"}, {}),
+    ("Listen", "type=network"): ({"network": "x"}, {}),
+    ("Listen", "type=socket"): ({"socket": "/x"}, {}),
+    ("Listen", "network"): ({"type": "network"}, {}),
+    ("Listen", "socket"): ({"type": "socket"}, {}),
+    ("GL", "rendernode"): ({"enable": "yes"}, {"type": "spice"}),
+    ("VideoModel", "ram"): ({"type": "qxl"}, {}),
+    ("VideoModel", "vram64"): ({"type": "qxl"}, {}),
+    ("VideoModel", "vgamem"): ({"type": "qxl"}, {}),
+    ("Seclabel", "*"): ({"type": "static", "model": "dac", "label": "x"}, {}),
+    ("Seclabel", "type=none"): ({"label": None}, {}),
+    ("Interface", "type=network"): ({"source": {"network": "x"}}, {}),
+    ("Interface", "type=bridge"): ({"source": {"bridge": "x"}}, {}),
+    ("Interface", "type=direct"): ({"source": {"dev": "x"}}, {}),
+    ("InterfaceSource", "network"): ({}, {"type": "network"}),
+    ("InterfaceSource", "portgroup"): ({"network": "x"}, {"type": "network"}),
+    ("InterfaceSource", "portid"): ({"network": "x"}, {"type": "network"}),
+    ("InterfaceSource", "bridge"): ({}, {"type": "bridge"}),
+    ("InterfaceSource", "dev"): ({}, {"type": "direct"}),
+    ("InterfaceSource", "mode"): ({"dev": "x"}, {"type": "direct"}),
+    ("Controller", "ports"): ({"type": "virtio-serial"}, {}),
+    ("Controller", "vectors"): ({"type": "virtio-serial"}, {}),
+    ("ControllerHardware", "*"): ({}, {"type": "pci", "model": "pcie-root-port"}),
+    ("ControllerTarget", "*"): ({}, {"type": "pci", "model": "pcie-root-port"}),
+    ("ControllerMaster", "*"): ({}, {"type": "usb", "model": "ich9-uhci1"}),
+    ("Firmware", "*"): ({"features": [{"enabled": "yes", "name": "secure-boot"}]}, {"firmware": "efi"}),
+    ("FirmwareFeature", "*"): ({}, {}),
+}
+SPICE = ("SpiceChannel", "ImageCompression", "WanCompression", "Playback", "Streaming", "SpiceMouse", "SpiceClipboard")
+CONTEXT |= {(name, "*"): ({}, {"type": "spice"}) for name in (*SPICE, "FileTransfer", "GL")}
+CONTEXT["GL", "rendernode"] = ({"enable": "yes"}, {"type": "spice"})
+CONTROLLERS = {
+    "scsi": "auto buslogic lsilogic lsisas1068 lsisas1078 vmpvscsi virtio-scsi ncr53c90 dc390 am53c974",
+    "usb": "piix3-uhci piix4-uhci ehci ich9-ehci1 ich9-uhci1 ich9-uhci2 ich9-uhci3 vt82c686b-uhci pci-ohci nec-xhci "
+    "qemu-xhci none",
+    "ide": "piix3 piix4 ich6",
+    "pci": "pci-root pcie-root pci-bridge dmi-to-pci-bridge pcie-to-pci-bridge pcie-root-port "
+    "pcie-switch-upstream-port pcie-switch-downstream-port pci-expander-bus pcie-expander-bus",
+    "virtio-serial": "virtio virtio-transitional virtio-non-transitional",
+}
+for _type, _models in CONTROLLERS.items():
+    CONTEXT |= {("Controller", f"model={model}"): ({"type": _type}, {}) for model in _models.split()}
+CONTEXT["Controller", "type=pci"] = ({"model": "pcie-root"}, {})
+
+
+def context(cls: type[Element], field: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    for key in (f"{field}={value}", field, "*"):
+        if (cls.__name__, key) in CONTEXT:
+            return CONTEXT[cls.__name__, key]
+    return {}, {}
+
+
+def samples(root: type[Element]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, data) for every field and value."""
+    for cls, route in routes(root):
+        base = smallest(cls)
+        path = ".".join(field for _, field in route)
+        for field in cls.model_fields:
+            entity = shape_of(cls).fields[field]
+            if isinstance(entity, Child) and entity.kind == "element":
+                continue
+            for value in values(cls, field):
+                many = isinstance(entity, Child) and entity.many
+                own, above = context(cls, field, value)
+                data = {**base, **own, field: [value] if many else value}
+                yield f"{path}.{field}={value}", nested(route, data, above)
