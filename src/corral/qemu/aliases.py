@@ -100,8 +100,8 @@ def _disk(live: Domain, disk: Disk) -> str:
 
 
 def _number_images(live: Domain) -> None:
-    """Number the images of all disks, those of live documents keeping theirs."""
-    sources = [source for disk in live.devices.disks for source in _images(disk)]
+    """Number the images of all disks, the last disk's first; those of live documents keep theirs."""
+    sources = [source for disk in reversed(live.devices.disks) for source in _images(disk)]
     highest = max((source.index for source in sources if source.index is not None), default=0)
     for source in sources:
         if source.index is None:

@@ -67,8 +67,9 @@ def _model(cpu: CPU, context: Context) -> list[str]:
     if cpu.match == "minimum":
         return _host_model(context)
     name = cpu.model.name if cpu.model is not None and cpu.model.name else "qemu64"
-    model = context.binary.cpu_model(name, accel)
-    if cpu.check in ("partial", "full"):
+    # A binary that was not asked under KVM knows the same models; what the host lacks of them shows when QEMU starts.
+    model = context.binary.cpu_model(name, accel if context.binary.cpu_models(accel) else "tcg")
+    if cpu.check in ("partial", "full") and context.binary.cpu_models(accel):
         optional = {feature.name for feature in cpu.features if feature.policy in ("disable", "forbid", "optional")}
         lacking = [feature for feature in model.missing if feature not in optional]
         if lacking:
@@ -112,13 +113,15 @@ def _features(cpu: CPU, context: Context) -> list[str]:
 
 
 def _require(feature: str, context: Context) -> None:
-    if context.runtime.accel == "kvm" and feature not in _all_features(context):
+    known = context.binary.cpu_models(context.runtime.accel)
+    if context.runtime.accel == "kvm" and known and feature not in _all_features(context):
         raise CPUIncompatible(f"Host CPU does not provide required features: {feature}")
 
 
 def _all_features(context: Context) -> set[str]:
     """What the accelerator can give here."""
-    model = context.binary.cpu_model("max", context.runtime.accel)
+    accel = context.runtime.accel
+    model = context.binary.cpu_model("max", accel if context.binary.cpu_models(accel) else "tcg")
     return set(model.features) - set(model.missing)
 
 

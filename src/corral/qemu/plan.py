@@ -75,15 +75,15 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
     """
     live = domain.copy()
     for drive in live.devices.disks:
-        chain = runtime.chains.get(drive.target.dev)
-        if chain and drive.backing_store is None:
-            drive.backing_store = _backing(chain[1:])
+        _settle_images(drive, runtime.chains.get(drive.target.dev, ()))
     for number, display in enumerate(live.devices.graphics):
         _open_display(live, number, runtime)
         if display.listens and display.listens[0].type == "socket" and display.listens[0].socket is None:
             display.socket = display.listens[0].socket = str(runtime.run_dir / f"{display.type}.sock")
     for channel in live.devices.channels:
         source = channel.source
+        if channel.type == "unix" and channel.target.state is None:
+            channel.target.state = "disconnected"
         if channel.type == "unix" and (source is None or source.path is None):
             name = (channel.target.name or "channel").replace("/", "_")
             channel.source = source = source or ChardevSource()
@@ -92,6 +92,15 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
     if runtime.nvram is not None and live.os.nvram is not None:
         live.os.nvram.path = str(runtime.nvram)
     return aliases.assign(live)
+
+
+def _settle_images(drive: Disk, chain: tuple[Image, ...]) -> None:
+    """Write the chain down; an empty drive has no format until there is something in it."""
+    if drive.source is None or drive.source.path is None:
+        if drive.driver is not None:
+            drive.driver.type = None
+    elif drive.backing_store is None and (chain or drive.driver is None or drive.driver.type in (None, "raw")):
+        drive.backing_store = _backing(chain[1:])
 
 
 def _backing(images: tuple[Image, ...]) -> BackingStore:

@@ -90,7 +90,9 @@ def _image(
         return [Part("blockdev", f"libvirt-{index}-storage", storage | tuning)]
     storage |= {"auto-read-only": True, "discard": "unmap"} | cache
     top: Properties = {"driver": qemu_format, "file": f"libvirt-{index}-storage"} | tuning
-    if driver.discard_no_unref is not None and qemu_format == "qcow2":
+    if driver.discard_no_unref is not None:
+        if not context.binary.has_argument("blockdev-add", f"driver={qemu_format}/discard-no-unref"):
+            raise ConfigUnsupported(f"discard_no_unref is not supported by QEMU binary '{context.binary.path}'")
         top["discard-no-unref"] = driver.discard_no_unref == "on"
     if qemu_format in ("qcow2", "qcow", "qed", "vmdk") and (below is not None or closed):
         top["backing"] = below

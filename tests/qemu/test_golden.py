@@ -1,0 +1,87 @@
+"""Documents in, completed documents and command lines out, kept beside this file in `golden/`.
+
+`make golden` writes them anew; the difference is read before it is committed. The completed documents were compared
+with what libvirt 11.3 makes of the same input: they say the same.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from corral.model.domain import Domain
+from corral.model.schema import validate_schema
+from corral.qemu.binary import Binary
+from corral.qemu.defaults import Host, complete
+from corral.qemu.plan import GraphicsPorts, Image, Runtime, plan, settle
+from corral.qemu.render import argv
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(path.stem for path in GOLDEN.glob("*.xml") if "." not in path.stem)
+RUNTIME = Runtime(
+    accel="tcg",
+    run_dir=Path("/run/corral/1"),
+    monitor_fd=7,
+    chains={
+        "vda": (
+            Image(path=Path("/images/top.qcow2"), format="qcow2"),
+            Image(path=Path("/images/middle.qcow2"), format="qcow2"),
+            Image(path=Path("/images/base.raw"), format="raw"),
+        )
+    },
+    graphics={0: GraphicsPorts(port=5900)},
+    now=1_700_000_000,
+)
+
+
+def expect(path: Path, text: str) -> None:
+    """The text is what the golden file says, or becomes it."""
+    if os.environ.get("CORRAL_UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+def runtime_of(name: str) -> Runtime:
+    if name == "backing-chain":
+        return RUNTIME
+    return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, monitor_fd=7, graphics=RUNTIME.graphics, now=RUNTIME.now)
+
+
+def document(name: str) -> Domain:
+    return Domain.from_xml((GOLDEN / f"{name}.xml").read_bytes())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_completed(name: str, binary: Binary, host: Host) -> None:
+    full = complete(document(name), binary, host)
+    text = full.to_xml(secure=True)
+    expect(GOLDEN / f"{name}.complete.xml", text + "\n")
+    assert complete(full, binary, host).to_xml(secure=True) == text, "completing twice changes something"
+    assert Domain.from_xml(text).to_xml(secure=True) == text
+    validate_schema(text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_arguments(name: str, binary: Binary, host: Host) -> None:
+    full = complete(document(name), binary, host)
+    planned = plan(full, binary, runtime_of(name))
+    lines: list[str] = []
+    for word in argv(planned):
+        if word.startswith("-") or not lines:
+            lines.append(word)
+        else:
+            lines[-1] += f" {word}"
+    lines += [f"# setup: {command} {arguments}" for command, arguments in planned.setup]
+    expect(GOLDEN / f"{name}.args", "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_live_documents_validate(name: str, binary: Binary, host: Host) -> None:
+    runtime = runtime_of(name)
+    live = settle(complete(document(name), binary, host), runtime)
+    live.id = 1
+    validate_schema(live.to_xml())
+    assert settle(live, runtime).to_xml() == live.to_xml(), "settling twice changes something"
+    assert plan(live, binary, runtime) == plan(complete(document(name), binary, host), binary, runtime)
