@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from corral.constants import DomainMetadataType
+from corral.constants import DomainMetadataType, ErrorDomain
 from corral.errors import InvalidArgument, NoDomainMetadata
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Definition:
         else:
             found = self.document.metadata.get(uri or "") if self.document.metadata else None
         if not found:
-            raise NoDomainMetadata("Requested metadata element is not present")
+            raise NoDomainMetadata("Requested metadata element is not present", domain=ErrorDomain.DOMAIN)
         return found
 
     def with_metadata(self, type: int, text: str | None, key: str | None, uri: str | None) -> Definition:

@@ -307,7 +307,8 @@ class Hypervisor:
             if domain.config is None:
                 raise OperationInvalid("cannot rename a transient domain")
             if "/" in new_name or "\n" in new_name:
-                raise XMLError(f"name {new_name} cannot contain '{'/' if '/' in new_name else chr(92) + 'n'}'")
+                character = "/" if "/" in new_name else "\\n"
+                raise XMLError(f"name {new_name} cannot contain '{character}'", domain=ErrorDomain.QEMU)
             if new_name == domain.name:
                 raise OperationInvalid("Can't rename domain to itself", domain=ErrorDomain.DOMAIN)
             if new_name in self._by_name:

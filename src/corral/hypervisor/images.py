@@ -73,11 +73,14 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
     return found
 
 
-async def chains_of(document: DomainDocument) -> dict[str, tuple[Image, ...]]:
+async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ...]], set[str]]:
     """For each disk the images from the top down, by target name; HostError naming a missing one.
 
-    A disk whose document tells its chain keeps it. A CD-ROM whose medium may be missing loses it when it is.
+    A disk whose document tells its chain is left out. Also the targets of CD-ROM drives whose medium is missing and may
+    be (`startupPolicy`).
     """
+    absent: set[str] = set()
+
     from corral.qemu import images
     from corral.qemu.plan import Image
 
@@ -88,7 +91,7 @@ async def chains_of(document: DomainDocument) -> dict[str, tuple[Image, ...]]:
         path = Path(source.path)
         if not await asyncio.to_thread(path.exists):
             if source.startup_policy in ("optional", "requisite") and disk.device == "cdrom":
-                disk.source = None
+                absent.add(disk.target.dev)
                 return None
             raise HostError(f"Cannot access storage file '{path}': No such file or directory")
         if disk.backing_store is not None and not disk.backing_store.terminator:
@@ -100,4 +103,4 @@ async def chains_of(document: DomainDocument) -> dict[str, tuple[Image, ...]]:
         return disk.target.dev, tuple(Image(path=each.path, format=each.format, block=each.is_block) for each in found)
 
     results = await asyncio.gather(*(chain(disk) for disk in document.devices.disks))
-    return dict(result for result in results if result is not None)
+    return dict(result for result in results if result is not None), absent

@@ -148,7 +148,7 @@ async def _claim(domain: Domain, run: Run) -> None:
     """What the machine has is not to be given to others."""
     document = run.live.document
     try:
-        chains = await images.chains_of(document.copy())
+        chains, _ = await images.chains_of(document)
     except CorralError:
         chains = {}  # an image was moved away under the machine; its path is still the machine's
     try:

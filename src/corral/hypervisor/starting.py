@@ -45,8 +45,13 @@ log = logging.getLogger(__name__)
 async def start(domain: Domain, base: Definition, flags: int, *, owner: object | None) -> None:
     """Start `domain` with the document `base`; the job slot is held. Leaves nothing behind when it raises."""
     hypervisor = domain.hypervisor
-    document = base.document.copy()
-    chains = await images.chains_of(document)
+    document = base.document
+    chains, absent = await images.chains_of(document)
+    if absent:
+        document = document.copy()
+        for disk in document.devices.disks:
+            if disk.target.dev in absent:
+                disk.source = None
     hypervisor.images.claim(domain.uuid, domain.name, images.paths_of(document, chains))
     try:
         run = await _begin(domain, base, flags, owner)
