@@ -19,6 +19,7 @@ def name_of(group: type, value: int) -> str | None:
             return name.lower().replace("_", "-")
     return None
 
+
 class ConnectBaselineCPUFlags:
     """virConnectBaselineCPUFlags"""
 
