@@ -1,4 +1,4 @@
-"""Facts that plans are tested with: those of one QEMU 10.0, written down, so that golden files do not depend on the host."""
+"""Facts that plans are tested with: those of one QEMU 10.0, so that golden files do not depend on the host."""
 
 from __future__ import annotations
 
