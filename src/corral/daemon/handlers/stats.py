@@ -69,6 +69,9 @@ BLOCK_PARAMS = {
 }
 UNKNOWN = -1
 
+#: Bytes of one CPU map (REMOTE_CPUMAP_MAX).
+CPUMAP_MAX = 2048
+
 
 @handler("connect_get_all_domain_stats", flags=ALL_STATS_FLAGS)
 async def get_all_domain_stats(session: Session, args: Any) -> dict[str, Any]:
@@ -156,8 +159,7 @@ async def get_vcpus(session: Session, domain: Domain, args: Any) -> dict[str, An
     """The vCPUs' states and times; on which host CPU each is, is the kernel's business, and it may be any."""
     _require_active(domain)
     figures = _values(await domain.stats(DomainStatsTypes.VCPU))
-    host = session.hypervisor.node_info().cpus
-    anywhere = ((1 << host) - 1).to_bytes(max((host + 7) // 8, args.maplen), "little")[: args.maplen]
+    anywhere = _any_cpu(session, args.maplen)
     info = [
         {
             "number": number,
@@ -174,9 +176,15 @@ async def get_vcpus(session: Session, domain: Domain, args: Any) -> dict[str, An
 def get_vcpu_pin_info(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """Every vCPU may run anywhere."""
     count = min(max(args.ncpumaps, 0), domain.max_vcpus)
+    return {"cpumaps": _any_cpu(session, args.maplen) * count, "num": count}
+
+
+def _any_cpu(session: Session, size: int) -> bytes:
+    """The map of all host CPUs in `size` bytes."""
+    if not 0 <= size <= CPUMAP_MAX:
+        raise InvalidArgument(f"a CPU map of {size} bytes; it must be 0 to {CPUMAP_MAX}")
     host = session.hypervisor.node_info().cpus
-    anywhere = ((1 << host) - 1).to_bytes(max((host + 7) // 8, args.maplen), "little")[: args.maplen]
-    return {"cpumaps": anywhere * count, "num": count}
+    return ((1 << host) - 1).to_bytes((host + 7) // 8, "little")[:size].ljust(size, b"\0")
 
 
 async def _disks(domain: Domain, path: str) -> list[dict[str, Any]]:
