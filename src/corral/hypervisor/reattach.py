@@ -8,6 +8,7 @@ whose process is there is taken up again, in the state that QEMU tells; one whos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
@@ -121,12 +122,10 @@ async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
         return
     await _claim(domain, run)
     await _connect(domain, run)
-    if run.machine is None:
-        return
-    if run.machine.end.done():
+    if run.process.ended:
         await _ended_meanwhile(domain, run, row)
-        return
-    await _go_on(domain, run, run.machine, row)
+    elif run.machine is not None:
+        await _go_on(domain, run, run.machine, row)
 
 
 async def _ended_meanwhile(domain: Domain, run: Run, row: LiveRow) -> None:
@@ -162,7 +161,7 @@ async def _claim(domain: Domain, run: Run) -> None:
 
 
 async def _connect(domain: Domain, run: Run) -> None:
-    """Open the monitor again; a machine that does not answer is kept, as one whose monitor is lost."""
+    """Open the monitor again; a machine that lives and does not answer is kept, as one whose monitor is lost."""
     assert run.process is not None
     try:
         machine = await Machine.reattach(
@@ -175,6 +174,9 @@ async def _connect(domain: Domain, run: Run) -> None:
             timeout=REATTACH_TIMEOUT,
         )
     except (CorralError, TimeoutError, OSError) as error:
+        with contextlib.suppress(TimeoutError):
+            await run.process.wait(GRACE)  # a dying QEMU closes its monitor first
+            return
         log.error("domain %s: its QEMU (process %d) does not answer: %s", domain.name, run.process.pid, error)
         run.monitor_lost = time.monotonic()
         run.ready = True
