@@ -169,7 +169,7 @@ class Machine:
             ended = machine.process.ended
             await machine.close()
             if ended and isinstance(error, MonitorClosed):
-                raise HostError(f"process {pid} ended while it was reattached") from error
+                raise HostError(f"process {pid} is gone: it ended while it was reattached") from error
             raise
         return machine
 

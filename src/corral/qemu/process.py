@@ -89,8 +89,11 @@ class Process:
         except OSError as error:
             raise HostError(f"process {pid} is gone: {error.strerror}") from error
         try:
-            if start_time(pid) != start:
-                raise HostError(f"process {pid} is gone, and another has its number")
+            state, born = _stat(pid)
+            if born != start or state in "ZX":
+                raise HostError(
+                    f"process {pid} is gone: {'it has ended' if born == start else 'another has its number'}"
+                )
         except BaseException:
             os.close(pidfd)
             raise
@@ -168,12 +171,18 @@ def _identity(user: str | None) -> _Identity:
 
 def start_time(pid: int) -> int:
     """Start time of a process in clock ticks since boot; HostError when there is none."""
+    return _stat(pid)[1]
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State (R, S, D, Z …) and start time of a process, proc(5)."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        line = Path(f"/proc/{pid}/stat").read_text()
     except OSError as error:
         raise HostError(f"process {pid} is gone: {error.strerror}") from error
     # The second field is the program's name in parentheses, which may itself hold spaces and parentheses.
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = line.rpartition(")")[2].split()
+    return fields[0], int(fields[19])
 
 
 def last_words(log: Path, since: int = 0, *, limit: int = 4096) -> str:
