@@ -47,7 +47,7 @@ REFUSED = {
     "numa": (
         {"head": "<cpu><numa><cell id='0' cpus='0' memory='65536'/></numa></cpu>"},
         ConfigUnsupported,
-        "NUMA cells are not supported yet",
+        "guest NUMA is not supported yet",
     ),
     "memory hotplug": (
         {"head": "<maxMemory slots='4' unit='GiB'>1</maxMemory>"},
@@ -68,7 +68,7 @@ REFUSED = {
     "passt": (
         {"devices": "<interface type='user'><backend type='passt'/></interface>"},
         ConfigUnsupported,
-        "backend 'passt' is not supported yet",
+        "interface backend 'passt' (leave <backend> out) is not supported yet",
     ),
     "ide on q35": (
         {"devices": DISK.format(dev="hda", bus="ide", more="")},
@@ -122,6 +122,27 @@ REFUSED = {
         {"head": "<memoryBacking><hugepages/></memoryBacking>"},
         ConfigUnsupported,
         "huge pages is not supported yet",
+    ),
+    "pinning": ({"head": "<vcpu cpuset='0'>1</vcpu>"}, ConfigUnsupported, "(pinning) is not supported yet"),
+    "iothread": (
+        {"devices": DISK.format(dev="vda", bus="virtio", more="<driver iothread='1'/>")},
+        ConfigUnsupported,
+        "Disk iothread '1' not defined in iothreadid",
+    ),
+    "queues of sata": (
+        {"devices": DISK.format(dev="sda", bus="sata", more="<driver queues='2'/>")},
+        ConfigUnsupported,
+        "queues or iothread of disk 'sda'",
+    ),
+    "two listeners": (
+        {"devices": "<graphics type='vnc'><listen type='address'/><listen type='socket' socket='/x'/></graphics>"},
+        ConfigUnsupported,
+        "more than one <listen>",
+    ),
+    "tick catchup": (
+        {"head": "<clock><timer name='rtc' tickpolicy='catchup'><catchup slew='1'/></timer></clock>"},
+        ConfigUnsupported,
+        "<catchup> of timer 'rtc' is not supported yet",
     ),
     "boot twice": (
         {"os": "<boot dev='hd'/>", "devices": DISK.format(dev="vda", bus="virtio", more="<boot order='1'/>")},

@@ -102,6 +102,14 @@ def boot_order(domain: Domain) -> dict[str, int]:
     return order
 
 
+def iothreads(domain: Domain) -> list[int]:
+    """The numbers of the domain's I/O threads."""
+    named = [thread.id for thread in domain.iothreadids.iothreads] if domain.iothreadids is not None else []
+    count = max(domain.iothreads or 0, len(named))
+    free = (number for number in range(1, count + len(named) + 1) if number not in named)
+    return sorted(named + [next(free) for _ in range(count - len(named))])
+
+
 def virtio_options(options: VirtioOptions | None) -> Properties:
     """The transport's options that every virtio device has."""
     if options is None:

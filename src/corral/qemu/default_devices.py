@@ -79,6 +79,8 @@ def complete_disk(disk: Disk) -> None:
     disk.driver.type = disk.driver.type or "raw"
     if disk.device == "cdrom":
         disk.readonly = True
+    if disk.source is None or disk.source.path is None:
+        disk.type = "file"
 
 
 def complete_interface(interface: Interface) -> None:

@@ -15,7 +15,7 @@ from corral.model.domain import VCPU, Domain
 from corral.model.features import SMM, Features
 from corral.model.os import NVRAM, BootDevice, FirmwareFeature, Loader
 from corral.model.os import Firmware as FirmwareInfo
-from corral.qemu import addresses, default_devices
+from corral.qemu import addresses, default_devices, unsupported
 from corral.qemu.binary import Binary
 from corral.qemu.pci_slots import is_q35
 from corral.qemu.plan import GraphicsPorts, Runtime, plan
@@ -48,6 +48,7 @@ def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
     _complete_machine(full, binary)
     _complete_memory(full)
     _complete_vcpus(full, binary)
+    _complete_iothreads(full)
     _complete_firmware(full, binary, host)
     _complete_boot(full)
     _complete_cpu(full, binary)
@@ -61,6 +62,7 @@ def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
     full.on_reboot = full.on_reboot or "restart"
     full.on_crash = full.on_crash or "destroy"
     default_devices.complete(full, binary)
+    unsupported.refuse(full)
     addresses.assign(full)
     full.check()
     _try_plan(full, binary)
@@ -71,12 +73,6 @@ def _refuse(domain: Domain, host: Host) -> None:
     if domain.type == "kvm" and not host.kvm:
         reason = f": {host.kvm_reason}" if host.kvm_reason else ""
         raise ConfigUnsupported(f"domain type 'kvm' cannot be used on this host{reason}", hint="use type 'qemu'")
-    if domain.cpu is not None and domain.cpu.numa is not None:
-        raise ConfigUnsupported("guest NUMA cells are not supported yet")
-    if domain.max_memory is not None:
-        raise ConfigUnsupported("maxMemory (memory hotplug) is not supported yet")
-    if domain.vcpus is not None and any(vcpu.enabled == "no" for vcpu in domain.vcpus.vcpus):
-        raise ConfigUnsupported("enabling single vCPUs is not supported yet; use <vcpu current='…'>")
 
 
 def _complete_machine(domain: Domain, binary: Binary) -> None:
@@ -108,6 +104,12 @@ def _complete_vcpus(domain: Domain, binary: Binary) -> None:
     limit = binary.machine(domain.os.type.machine).max_cpus
     if vcpu.count > limit:
         raise ConfigUnsupported(f"Maximum CPUs greater than specified machine type limit {limit}")
+
+
+def _complete_iothreads(domain: Domain) -> None:
+    named = len(domain.iothreadids.iothreads) if domain.iothreadids is not None else 0
+    if named > (domain.iothreads or 0):
+        domain.iothreads = named
 
 
 def _complete_boot(domain: Domain) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from corral.errors import ConfigUnsupported
 from corral.model.os import Loader
-from corral.qemu.context import Context, given
+from corral.qemu.context import Context, given, iothreads
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import graphics, platform, sound
 from corral.qemu.runtime import Part
@@ -31,7 +31,8 @@ def options(context: Context) -> list[Option]:
     words += [("-m", f"size={memory_kib(context)}k"), ("-smp", _smp(context)), _locking(context)]
     words += _monitor(context)
     words += [("-rtc", _rtc(context)), ("-no-shutdown",), ("-boot", _boot(context))]
-    words += _sleep_states(context) + _timer_globals(context) + _firmware(context) + _kernel(context)
+    words += _sleep_states(context) + _timer_globals(context) + _chipset(context)
+    words += _firmware(context) + _kernel(context)
     for audio in domain.devices.audios:
         words += sound.options(audio, context)
     for display in domain.devices.graphics:
@@ -50,27 +51,17 @@ def memory_kib(context: Context) -> int:
 def parts(context: Context) -> list[Part]:
     """Memory, I/O threads and firmware images."""
     found = [Part("object", MEMORY_ID, _memory_backend(context))]
-    found += [Part("object", f"iothread{number}", {"qom-type": "iothread"}) for number in iothreads(context)]
+    found += [Part("object", f"iothread{number}", {"qom-type": "iothread"}) for number in iothreads(context.domain)]
+    features = context.domain.features
+    if features is not None and features.vmcoreinfo is not None and features.vmcoreinfo.state == "on":
+        found.append(Part("device", "vmcoreinfo0", {"driver": context.driver("vmcoreinfo")}))
     return found + _pflash(context)
-
-
-def iothreads(context: Context) -> list[int]:
-    """The numbers of the domain's I/O threads."""
-    domain = context.domain
-    named = [thread.id for thread in domain.iothreadids.iothreads] if domain.iothreadids is not None else []
-    count = max(domain.iothreads or 0, len(named))
-    free = (number for number in range(1, count + len(named) + 1) if number not in named)
-    return sorted(named + [next(free) for _ in range(count - len(named))])
 
 
 def _memory_backend(context: Context) -> dict[str, object]:
     backing = context.domain.memory_backing
     props: dict[str, object] = {"qom-type": "memory-backend-ram"}
     if backing is not None:
-        if backing.hugepages is not None:
-            raise ConfigUnsupported("memory backing by huge pages is not supported yet")
-        if backing.source is not None and backing.source.type == "file":
-            raise ConfigUnsupported("memory backing by files is not supported yet; use source type 'memfd'")
         if backing.source is not None and backing.source.type == "memfd":
             props["qom-type"] = "memory-backend-memfd"
         shared = backing.access is not None and backing.access.mode == "shared"
@@ -141,8 +132,6 @@ def _smp(context: Context) -> str:
         return ",".join([*words, f"sockets={most}", "cores=1", "threads=1"])
     words.append(f"sockets={topology.sockets}")
     words += [f"dies={topology.dies}"] if topology.dies is not None else []
-    if (topology.clusters or 1) > 1:
-        raise ConfigUnsupported("CPU clusters do not exist on x86")
     return ",".join([*words, f"cores={topology.cores}", f"threads={topology.threads}"])
 
 
@@ -241,6 +230,20 @@ def _timer_globals(context: Context) -> list[Option]:
             raise ConfigUnsupported(f"unsupported pit tickpolicy '{timer.tickpolicy}'")
         elif timer.name in ("platform", "armvtimer"):
             raise ConfigUnsupported(f"unsupported timer type (name) '{timer.name}'")
+    return found
+
+
+def _chipset(context: Context) -> list[Option]:
+    """Sizes of the chipset's own memory windows."""
+    found: list[Option] = []
+    features = context.domain.features
+    smm = features.smm if features is not None else None
+    if smm is not None and smm.tseg is not None:
+        found.append(("-global", f"mch.extended-tseg-mbytes={smm.tseg.bytes >> 20}"))
+    for controller in context.domain.devices.controllers:
+        if controller.pcihole64 is not None:
+            host = "q35-pcihost" if context.q35 else "i440FX-pcihost"
+            found.append(("-global", f"{host}.pci-hole64-size={controller.pcihole64.bytes >> 10}K"))
     return found
 
 

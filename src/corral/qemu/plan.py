@@ -171,12 +171,13 @@ def media_parts(domain: Domain, drive: Disk, binary: Binary, runtime: Runtime) -
 
 
 def _balloon(context: Context) -> list[Command]:
-    """Shrink the guest at once to the memory it shall have now."""
+    """Have the guest report its memory, and shrink it at once to what it shall have now."""
     domain = context.domain
     current, device = domain.current_memory, domain.devices.memballoon
     if current is None or device is None or device.model == "none" or domain.memory is None:
         return []
-    return [("balloon", {"value": current.bytes})] if current.kib < domain.memory.kib else []
+    commands = platform.balloon_setup(device)
+    return [*commands, ("balloon", {"value": current.bytes})] if current.kib < domain.memory.kib else commands
 
 
 def _in_order(domain: Domain) -> list[Device]:

@@ -61,7 +61,8 @@ def _props(controller: Controller, context: Context) -> Properties | None:
         case "virtio-serial":
             model = controller.model if controller.model != "virtio" else None
             props: Properties = {"driver": context.virtio("virtio-serial", model)}
-            return props | given(max_ports=controller.ports, vectors=controller.vectors)
+            props |= given(max_ports=controller.ports, vectors=controller.vectors)
+            return props | virtio_options(controller.driver)
     raise ConfigUnsupported(f"a controller of type '{controller.type}' is not supported on this machine")
 
 

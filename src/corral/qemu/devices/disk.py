@@ -10,7 +10,7 @@ from corral.errors import ConfigUnsupported
 from corral.model.address import DriveAddress
 from corral.model.devices.controller import Controller
 from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource
-from corral.qemu.context import Context, Properties, alias, given, switch, virtio_options
+from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
 from corral.qemu.runtime import Part
 
 WIDE_SCSI = ("virtio-scsi", "virtio-transitional", "virtio-non-transitional", "virtio", "vmpvscsi")
@@ -133,6 +133,14 @@ def _device(disk: Disk, node: str | None, context: Context) -> Part:
             physical_block_size=disk.blockio.physical_block_size,
             discard_granularity=disk.blockio.discard_granularity,
         )
+    if disk.geometry is not None:
+        props |= {"cyls": disk.geometry.cyls, "heads": disk.geometry.heads, "secs": disk.geometry.secs}
+        if disk.geometry.trans is not None:
+            if disk.target.bus not in ("ide", "sata"):
+                raise ConfigUnsupported("geometry translation is only for ide and sata disks")
+            props["bios-chs-trans"] = disk.geometry.trans
+    if driver.iothread is not None and driver.iothread not in iothreads(context.domain):
+        raise ConfigUnsupported(f"Disk iothread '{driver.iothread}' not defined in iothreadid")
     props |= _virtio(disk, driver) if disk.target.bus == "virtio" else _identity(disk)
     return Part("device", alias(disk), props)
 

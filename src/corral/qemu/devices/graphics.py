@@ -87,10 +87,7 @@ def _spice(graphics: Graphics, context: Context) -> str:
         words.append("port=0")
     else:
         words += [f"port={graphics.port}"] if graphics.port and graphics.port > 0 else []
-        words += [f"tls-port={graphics.tls_port}"] if graphics.tls_port and graphics.tls_port > 0 else []
         words.append(f"addr={(listen.address if listen is not None else None) or '127.0.0.1'}")
-    if graphics.tls_port is not None and graphics.tls_port > 0:
-        raise ConfigUnsupported("spice with TLS is not supported yet; leave tlsPort out")
     if graphics.passwd is None:
         words.append("disable-ticketing=on")
     words += _spice_tuning(graphics)

@@ -30,10 +30,6 @@ def setup(interface: Interface) -> list[Command]:
 def _backend(interface: Interface, context: Context) -> Properties:
     if interface.type != "user":
         raise ConfigUnsupported(f"interfaces of type '{interface.type}' are not supported yet; use type 'user'")
-    if interface.backend is not None and interface.backend.type == "passt":
-        raise ConfigUnsupported("interface backend 'passt' is not supported yet; leave <backend> out")
-    if interface.port_forwards:
-        raise ConfigUnsupported("<portForward> needs interface backend 'passt', which is not supported yet")
     if not context.binary.has_argument("netdev_add", "type=user"):
         raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' was built without user networking (slirp)")
     props: Properties = {"type": "user"}
@@ -69,8 +65,6 @@ def _card(interface: Interface, netdev: str, context: Context) -> Properties:
 
 
 def _virtio(driver: InterfaceDriver) -> Properties:
-    if driver.queues is not None and driver.queues > 1:
-        raise ConfigUnsupported("more than one queue needs a tap, not user networking")
     props = given(
         ioeventfd=switch(driver.ioeventfd),
         event_idx=switch(driver.event_idx),

@@ -9,7 +9,7 @@ from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
 from corral.model.devices.watchdog import Watchdog
 from corral.qemu.context import Context, Properties, alias, given, switch, virtio_options
-from corral.qemu.runtime import Part
+from corral.qemu.runtime import Command, Part
 
 WATCHDOG_ACTIONS = {"dump": "pause"}
 """QEMU pauses the guest; what follows is the daemon's."""
@@ -43,6 +43,14 @@ def memballoon(device: Memballoon, context: Context) -> list[Part]:
         }
     )
     return [Part("device", alias(device), props | context.place(device) | virtio_options(device.driver))]
+
+
+def balloon_setup(device: Memballoon) -> list[Command]:
+    """How often the guest reports its memory."""
+    if device.stats is None or not device.stats.period:
+        return []
+    target = {"path": f"/machine/peripheral/{alias(device)}", "property": "guest-stats-polling-interval"}
+    return [("qom-set", target | {"value": device.stats.period})]
 
 
 def watchdog(device: Watchdog, context: Context) -> list[Part]:

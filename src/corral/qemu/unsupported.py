@@ -1,0 +1,101 @@
+"""What a document can say and Corral does not do yet: refused with its name, because nothing is dropped silently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from corral.errors import ConfigUnsupported
+from corral.model.devices.chardev import Chardev
+from corral.model.devices.disk import Disk
+from corral.model.devices.graphics import Graphics
+from corral.model.devices.interface import Interface
+from corral.model.domain import Domain
+
+Claim = tuple[bool, str]
+"""Whether the document says it, and what to call it."""
+
+
+def refuse(domain: Domain) -> None:
+    """Raise ConfigUnsupported for the first thing in the document that would not be honoured."""
+    for said, name in _claims(domain):
+        if said:
+            raise ConfigUnsupported(f"{name} is not supported yet")
+
+
+def _claims(domain: Domain) -> Iterator[Claim]:
+    yield from _machine(domain)
+    yield from _cpu(domain)
+    yield from _clock(domain)
+    devices = domain.devices
+    for disk in devices.disks:
+        yield from _disk(disk, domain)
+    for interface in devices.interfaces:
+        yield from _interface(interface)
+    for graphics in devices.graphics:
+        yield from _graphics(graphics)
+    chardevs: list[Chardev] = [*devices.serials, *devices.parallels, *devices.consoles, *devices.channels]
+    for chardev in chardevs:
+        source = chardev.source
+        yield source is not None and source.tls == "yes", "TLS on a chardev"
+    for video in devices.videos:
+        yield video.driver is not None and video.driver.vgaconf is not None, "<driver vgaconf='…'> of a video card"
+        accelerated = video.model.acceleration if video.model is not None else None
+        yield accelerated is not None and accelerated.rendernode is not None, "rendernode of a video card"
+
+
+def _machine(domain: Domain) -> Iterator[Claim]:
+    vcpu, backing, features = domain.vcpu, domain.memory_backing, domain.features
+    yield domain.max_memory is not None, "maxMemory (memory hotplug)"
+    yield vcpu is not None and vcpu.cpuset is not None, "<vcpu cpuset='…'> (pinning)"
+    yield vcpu is not None and vcpu.placement == "auto", "<vcpu placement='auto'>"
+    single = domain.vcpus.vcpus if domain.vcpus is not None else []
+    yield any(state.enabled == "no" for state in single), "disabling single vCPUs (use <vcpu current='…'>)"
+    yield domain.on_lockfailure is not None, "on_lockfailure"
+    yield backing is not None and backing.hugepages is not None, "memory backing by huge pages"
+    yield backing is not None and backing.discard, "<discard/> of memory backing"
+    by_file = backing is not None and backing.source is not None and backing.source.type == "file"
+    yield by_file, "memory backing by files (source type 'memfd' is)"
+    yield features is not None and features.gic is not None, "<gic> on x86"
+
+
+def _cpu(domain: Domain) -> Iterator[Claim]:
+    cpu = domain.cpu
+    yield cpu is not None and cpu.numa is not None, "guest NUMA"
+    yield cpu is not None and cpu.deprecated_features is not None, "<cpu deprecated_features='…'> on x86"
+    topology = cpu.topology if cpu is not None else None
+    yield topology is not None and (topology.clusters or 1) > 1, "CPU clusters on x86"
+
+
+def _clock(domain: Domain) -> Iterator[Claim]:
+    for timer in domain.clock.timers if domain.clock is not None else ():
+        yield timer.catchup is not None, f"<catchup> of timer '{timer.name}'"
+        yield timer.mode not in (None, "auto"), f"mode '{timer.mode}' of timer '{timer.name}'"
+        yield timer.track is not None and timer.name != "rtc", f"track of timer '{timer.name}'"
+
+
+def _disk(disk: Disk, domain: Domain) -> Iterator[Claim]:
+    name, driver = disk.target.dev, disk.driver
+    yield driver is not None and driver.name not in (None, "qemu"), f"a driver other than 'qemu' of disk '{name}'"
+    policy = disk.source.startup_policy if disk.source is not None else None
+    yield policy not in (None, "mandatory"), f"startupPolicy '{policy}' of disk '{name}'"
+    yield disk.target.tray == "open", f"an open tray of disk '{name}'"
+    tuned = driver is not None and (driver.queues or driver.queue_size or driver.iothread)
+    yield bool(tuned) and disk.target.bus != "virtio", f"queues or iothread of disk '{name}', which is not virtio,"
+    yield disk.blockio is not None and disk.target.bus == "usb", f"<blockio> of USB disk '{name}'"
+
+
+def _interface(interface: Interface) -> Iterator[Claim]:
+    backend, driver = interface.backend, interface.driver
+    named = backend is not None and (backend.tap or backend.vhost or backend.log_file)
+    yield backend is not None and backend.type == "passt", "interface backend 'passt' (leave <backend> out)"
+    yield bool(interface.port_forwards), "<portForward> (it needs interface backend 'passt')"
+    yield bool(named), "tap, vhost or logFile of an interface's <backend>"
+    yield driver is not None and driver.name == "vhost", "vhost with user networking"
+    yield driver is not None and (driver.queues or 1) > 1, "more than one queue with user networking"
+    yield interface.trust_guest_rx_filters == "yes", "trustGuestRxFilters with user networking"
+
+
+def _graphics(graphics: Graphics) -> Iterator[Claim]:
+    yield len(graphics.listens) > 1, "more than one <listen> of a display"
+    yield any(listen.type == "network" for listen in graphics.listens), "<listen type='network'>"
+    yield graphics.tls_port is not None and graphics.tls_port > 0, "SPICE with TLS (leave tlsPort out)"
