@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,7 +175,9 @@ def test_the_commands_with_a_guest(daemon: Libvirtd) -> None:
         assert command(daemon, "exec", "web", "--", "nproc") == "2\n"
         assert command(daemon, "exec", "-i", "web", "--", "sh", "-c", "tr a-z A-Z", stdin=b"hello") == "HELLO"
         assert "error\n" in command(daemon, "exec", "web", "--", "sh", "-c", "echo error >&2; exit 7", status=7)
-        assert "10.0.2.15" in command(daemon, "ps", "-A")
+        until = time.monotonic() + 20  # its network comes up beside the agent
+        while "10.0.2.15" not in (listed := command(daemon, "ps", "-A")):
+            assert time.monotonic() < until, listed
         assert "Linux" in command(daemon, "console", "web", stdin=b"\nuname\n")
         assert "already exists" in command(daemon, "run", "tiny", "--name", "web", status=1)
         assert json.loads(command(daemon, "show", "web", "--format", "json"))["name"] == "web"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from corral.client.stream import Stream
 
 READ_SIZE = 4096
-LAST_OUTPUT = 1.0  # seconds that piped input gets its answer in, when it is at its end
+SILENCE = 1.0  # seconds without output after which the end of piped input is the end
 
 
 def console(
@@ -78,7 +78,7 @@ async def attach(stream: Stream, name: str, escape: int = 0x1D) -> None:
         try:
             await asyncio.wait({typing, showing}, return_when=asyncio.FIRST_COMPLETED)
             if typing.done() and not terminal and not typing.exception():
-                await asyncio.wait({showing}, timeout=LAST_OUTPUT)
+                await _silent(stream, showing)
         finally:
             for task in (typing, showing):
                 task.cancel()
@@ -91,6 +91,14 @@ async def attach(stream: Stream, name: str, escape: int = 0x1D) -> None:
     for result in results:
         if isinstance(result, CorralError):
             raise result
+
+
+async def _silent(stream: Stream, showing: asyncio.Task[None]) -> None:
+    """Wait until the machine has said nothing for a while: it answers piped input in its own time."""
+    received = -1
+    while received != stream.received and not showing.done():
+        received = stream.received
+        await asyncio.wait({showing}, timeout=SILENCE)
 
 
 def _written(key: int) -> str:

@@ -12,7 +12,7 @@ from corral.cli.options import Connect, Format, Output
 from corral.cli.output import emit_json, size
 from corral.cli.progress import Progress
 from corral.cli.target import run
-from corral.errors import CorralError, NoSupport, RPCError
+from corral.errors import CorralError, NoSupport
 
 if TYPE_CHECKING:
     from corral.client.host import Host
@@ -43,7 +43,7 @@ async def _rows(uri: str | None) -> list[dict[str, Any]]:
             first = _row("daemon", True, f"{host.uri}, API level {version.api}, QEMU {version.qemu}")
             try:
                 return [first, *await host.report()]
-            except (NoSupport, RPCError):
+            except NoSupport:
                 return [first, *await _libvirt(host)]
     except CorralError as error:
         text = error.detail or str(error)

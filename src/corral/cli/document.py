@@ -58,7 +58,7 @@ def written(xml: str, notation: Notation) -> str:
 
     import yaml
 
-    return str(yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True, width=1 << 20))
 
 
 def read(text: str, *, origin: str) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from corral.cli.options import Connect, Name
 from corral.cli.target import find, run
-from corral.errors import NoSupport, RPCError
+from corral.errors import NoSupport
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -35,7 +35,7 @@ async def _logs(uri: str | None, name: str, lines: int, follow: bool) -> None:
         domain = await find(host, name)
         try:
             text = await domain.logs(lines)
-        except (NoSupport, RPCError) as error:
+        except NoSupport as error:
             hint = f"libvirtd keeps it in /var/log/libvirt/qemu/{domain.name}.log"
             raise NoSupport("only Corral's own daemon hands out logs", hint=hint) from error
         _write(text)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from corral.client.connection import Connection
 
 START_TIMEOUT = 30.0  # seconds; the first start of all asks QEMU what it can do, which takes a few
+RETREAT = 0.3  # seconds before the second attempt to start it
 LOCK_INTERVAL = 0.02  # seconds between looks at the lock: flock(2) tells nobody when it comes free
 
 Connect = Callable[[Path], Awaitable["Connection | None"]]
@@ -42,7 +43,11 @@ async def activate(address: Address, connect: Connect) -> Connection:
     async with _exclusive(directory / "start.lock"):
         if connection := await _first(address.sockets, connect):
             return connection
-        await _launch(address.launch, log)
+        try:
+            await _launch(address.launch, log)
+        except NoConnect:  # the last daemon may not quite have ended, and still hold the state
+            await asyncio.sleep(RETREAT)
+            await _launch(address.launch, log)
         if connection := await _first(address.sockets, connect):
             return connection
     raise NoConnect(f"the daemon was started but does not listen at {address.sockets[-1]}", hint=f"see {log}")

@@ -97,6 +97,6 @@ async def addresses(domain: Domain) -> list[str]:
         for entry in interface.get("ip-addresses", []):
             with suppress(ValueError):
                 address = ip_address(entry.get("ip-address", ""))
-                if not (address.is_loopback or address.is_link_local):
+                if not (address.is_loopback or address.is_link_local or getattr(address, "is_site_local", False)):
                     found.append(address)
     return [str(address) for address in sorted(found, key=lambda address: (address.version, int(address)))]

@@ -267,7 +267,7 @@ class Domain:
 
     async def logs(self, lines: int = 0) -> str:
         """The last `lines` lines of what its QEMU has written, 0 for all; Corral's own daemon only."""
-        return str((await self._call("corral.logs", lines=lines)).text)
+        return str((await self.host.call_own("corral.logs", dom=self.reference, lines=lines)).text)
 
     # The guest agent.
 

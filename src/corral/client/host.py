@@ -13,7 +13,7 @@ from corral.client.connection import CALL_TIMEOUT, Connection
 from corral.client.domain import Domain
 from corral.client.transport import dial, last_words
 from corral.client.uri import Address, default_uri, parse
-from corral.errors import AuthFailed, CorralError, InvalidConnection, NoConnect, NoDomain
+from corral.errors import AuthFailed, CorralError, InvalidConnection, NoConnect, NoDomain, NoSupport, RPCError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +79,15 @@ class Host:
             if isinstance(value, Domain):
                 fields[key] = value.reference
         return await self.connection.call(name, fields, timeout=CALL_TIMEOUT)
+
+    async def call_own(self, name: str, **fields: Any) -> Any:
+        """Call a procedure of Corral's own program; NoSupport from a libvirtd, which does not have it."""
+        try:
+            return await self.connection.call(name, fields)
+        except RPCError as error:
+            if "Cannot find program" in str(error):
+                raise NoSupport("only Corral's own daemon has it") from error
+            raise
 
     def wrap(self, reference: Any) -> Domain:
         """The handle for a domain that an answer or event names."""
@@ -209,7 +218,7 @@ class Host:
         """What works on the host and why not: rows with `name`, `ok`, `text`, `hint`; Corral's own daemon only."""
         import json
 
-        answer = json.loads((await self.connection.call("corral.host_report")).json)
+        answer = json.loads((await self.call_own("corral.host_report")).json)
         rows: list[dict[str, Any]] = answer["rows"] if isinstance(answer, dict) else answer
         return rows
 

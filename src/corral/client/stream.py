@@ -30,6 +30,7 @@ class Stream:
         self._procedure = procedure
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
+        self.received = 0  # bytes so far
         self._changed = asyncio.Event()
         self._exhausted = False  # the daemon has no more data
         self._finishing = False  # we said that we have none either
@@ -126,6 +127,7 @@ class Stream:
             return
         self._chunks.append(data)
         self._buffered += len(data)
+        self.received += len(data)
         if self._buffered > BUFFER_LIMIT:
             self._connection.pause_reading(self)
         self._changed.set()

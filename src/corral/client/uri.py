@@ -88,7 +88,7 @@ def parse(uri: str, *, readonly: bool = False) -> Address:
     if chosen := options.get("socket"):
         return Address(uri, name, session, (Path(chosen + ("-ro" if readonly else "")),))
     sockets = tuple(_local_sockets(driver, session, options.get("mode", "auto"), readonly))
-    return Address(uri, name, session, sockets, launch=_launch(driver, session))
+    return Address(uri, name, session, sockets, launch=_launch(driver, session, sockets[0]))
 
 
 def _local_sockets(driver: str, session: bool, mode: str, readonly: bool) -> list[Path]:
@@ -102,14 +102,20 @@ def _local_sockets(driver: str, session: bool, mode: str, readonly: bool) -> lis
     return [base / f"{daemon}-sock{suffix}" for daemon in daemons[mode]]
 
 
-def _launch(driver: str, session: bool) -> tuple[str, ...] | None:
+def _launch(driver: str, session: bool, socket: Path) -> tuple[str, ...] | None:
     """The command that starts the daemon when nobody listens; only for one's own daemon."""
-    if not session and os.geteuid() != 0:
+    root = os.geteuid() == 0
+    if driver == "qemu":
+        # Started by root, libvirtd is the system's daemon and listens elsewhere.
+        return ("libvirtd", "--timeout=120") if session and not root else None
+    if not session and not root:
         return None
-    if driver == "corral":
-        return ("corral", "daemon", "--timeout", "120")
-    # Started by root, libvirtd is the system's daemon and listens elsewhere.
-    return ("libvirtd", "--timeout=120") if session and os.geteuid() != 0 else None
+    command: tuple[str, ...] = ("corral", "daemon", "--timeout", "120")
+    if session and root:  # by itself it would be the system's daemon, too
+        data = os.environ.get("XDG_DATA_HOME", "")
+        state = (Path(data) if data.startswith("/") else Path.home() / ".local/share") / "corral"
+        command += ("--state", str(state), "--socket", str(socket))
+    return command
 
 
 def _ssh(
