@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from corral.model.domain import Domain
+from corral.model.element import State
+from corral.model.features import HyperV
 from corral.qemu import aliases, live
 from corral.qemu.binary import Binary
 from corral.qemu.defaults import Host, complete
@@ -153,6 +156,15 @@ def test_host_model_names_a_model_and_the_differences(binary: Binary, host: Host
     cpu = words[words.index("-cpu") + 1].split(",")
     assert cpu[0] in {model.name for model in binary.cpu_models()}
     assert all(word.endswith(("=on", "=off")) for word in cpu[1:])
+
+
+def test_hyperv_services_under_kvm(binary: Binary, host: Host) -> None:
+    given = make("<panic model='isa'/>", binary, host, head="<clock><timer name='hypervclock' present='yes'/></clock>")
+    assert given.features is not None
+    given.features.hyperv = HyperV(mode="custom", relaxed=State(state="on"), vpindex=State(state="off"))
+    words = argv(plan(given, binary, replace(RUNTIME, accel="kvm")))
+    assert words[words.index("-cpu") + 1] == "qemu64,hv-relaxed=on,hv-time=on"
+    assert words[words.index("-accel") + 1] == "kvm"
 
 
 def test_timezone_is_an_environment_variable(binary: Binary, host: Host) -> None:

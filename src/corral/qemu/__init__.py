@@ -1,1 +1,1 @@
-"""One virtual machine as one QEMU process: what a binary can do, the plan, the process, the monitor, the guest agent."""
+"""One virtual machine as one QEMU process: what a binary can do, plan, process, monitor, guest agent."""

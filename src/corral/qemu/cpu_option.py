@@ -46,7 +46,7 @@ def cpu_option(context: Context) -> str:
     words += _features(cpu, context)
     words += _tuning(cpu)
     if context.domain.features is not None:
-        words += _services(context.domain.features)
+        words += _services(context.domain.features, context.runtime.accel)
     words += _timers(context)
     if any(panic.model == "hyperv" for panic in context.domain.devices.panics):
         words.append("hv-crash=on")
@@ -150,7 +150,7 @@ def _tuning(cpu: CPU) -> list[str]:
     return words
 
 
-def _services(features: Features) -> list[str]:
+def _services(features: Features, accel: str) -> list[str]:
     words = []
     if features.apic is not None and features.apic.eoi is not None:
         words.append(f"kvm-pv-eoi={features.apic.eoi}")
@@ -158,7 +158,8 @@ def _services(features: Features) -> list[str]:
         words.append(f"pmu={features.pmu.state}")
     if features.pvspinlock is not None and features.pvspinlock.state is not None:
         words.append(f"kvm-pv-unhalt={features.pvspinlock.state}")
-    if features.hyperv is not None:
+    # Software emulation has none of Hyper-V's services: most QEMUs ignore the wish there, 7.2 stumbles over some.
+    if features.hyperv is not None and accel == "kvm":
         words += _hyperv(features.hyperv)
     if features.kvm is not None:
         if _on(features.kvm.hidden):
@@ -202,7 +203,7 @@ def _timers(context: Context) -> list[str]:
         match timer.name:
             case "kvmclock" if present is not None:
                 words.append(f"kvmclock={present}")
-            case "hypervclock" if present == "on":
+            case "hypervclock" if present == "on" and context.runtime.accel == "kvm":
                 words.append("hv-time=on")
             case "tsc" if timer.frequency is not None:
                 words.append(f"tsc-frequency={timer.frequency}")
