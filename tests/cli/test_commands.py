@@ -153,6 +153,9 @@ def test_help(corral_: Corral) -> None:
     for command in ("run", "ps", "console", "exec", "edit", "doctor"):
         assert f"\n  {command} " in whole.out
         assert "--connect" in corral_(command, "--help").out
+    assert corral_("help").out == whole.out
+    assert corral_("help", "ps").out == corral_("ps", "--help").out
+    assert corral_("help", "p").status == 2
     assert corral_().status == 2
     assert corral_("--version").out.startswith("corral 0.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.client import connect
 from labs import corrald
 from labs.corrald import Daemon
 
@@ -88,10 +90,9 @@ def test_console_from_the_first_line_and_nothing_left(corral: Run, daemon: Daemo
     assert corral("ps", "-aq").stdout == ""
 
 
-def test_ps_is_fast(corral: Run, daemon: Daemon) -> None:
+def test_ps_is_fast(daemon: Daemon) -> None:
     """150 ms for the whole process, counted in processor time: the machine may have other things to do."""
-    for number in range(20):
-        corral("define", "-", stdin=DOCUMENT.format(name=f"machine-{number}"))
+    asyncio.run(define_machines(daemon, 20))
     command = [sys.executable, "-m", "corral.cli", "ps", "-a", "-c", daemon.uri]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times = []
@@ -102,6 +103,12 @@ def test_ps_is_fast(corral: Run, daemon: Daemon) -> None:
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert result.stdout.count(b"machine-") == 20
     assert min(times) < 0.15, times
+
+
+async def define_machines(daemon: Daemon, count: int) -> None:
+    async with connect(daemon.uri) as host:
+        for number in range(count):
+            await host.define(DOCUMENT.format(name=f"machine-{number}"))
 
 
 DOCUMENT = """\

@@ -468,7 +468,7 @@ class Events:
             return
         self._open = True
         connection = self._host.connection
-        connection.ended.add_done_callback(lambda _: self._arrived.set())
+        connection.ended.add_done_callback(self._wake)
         dom = self._domain.reference if self._domain else None
         registrations = [self._register(number, dom) for number in self._wanted or KINDS]
         results = await asyncio.gather(*registrations, return_exceptions=True)
@@ -500,6 +500,9 @@ class Events:
             raise
         self._silencers.append(silence)
 
+    def _wake(self, ended: object) -> None:
+        self._arrived.set()
+
     def _push(self, event: Event) -> None:
         if len(self._queue) >= QUEUE_LIMIT:
             self._queue.popleft()
@@ -511,6 +514,7 @@ class Events:
         """Stop listening."""
         self._closed = True
         self._arrived.set()
+        self._host.connection.ended.remove_done_callback(self._wake)
         for silence in self._silencers:
             silence()
         self._silencers.clear()
