@@ -120,6 +120,11 @@ class Domain:
         return self.run is not None
 
     @property
+    def exists(self) -> bool:
+        """Whether it is anything yet; a name that a start has reserved is not."""
+        return self.config is not None or self.run is not None
+
+    @property
     def updated(self) -> bool:
         """Whether QEMU has changed the document behind our back; as with libvirt's own driver, never."""
         return False

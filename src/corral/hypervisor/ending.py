@@ -200,28 +200,35 @@ async def _gone(run: Run, timeout: float) -> None:
 
 
 async def finish(domain: Domain, run: Run, cause: Cause) -> None:
-    """The process is gone: forget it in the store, let go of what it had, and tell. Once a run."""
-    hypervisor = domain.hypervisor
-    after = TABLE[cause][1]
-    await _note(hypervisor.store.remove_live(domain.uuid, run.id, after.state.reason))
-    if run.machine is not None:
-        await run.machine.close()
-    await dispose(domain, run)
+    """The process is gone: tell, forget it in the store, and remove what it had. Once a run.
+
+    Told first, because it has happened whatever becomes of us: a daemon that dies before the store knows leaves a row
+    without a process, and the next one tells again.
+    """
+    let_go(domain, run)
     domain.run = None
     domain.apply(cause, domain_id=run.id)
-    hypervisor.forget_if_gone(domain)
+    domain.hypervisor.forget_if_gone(domain)
+    await _note(domain.hypervisor.store.remove_live(domain.uuid, run.id, TABLE[cause][1].state.reason))
+    await clear_away(run)
     run.ended.set()
 
 
-async def dispose(domain: Domain, run: Run) -> None:
-    """Let go of what belonged to a run whose process is gone."""
+def let_go(domain: Domain, run: Run) -> None:
+    """Give back what others may want: a start may follow at once."""
     for session in list(run.sessions.values()):
         session.close()
     run.sessions.clear()
-    if run.agent is not None:
-        await run.agent.close()
     domain.hypervisor.ports.release(domain)
     domain.hypervisor.images.release(domain.uuid)
+
+
+async def clear_away(run: Run) -> None:
+    """Close and remove what was this run's alone."""
+    if run.machine is not None:
+        await run.machine.close()
+    if run.agent is not None:
+        await run.agent.close()
     await asyncio.to_thread(shutil.rmtree, run.directory, ignore_errors=True)
 
 
@@ -279,12 +286,14 @@ async def _dump(domain: Domain, run: Run) -> None:
     path = directory / f"{domain.name}-{run.id}.core"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if domain.hypervisor.settings.qemu_user is not None:
+            shutil.chown(directory, domain.hypervisor.settings.qemu_user)
         async with domain.jobs.hold("dump memory"):
             await run.require_machine().monitor.execute(
                 "dump-guest-memory", {"paging": False, "protocol": f"file:{path}"}, timeout=600
             )
         log.warning("domain %s: the crashed guest's memory is in %s", domain.name, path)
-    except (CorralError, OSError):
+    except (CorralError, OSError, LookupError):
         log.exception("domain %s: cannot dump the crashed guest's memory", domain.name)
 
 

@@ -208,20 +208,20 @@ class Hypervisor:
 
     def domains(self, flags: int = 0) -> list[Domain]:
         """All domains that pass virConnectListAllDomainsFlags, by name."""
-        found = [domain for domain in self._by_uuid.values() if not flags or _passes(domain, flags)]
+        found = [domain for domain in self._by_uuid.values() if domain.exists and (not flags or _passes(domain, flags))]
         return sorted(found, key=lambda domain: domain.name)
 
     def lookup_by_name(self, name: str) -> Domain:
         """The domain of that name; NoDomain."""
         domain = self._by_name.get(name)
-        if domain is None:
+        if domain is None or not domain.exists:
             raise NoDomain(f"no domain with matching name '{name}'")
         return domain
 
     def lookup_by_uuid(self, uuid: UUID) -> Domain:
         """The domain of that UUID; NoDomain."""
         domain = self._by_uuid.get(uuid)
-        if domain is None:
+        if domain is None or not domain.exists:
             raise NoDomain(f"no domain with matching uuid '{uuid}'")
         return domain
 
@@ -244,10 +244,11 @@ class Hypervisor:
         uuid = _uuid(document)
         async with self.definitions:
             existing = self._conflict(uuid, document.name)
-            await self.store.define(uuid, document.name, definition.secure_xml)
-            domain = existing or self._add(uuid, document.name)
-            domain.configure(definition)
             known = existing is not None
+            await self.store.define(uuid, document.name, definition.secure_xml)
+            # Asked again: a transient domain of that name may have ended in the meantime.
+            domain = self._by_uuid.get(uuid) or self._add(uuid, document.name)
+            domain.configure(definition)
             self._tell(
                 domain,
                 DomainEventType.DEFINED,
@@ -263,21 +264,20 @@ class Hypervisor:
         definition = await self._completed(xml, bool(flags & DomainCreateFlags.START_VALIDATE))
         document = definition.document
         uuid = _uuid(document)
-        async with self.definitions:
-            domain = self._conflict(uuid, document.name, active=False) or self._add(uuid, document.name)
-            # The slot is taken before the lock is given back: nobody comes between.
-            hold = domain.jobs.hold("start")
-            await hold.__aenter__()
-        try:
-            if domain.run is not None:
-                raise OperationInvalid(f"domain '{domain.name}' is already active", domain=ErrorDomain.DOMAIN)
-            await starting.start(
-                domain, definition, flags, owner=owner if flags & DomainCreateFlags.START_AUTODESTROY else None
-            )
-        finally:
-            await hold.__aexit__(None, None, None)
-            self.forget_if_gone(domain)
-        return domain
+        wanted = owner if flags & DomainCreateFlags.START_AUTODESTROY else None
+        while True:
+            async with self.definitions:
+                domain = self._conflict(uuid, document.name, active=False) or self._add(uuid, document.name)
+            async with domain.jobs.hold("start"):
+                if self._by_uuid.get(uuid) is not domain:
+                    continue  # another start had the slot, failed, and took the domain with it
+                try:
+                    if domain.run is not None:
+                        raise OperationInvalid(f"domain '{domain.name}' is already active", domain=ErrorDomain.DOMAIN)
+                    await starting.start(domain, definition, flags, owner=wanted)
+                finally:
+                    self.forget_if_gone(domain)
+                return domain
 
     async def undefine(self, domain: Domain, flags: int) -> None:
         """Forget a definition; a running domain becomes transient."""
@@ -534,9 +534,13 @@ def _uuid(document: DomainDocument) -> UUID:
 
 
 def _make_directories(settings: Settings) -> None:
+    # QEMU under an account of its own must be able to pass through to what is its own.
+    mode = 0o700 if settings.qemu_user is None else 0o711
     for directory in (settings.state, settings.run, settings.cache, settings.log):
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if directory in (settings.state, settings.run):
+                directory.chmod(mode)
         except OSError as error:
             raise HostError(f"cannot make '{directory}': {error.strerror}") from error
 

@@ -76,8 +76,11 @@ def hear_early(domain: Domain, run: Run) -> None:
 
 
 def powered_off(domain: Domain, run: Run) -> None:
-    """The guest had powered off by itself before we came."""
-    _shutdown(domain, run, {"guest": True})
+    """The guest had powered off by itself before we came, and perhaps the daemon before us had told so."""
+    if domain.state()[0] == DomainState.SHUTDOWN:
+        domain.hypervisor.spawn(ending.power_off(domain, run))
+    else:
+        _shutdown(domain, run, {"guest": True})
 
 
 def panicked(domain: Domain, run: Run) -> None:
@@ -122,6 +125,8 @@ def _resume(domain: Domain, run: Run, data: Data) -> None:
 
 
 def _shutdown(domain: Domain, run: Run, data: Data) -> None:
+    if run.booting_again:
+        return
     by_guest = bool(data.get("guest"))
     if not run.ending and by_guest and _boots_again(run, str(data.get("reason", ""))):
         run.booting_again = True

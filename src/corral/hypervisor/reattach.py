@@ -190,26 +190,32 @@ async def _go_on(domain: Domain, run: Run, machine: Machine, row: LiveRow) -> No
     """The machine answers: take over its state, and finish what the old daemon had begun."""
     run.agent = guest.agent_of(run.live.document, domain.name)
     run_state = await machine.status()
-    noted = State(row.state, row.reason)
     if run_state == "prelaunch" and not row.start_paused:
         # Its start was written down, all was prepared, and the CPUs had yet to run.
         await machine.cont()
         domain.restore(State(DomainState.PAUSED, 0))
         domain.apply(Cause.BOOT)
-    else:
-        domain.restore(found_again(run_state, noted))
-    await _refresh(domain, run, machine)
+        run_state = "running"
     run.ready = True
     reactions.watch(domain, run, machine)
-    if domain.state()[0] == DomainState.SHUTDOWN:
-        # The guest powered off and nobody was there to do the rest.
-        domain.restore(State(DomainState.RUNNING, 0))
-        reactions.powered_off(domain, run)
-    elif domain.state()[0] == DomainState.CRASHED and noted.state != DomainState.CRASHED:
-        domain.restore(State(DomainState.RUNNING, 0))
-        reactions.panicked(domain, run)
-    if domain.state() != noted:
+    _take_over(domain, run, run_state)
+    await _refresh(domain, run, machine)
+    if domain.run is run and not run.ending and domain.state() != (row.state, row.reason):
         await ending.note_state(domain)
+
+
+def _take_over(domain: Domain, run: Run, run_state: str) -> None:
+    """Make QEMU's run state ours, and act upon what the guest did while nobody listened."""
+    noted = State(*domain.state())
+    found = found_again(run_state, noted)
+    # What led to that state was also reported, perhaps; the rest of what was is still to be heard.
+    run.early = [event for event in run.early if event.name not in ("STOP", "SHUTDOWN", "GUEST_PANICKED")]
+    if found.state == DomainState.SHUTDOWN:
+        reactions.powered_off(domain, run)
+    elif found.state == DomainState.CRASHED and noted.state != DomainState.CRASHED:
+        reactions.panicked(domain, run)
+    else:
+        domain.restore(found)
     reactions.hear_early(domain, run)
 
 
@@ -258,13 +264,16 @@ async def recover(domain: Domain, run: Run) -> None:
     except (CorralError, TimeoutError, OSError) as error:
         log.error("domain %s: its monitor is lost: %s", domain.name, error)
         return
-    if domain.run is run and not run.ending:
-        # The old object keeps watching our child, so that its exit status is collected.
-        again.vcpu_threads = again.vcpu_threads or machine.vcpu_threads
-        run.machine, run.monitor_lost = again, None
-        reactions.watch(domain, run, again)
-    else:
+    if domain.run is not run or run.ending:
         await again.close()
+        return
+    # The old object keeps watching our child, so that its exit status is collected.
+    run.machine, run.monitor_lost = again, None
+    reactions.watch(domain, run, again)
+    try:
+        _take_over(domain, run, await again.status())
+    except CorralError:
+        log.exception("domain %s: its monitor is lost again", domain.name)
 
 
 def _sweep(hypervisor: Hypervisor) -> None:

@@ -117,7 +117,8 @@ async def _make(
     hypervisor = domain.hypervisor
     binary = await hypervisor.binary(document.devices.emulator)
     accel = hypervisor.accelerator(document)
-    await asyncio.to_thread(_prepare_nvram, document, bool(flags & DomainCreateFlags.START_RESET_NVRAM))
+    reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
+    await asyncio.to_thread(_prepare_nvram, document, reset, hypervisor.settings.qemu_user)
     _make_directory(run.directory, hypervisor.settings.qemu_user)
     with Listener(run.monitor_path) as listener:
         runtime = plan.Runtime(
@@ -197,7 +198,6 @@ async def _undo(domain: Domain, run: Run) -> None:
             await run.machine.kill()
         except CorralError:
             log.exception("domain %s: cannot end QEMU after a start that failed", domain.name)
-        await run.machine.close()
     elif run.process is not None and not run.process.ended:
         run.process.kill()
         with contextlib.suppress(TimeoutError):
@@ -206,7 +206,8 @@ async def _undo(domain: Domain, run: Run) -> None:
         await domain.hypervisor.store.remove_live(domain.uuid, run.id, DomainShutoffReason.FAILED)
     except CorralError:
         log.exception("domain %s: cannot note that its start failed; the next daemon will", domain.name)
-    await ending.dispose(domain, run)
+    ending.let_go(domain, run)
+    await ending.clear_away(run)
     domain.apply(Cause.START_FAILED)
     domain.run = None
     domain.hypervisor.forget_if_gone(domain)
@@ -274,7 +275,7 @@ def _listen_address(graphics: Graphics) -> str:
     return graphics.listen or "127.0.0.1"
 
 
-def _prepare_nvram(document: DomainDocument, reset: bool) -> None:
+def _prepare_nvram(document: DomainDocument, reset: bool, user: str | None) -> None:
     """The domain's own firmware variables, made from the template where there are none yet (or on `reset`)."""
     nvram = document.os.nvram
     if nvram is None or nvram.path is None:
@@ -286,8 +287,11 @@ def _prepare_nvram(document: DomainDocument, reset: bool) -> None:
         raise HostError(f"there is no template for the firmware variables {path}")
     part = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if user is None else 0o711)
         shutil.copyfile(nvram.template, part)
+        part.chmod(0o600)
+        if user is not None:
+            shutil.chown(part, user)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -218,6 +218,8 @@ class Store:
             connection.execute("UPDATE meta SET value = ? WHERE key = 'next_id'", (str(domain_id + 1),))
             values = {name: getattr(row, name) for name in _LIVE_COLUMNS}
             values |= {"uuid": str(row.uuid), "id": domain_id} | {flag: int(values[flag]) for flag in _LIVE_FLAGS}
+            # A row that could not be removed when its run ended (a full disk) is in nobody's way.
+            connection.execute("DELETE FROM live WHERE uuid = ? OR name = ?", (str(row.uuid), row.name))
             marks = ", ".join(f":{name}" for name in _LIVE_COLUMNS)
             connection.execute(f"INSERT INTO live ({', '.join(_LIVE_COLUMNS)}) VALUES ({marks})", values)
             connection.execute("UPDATE domains SET last_boot = ? WHERE uuid = ?", (row.boot, str(row.uuid)))
@@ -355,6 +357,6 @@ def _inspect(path: Path) -> None:
 
 
 def _explained(path: Path, error: sqlite3.DatabaseError) -> HostError | StoreDamaged:
-    if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+    if isinstance(error, sqlite3.OperationalError | sqlite3.IntegrityError) and "malformed" not in str(error):
         return HostError(f"cannot write to the store {path}: {error}")
     return StoreDamaged(f"the store {path} cannot be read: {error}", hint=_ADVICE)
