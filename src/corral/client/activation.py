@@ -36,7 +36,7 @@ async def activate(address: Address, connect: Connect) -> Connection:
     assert address.launch is not None
     directory = address.sockets[-1].parent
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700 if address.session else 0o755)
     except OSError as error:
         raise NoConnect(f"cannot make {directory}: {error.strerror}") from error
     log = directory / "start.log"
