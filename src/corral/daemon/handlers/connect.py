@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -127,10 +128,16 @@ def get_capabilities(session: Session, args: None) -> dict[str, Any]:
     return {"capabilities": session.hypervisor.capabilities()}
 
 
-@handler("connect_get_domain_capabilities", flags=ConnectGetDomainCapabilitiesFlags.DISABLE_DEPRECATED_FEATURES)
-def get_domain_capabilities(session: Session, args: Any) -> dict[str, Any]:
-    """What a domain of this emulator, architecture, machine and accelerator may have."""
-    text = session.hypervisor.domain_capabilities(args.emulatorbin, args.arch, args.machine, args.virttype, args.flags)
+@handler(
+    "connect_get_domain_capabilities",
+    flags=ConnectGetDomainCapabilitiesFlags.DISABLE_DEPRECATED_FEATURES,
+    cached=True,
+)
+async def get_domain_capabilities(session: Session, args: Any) -> dict[str, Any]:
+    """What a domain of this emulator, architecture, machine and accelerator may have; writing it takes a while."""
+    text = await asyncio.to_thread(
+        session.hypervisor.domain_capabilities, args.emulatorbin, args.arch, args.machine, args.virttype, args.flags
+    )
     return {"capabilities": text}
 
 
