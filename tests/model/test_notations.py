@@ -140,6 +140,17 @@ def test_children_come_in_any_order() -> None:
     assert document.devices.emulator == "/q"
 
 
+def test_an_empty_path_is_an_empty_drive() -> None:
+    text = (
+        "<domain type='qemu'><name>a</name><memory>1</memory><os><type>hvm</type></os><devices>"
+        "<disk type='file' device='cdrom'><source file=''/><target dev='sda' bus='sata'/></disk></devices></domain>"
+    )
+    document = Domain.from_xml(text)
+    document.check(text)
+    source = document.devices.disks[0].source
+    assert source is not None and source.file is None and source.path is None
+
+
 def test_passwords_are_shown_only_on_request() -> None:
     text = (
         "<domain type='qemu'><name>a</name><memory>1</memory><os><type>hvm</type></os><devices>"

@@ -210,6 +210,12 @@ def test_size_and_depth_are_bounded() -> None:
             Domain.from_json(text)
 
 
+def test_attributes_are_bounded() -> None:
+    many = " ".join(f"a{number}=''" for number in range(100_000))
+    with pytest.raises(XMLError, match="more than"):
+        Domain.from_xml(f"<domain {many}/>")
+
+
 def test_a_long_backing_chain_fits() -> None:
     chain = "<backingStore type='file'><format type='raw'/><source file='/x'/>"
     device = f"<disk><source file='/c'/>{chain * 100}{'</backingStore>' * 100}<target dev='vdc'/></disk>"

@@ -19,6 +19,7 @@ from corral.model.units import scaled
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 128
+MAX_ATTRIBUTES = 128
 
 ElementT = TypeVar("ElementT", bound=Element)
 Loc = tuple[str | int, ...]
@@ -66,6 +67,9 @@ def _read(element: etree._Element, shape: Shape, depth: int) -> dict[str, Any]:
     data: dict[str, Any] = {}
     unit: str | None = None
     attributes = shape.attributes
+    # Counting is linear, fetching all of them is not.
+    if len(element.attrib) > MAX_ATTRIBUTES:
+        raise _error(element, None, f"element <{_local(element)}> has more than {MAX_ATTRIBUTES} attributes")
     for name, value in element.items():
         scalar = attributes.get(str(name))
         if scalar is None:
@@ -125,7 +129,7 @@ def _read_child(node: etree._Element, child: Child, data: dict[str, Any], depth:
 def _read_text(node: etree._Element, scalar: Scalar | None) -> Any:
     """The text of an element that has nothing else; empty text counts as absent, as in libvirt."""
     text = node.text or ""
-    for name in node.attrib:
+    for name in node.attrib:  # the first
         raise _unknown_attribute(node, str(name))
     for part in node:
         if isinstance(part.tag, str):
@@ -139,7 +143,7 @@ def _read_text(node: etree._Element, scalar: Scalar | None) -> Any:
 
 
 def _refuse_content(node: etree._Element) -> None:
-    for name in node.attrib:
+    for name in node.attrib:  # the first
         raise _unknown_attribute(node, str(name))
     for part in node:
         if isinstance(part.tag, str):

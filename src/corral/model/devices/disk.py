@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_xml import attr, element
 
 from corral.model.devices.device import BootableDevice, DeviceSeclabel, Queues, VirtioOptions
@@ -16,6 +16,10 @@ ImageFormat = Literal[
     "raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhd", "luks", "dmg", "bochs", "cloop", "iso", "cow", "fat"
 ]
 StartupPolicy = Literal["mandatory", "requisite", "optional"]
+
+
+PathOrNothing = Annotated[str | None, BeforeValidator(lambda path: path or None)]
+"""An empty path means none, as management programs write it for an empty drive."""
 
 
 class DiskDriver(VirtioOptions, tag="driver"):
@@ -44,8 +48,8 @@ class DiskSource(Element, tag="source"):
     `index` is its node's number in a running domain.
     """
 
-    file: str | None = attr(default=None)
-    dev: str | None = attr(default=None)
+    file: PathOrNothing = attr(default=None)
+    dev: PathOrNothing = attr(default=None)
     startup_policy: StartupPolicy | None = attr(name="startupPolicy", default=None)
     index: Unsigned | None = attr(default=None)
     seclabels: list[DeviceSeclabel] = element(tag="seclabel", default_factory=list)
