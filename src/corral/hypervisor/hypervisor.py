@@ -473,7 +473,7 @@ class Hypervisor:
 
             await asyncio.to_thread(validate_schema, xml)
         document = DomainDocument.from_xml(xml)
-        document.check()
+        document.check(xml)
         if self._firmwares is None:
             self._firmwares = await asyncio.to_thread(firmware.descriptors)
         binary = await self.binary(document.devices.emulator)
