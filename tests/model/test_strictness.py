@@ -89,6 +89,11 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
             "",
             "element <q:commandline> is not supported (/domain/q:commandline, line 10)",
         ),
+        (
+            "<seclabel type='static' model='selinux'><label>x</label></seclabel>",
+            "",
+            "static security labels are not supported",
+        ),
         ("", "<tpm model='tpm-crb'/>", "element <tpm> is not supported (/domain/devices/tpm, line 8)"),
         ("", "<disk type='network'/>", "value 'network' for attribute 'type' of element <disk> is not supported"),
         (

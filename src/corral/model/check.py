@@ -42,6 +42,7 @@ def check(domain: Domain, source: str | bytes | None = None) -> None:
     checker.interfaces()
     checker.displays()
     checker.channels()
+    checker.labels()
 
 
 class _Checker:
@@ -237,6 +238,16 @@ class _Checker:
                 self.refuse(("devices", "channels", position, "target"), f"channel name '{name}' is used twice")
             if name is not None:
                 seen.add(name)
+
+    def labels(self) -> None:
+        for position, label in enumerate(self.domain.seclabels):
+            if label.type == "static":
+                self.refuse(("seclabels", position), "static security labels are not supported", ConfigUnsupported)
+        for position, disk in enumerate(self.devices.disks):
+            for number, own in enumerate(disk.source.seclabels if disk.source is not None else []):
+                if own.label is not None:
+                    loc = ("devices", "disks", position, "source", "seclabels", number)
+                    self.refuse(loc, "security labels of a disk's source are not supported", ConfigUnsupported)
 
 
 def place(document: Element, loc: Loc, source: str | bytes | None = None) -> str:
