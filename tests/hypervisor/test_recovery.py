@@ -327,10 +327,31 @@ async def test_a_machine_that_does_not_answer_holds_up_nobody(directory: Path, m
             await domain.suspend()
         await domain.stats()
         other = await hypervisor.create_xml(document("b"), PAUSED)
+        os.kill(pid, signal.SIGCONT)
+        await until(lambda: domain.control_info().state == 0)
+        await domain.suspend()
+        assert domain.state() == (3, 1)
+        os.kill(pid, signal.SIGSTOP)
         await domain.destroy()
         assert domain.state() == (5, 2)
-        assert heard.lifecycle("a") == [("stopped", 1)]
+        assert heard.lifecycle("a") == [("suspended", 0), ("stopped", 1)]
         assert other.active
+
+
+async def test_a_monitor_that_hangs_up_is_connected_again(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corral.hypervisor.reattach.GRACE", 0.1)
+    async with opened(directory) as (hypervisor, heard):
+        domain = await hypervisor.create_xml(document("a"))
+        assert domain.run and domain.run.machine
+        await domain.run.machine.monitor.close()
+        await until(lambda: "ControlError" in heard.other())
+        await until(lambda: domain.control_info().state == 0)
+        await domain.suspend()
+        assert heard.lifecycle()[-1] == ("suspended", 0)
+        assert domain.run.process
+        os.kill(domain.run.process.pid, signal.SIGKILL)
+        await until(lambda: not hypervisor.domains())
+        assert heard.lifecycle()[-1] == ("stopped", 5)
 
 
 async def test_autostart_once_a_boot_and_never_against_its_user(directory: Path) -> None:

@@ -92,6 +92,7 @@ class Hypervisor:
         self._by_uuid: dict[UUID, Domain] = {}
         self._by_name: dict[str, Domain] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._watches: set[asyncio.Task[Any]] = set()
         self._missed: list[Event] = []
         self._opened = time.monotonic()
 
@@ -144,6 +145,8 @@ class Hypervisor:
     async def close(self) -> None:
         """Let go of everything: machines run on."""
         self.closing = True
+        for watch in self._watches:
+            watch.cancel()
         if self._tasks:
             _, unfinished = await asyncio.wait(self._tasks, timeout=CLOSE_PATIENCE)
             for task in unfinished:
@@ -165,6 +168,13 @@ class Hypervisor:
         self._firmwares = self._capabilities = None
         await self._probe_binaries()
         self.generation += 1
+
+    def watch(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` as long as the daemon runs; it is ended with it at once."""
+        task = self.spawn(work)
+        self._tasks.discard(task)
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` as a task of ours; what it raises is logged."""

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Seconds that a machine found again gets to answer; it is taken up anyway when it does not.
-REATTACH_TIMEOUT = 5.0
+REATTACH_TIMEOUT = 2.0
+#: Seconds that one attempt to reach a lost monitor lasts: the connection waits in QEMU's queue until QEMU looks.
+PATIENCE = 600.0
 #: Seconds between the end of a monitor's connection and our doubt that its process ends too.
 GRACE = 1.0
 #: What QEMU writes last when it was told to end by a signal, and does not write when it died.
@@ -106,6 +108,7 @@ async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
         live=Definition(row.xml),
         autodestroy=row.autodestroy,
         fake_reboot=row.fake_reboot,
+        start_paused=row.start_paused,
     )
     domain.run = run
     domain.restore(State(row.state, row.reason))
@@ -125,7 +128,7 @@ async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
     if run.process.ended:
         await _ended_meanwhile(domain, run, row)
     elif run.machine is not None:
-        await _go_on(domain, run, run.machine, row)
+        await _go_on(domain, run, run.machine)
 
 
 async def _ended_meanwhile(domain: Domain, run: Run, row: LiveRow) -> None:
@@ -160,37 +163,67 @@ async def _claim(domain: Domain, run: Run) -> None:
         log.exception("domain %s: what it has is claimed twice", domain.name)
 
 
+async def _open_monitor(domain: Domain, run: Run, process: Process, timeout: float) -> Machine:
+    return await Machine.reattach(
+        process.pid,
+        process.start_time,
+        run.monitor_path,
+        name=domain.name,
+        log=run.log,
+        on_event=lambda event: reactions.monitor_event(domain, run, event),
+        timeout=timeout,
+    )
+
+
 async def _connect(domain: Domain, run: Run) -> None:
     """Open the monitor again; a machine that lives and does not answer is kept, as one whose monitor is lost."""
     assert run.process is not None
     try:
-        machine = await Machine.reattach(
-            run.process.pid,
-            run.process.start_time,
-            run.monitor_path,
-            name=domain.name,
-            log=run.log,
-            on_event=lambda event: reactions.monitor_event(domain, run, event),
-            timeout=REATTACH_TIMEOUT,
-        )
+        machine = await _open_monitor(domain, run, run.process, REATTACH_TIMEOUT)
     except (CorralError, TimeoutError, OSError) as error:
         with contextlib.suppress(TimeoutError):
             await run.process.wait(GRACE)  # a dying QEMU closes its monitor first
             return
-        log.error("domain %s: its QEMU (process %d) does not answer: %s", domain.name, run.process.pid, error)
-        run.monitor_lost = time.monotonic()
         run.ready = True
         reactions.watch_process(domain, run, run.process)
+        _lost(domain, run, run.process, error)
         return
     run.process.close()
     run.process, run.machine = machine.process, machine
 
 
-async def _go_on(domain: Domain, run: Run, machine: Machine, row: LiveRow) -> None:
-    """The machine answers: take over its state, and finish what the old daemon had begun."""
-    run.agent = guest.agent_of(run.live.document, domain.name)
+def _lost(domain: Domain, run: Run, process: Process, error: Exception) -> None:
+    """The machine lives and does not answer: everything but its monitor goes on, and we wait for that."""
+    log.error("domain %s: its QEMU (process %d) does not answer: %s", domain.name, process.pid, error)
+    run.monitor_lost = time.monotonic()
+    domain.hypervisor.watch(_wait_for_monitor(domain, run, process))
+
+
+async def _wait_for_monitor(domain: Domain, run: Run, process: Process) -> None:
+    """Until a machine whose monitor is lost answers, or ends."""
+    while domain.run is run and not run.ending:
+        try:
+            machine = await _open_monitor(domain, run, process, PATIENCE)
+        except (CorralError, TimeoutError, OSError) as error:
+            log.debug("domain %s: %s", domain.name, error)
+            await asyncio.sleep(GRACE)
+            continue
+        if domain.run is not run or run.ending:
+            await machine.close()
+            return
+        log.warning("domain %s: its QEMU answers again", domain.name)
+        # The process object stays the one that we had: if it is our child, it collects the exit status.
+        run.machine, run.monitor_lost = machine, None
+        await _go_on(domain, run, machine)
+        return
+
+
+async def _go_on(domain: Domain, run: Run, machine: Machine) -> None:
+    """The machine answers: take over its state, and finish what was begun."""
+    noted = domain.state()
+    run.agent = run.agent or guest.agent_of(run.live.document, domain.name)
     run_state = await machine.status()
-    if run_state == "prelaunch" and not row.start_paused:
+    if run_state == "prelaunch" and not run.start_paused:
         # Its start was written down, all was prepared, and the CPUs had yet to run.
         await machine.cont()
         domain.restore(State(DomainState.PAUSED, 0))
@@ -200,7 +233,7 @@ async def _go_on(domain: Domain, run: Run, machine: Machine, row: LiveRow) -> No
     reactions.watch(domain, run, machine)
     _take_over(domain, run, run_state)
     await _refresh(domain, run, machine)
-    if domain.run is run and not run.ending and domain.state() != (row.state, row.reason):
+    if domain.run is run and not run.ending and domain.state() != noted:
         await ending.note_state(domain)
 
 
@@ -240,40 +273,12 @@ async def recover(domain: Domain, run: Run) -> None:
     machine = run.machine
     if machine is None:
         return
-    try:
+    with contextlib.suppress(CorralError):
         await machine.ended(GRACE)
         return
-    except CorralError:
-        pass
-    if domain.run is not run or run.ending:
-        return
-    domain.hypervisor.events.emit(events.ControlError(domain.identity()))
-    log.error("domain %s: the monitor's connection ended while QEMU runs", domain.name)
-    run.monitor_lost = time.monotonic()
-    process = machine.process
-    try:
-        again = await Machine.reattach(
-            process.pid,
-            process.start_time,
-            run.monitor_path,
-            name=domain.name,
-            log=run.log,
-            on_event=lambda event: reactions.monitor_event(domain, run, event),
-            timeout=REATTACH_TIMEOUT,
-        )
-    except (CorralError, TimeoutError, OSError) as error:
-        log.error("domain %s: its monitor is lost: %s", domain.name, error)
-        return
-    if domain.run is not run or run.ending:
-        await again.close()
-        return
-    # The old object keeps watching our child, so that its exit status is collected.
-    run.machine, run.monitor_lost = again, None
-    reactions.watch(domain, run, again)
-    try:
-        _take_over(domain, run, await again.status())
-    except CorralError:
-        log.exception("domain %s: its monitor is lost again", domain.name)
+    if domain.run is run and not run.ending:
+        domain.hypervisor.events.emit(events.ControlError(domain.identity()))
+        _lost(domain, run, machine.process, OSError("its monitor's connection ended"))
 
 
 def _sweep(hypervisor: Hypervisor) -> None:

@@ -38,6 +38,8 @@ class Run:
     #: Who shall take this run with them when they go (autodestroy); `autodestroy` survives them.
     owner: object | None = None
     autodestroy: bool = False
+    #: It was to stay paused when its start was done.
+    start_paused: bool = False
     #: KiB that the guest has now, 0 when unknown.
     balloon: int = 0
     #: The start is complete: from now on the end of the process is an event of its own, not a failure of the start.

@@ -102,6 +102,7 @@ async def _begin(domain: Domain, base: Definition, flags: int, owner: object | N
         live=base,
         owner=owner,
         autodestroy=owner is not None,
+        start_paused=row.start_paused,
     )
     domain.apply(Cause.START)
     return domain.run

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.constants import DomainState, DomainStatsTypes, TypedParameterType, VcpuState
-from corral.errors import CorralError
+from corral.errors import CorralError, InvalidArgument
+from corral.qemu import images as image_files
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
+    from corral.model.devices.disk import Disk
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.machine import Machine
 
@@ -63,6 +65,21 @@ def _thread_times(pid: int, thread: int) -> tuple[int, int]:
         ran, waited, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()
         return int(ran), int(waited)
     return 0, 0
+
+
+def thread_cpu(pid: int, thread: int) -> int:
+    """The host CPU on which a thread last ran, -1 when it is gone (proc(5), stat, processor)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[36])
+    return -1
+
+
+def vcpu_cpus(domain: Domain) -> dict[int, int]:
+    """The host CPU of each vCPU of a running domain."""
+    run = domain.run
+    if run is None or run.machine is None or run.process is None:
+        return {}
+    return {index: thread_cpu(run.process.pid, thread) for index, thread in run.machine.vcpu_threads.items()}
 
 
 def _resident_kib(pid: int) -> int:
@@ -192,12 +209,49 @@ async def _block(document: DomainDocument, machine: Machine | None) -> list[Stat
             if figure is not None:
                 found.append((f"{prefix}.{ours}", _ULLONG, figure))
         capacity = images.get(alias, {}).get("virtual-size")
+        if path and capacity is None:
+            with contextlib.suppress(CorralError):
+                image = await _image(path, disk)
+                capacity = image.virtual_size
+                found.append((f"{prefix}.allocation", _ULLONG, image.allocated))
         if capacity is not None:
             found.append((f"{prefix}.capacity", _ULLONG, capacity))
-        if path and machine is not None:
+        if path:
             with contextlib.suppress(OSError):
-                found.append((f"{prefix}.physical", _ULLONG, (await asyncio.to_thread(os.stat, path)).st_size))
+                found.append((f"{prefix}.physical", _ULLONG, await asyncio.to_thread(_length, path)))
     return found
+
+
+async def block_info(domain: Domain, name: str) -> tuple[int, int, int]:
+    """(capacity, allocation, physical) bytes of a disk, running or not: its target or path names it.
+
+    An empty drive has none. Raises InvalidArgument for no such disk, HostError when the image cannot be read.
+    """
+    for disk in domain.definition.document.devices.disks:
+        path = disk.source.path if disk.source else None
+        if name in (disk.target.dev, path):
+            if path is None:
+                return 0, 0, 0
+            run = domain.run
+            image = await _image(path, disk)
+            capacity = image.virtual_size
+            if run and run.machine and disk.alias:  # a resize may not be in the header that we read
+                for each in await _ask(run.machine, "query-block") or ():
+                    if _alias(each) == disk.alias.name:
+                        capacity = (each.get("inserted") or {}).get("image", {}).get("virtual-size", capacity)
+            return capacity, image.allocated, await asyncio.to_thread(_length, path)
+    raise InvalidArgument(f"invalid path {name} not assigned to domain")
+
+
+async def _image(path: str, disk: Disk) -> image_files.Image:
+    image_format = disk.driver.type if disk.driver and disk.driver.type else "raw"
+    return await asyncio.to_thread(image_files.inspect, Path(path), image_format)
+
+
+def _length(path: str) -> int:
+    """Bytes of a file, or of the block device that it is."""
+    with Path(path).open("rb") as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def _alias(entry: dict[str, Any]) -> str:
