@@ -103,7 +103,6 @@ EMPTY_OF_DOMAIN: dict[str, dict[str, Any]] = {
     "domain_has_current_snapshot": {"result": 0},
     "domain_list_all_checkpoints": {"checkpoints": [], "ret": 0},
     "domain_get_block_job_info": {"found": 0, "type": 0, "bandwidth": 0, "cur": 0, "end": 0},
-    "domain_get_disk_errors": {"errors": [], "nerrors": 0},
     "domain_get_messages": {"msgs": []},
     "domain_get_autostart_once": {"autostart": 0},
     "domain_get_iothread_info": {"info": [], "ret": 0},

@@ -14,7 +14,7 @@ from corral.constants import (
     TypedParameterType,
 )
 from corral.daemon.dispatch import finds, on_domain
-from corral.errors import InvalidArgument, OperationInvalid
+from corral.errors import InvalidArgument, OperationInvalid, OperationUnsupported
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -172,6 +172,27 @@ def get_job_stats(session: Session, domain: Domain, args: Any) -> dict[str, Any]
         {"field": "time_elapsed", "value": (TypedParameterType.ULLONG, job.time_elapsed)},
     ]
     return {"type": job.type, "params": params}
+
+
+@on_domain("domain_abort_job")
+def abort_job(session: Session, domain: Domain, args: Any) -> None:
+    """The jobs that there are take moments, and none can be given up half done."""
+    if domain.job_info().type == DomainJobType.NONE:
+        raise OperationInvalid("no job is active on the domain")
+    raise OperationUnsupported("the job that runs on the domain cannot be aborted")
+
+
+@on_domain("domain_abort_job_flags")
+def abort_job_flags(session: Session, domain: Domain, args: Any) -> None:
+    """The same; no flag can be honoured."""
+    abort_job(session, domain, args)
+
+
+@on_domain("domain_get_disk_errors")
+def get_disk_errors(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
+    """No disk of a running machine is in error: where policy stops the machine, its state's reason says so."""
+    _require_active(domain)
+    return {"errors": [], "nerrors": 0}
 
 
 @on_domain("domain_get_metadata", flags=IMPACT, cached=True)

@@ -17,6 +17,7 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import domain_of, handler, on_domain, reference
 from corral.errors import ArgumentUnsupported, InvalidArgument, OperationInvalid
+from corral.hypervisor import statistics
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -129,6 +130,7 @@ async def block_stats(session: Session, domain: Domain, args: Any) -> dict[str, 
 async def block_stats_flags(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """A disk's figures as parameters."""
     if args.nparams == 0:
+        _require_active(domain)
         return {"params": [], "nparams": len(BLOCK_PARAMS)}
     disks = await _disks(domain, args.path)
     params = [(field, TypedParameterType.LLONG, _sum(disks, name, 0)) for field, name in BLOCK_PARAMS.items()]
@@ -139,8 +141,8 @@ async def block_stats_flags(session: Session, domain: Domain, args: Any) -> dict
 @on_domain("domain_get_block_info")
 async def get_block_info(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """A disk's size: what it takes on the host, what the guest sees, how far its file goes."""
-    (disk,) = await _disks(domain, args.path or "\0")
-    return {name: disk.get(name, 0) for name in ("allocation", "capacity", "physical")}
+    capacity, allocation, physical = await statistics.block_info(domain, args.path or "")
+    return {"allocation": allocation, "capacity": capacity, "physical": physical}
 
 
 @on_domain("domain_interface_stats")
@@ -151,21 +153,22 @@ async def interface_stats(session: Session, domain: Domain, args: Any) -> dict[s
     for interface in _numbered(figures, "net"):
         if interface.get("name") == args.device:
             return {member: interface.get(name, UNKNOWN) for member, name in INTERFACE.items()}
-    raise InvalidArgument(f"invalid path, '{args.device}' is not a known interface")
+    raise InvalidArgument(f"'{args.device}' is not a known interface")
 
 
 @on_domain("domain_get_vcpus")
 async def get_vcpus(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """The vCPUs' states and times; on which host CPU each is, is the kernel's business, and it may be any."""
+    """The vCPUs' states, times and the host CPU that each last ran on; the kernel may choose any."""
     _require_active(domain)
     figures = _values(await domain.stats(DomainStatsTypes.VCPU))
     anywhere = _any_cpu(session, args.maplen)
+    running_on = statistics.vcpu_cpus(domain)
     info = [
         {
             "number": number,
             "state": vcpu.get("state", VcpuState.RUNNING),
             "cpu_time": vcpu.get("time", 0),
-            "cpu": UNKNOWN,
+            "cpu": running_on.get(number, UNKNOWN),
         }
         for number, vcpu in enumerate(_numbered(figures, "vcpu"))
     ][: max(args.maxinfo, 0)]
@@ -193,7 +196,7 @@ async def _disks(domain: Domain, path: str) -> list[dict[str, Any]]:
     if path:
         disks = [disk for disk in disks if path in (disk.get("name"), disk.get("path"))][:1]
         if not disks:
-            raise InvalidArgument(f"invalid path '{path}' not assigned to domain")
+            raise InvalidArgument(f"invalid path: {path}")
     return disks
 
 

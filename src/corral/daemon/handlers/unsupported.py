@@ -284,8 +284,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
     ),
     "jobs and labels": (
         "domain_get_security_label",
-        "domain_abort_job",
         "domain_get_security_label_list",
-        "domain_abort_job_flags",
     ),
 }
