@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -150,12 +151,45 @@ def test_every_file_of_the_guest_is_a_script_busybox_understands() -> None:
 
 async def test_a_host_that_has_nothing_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "available", lambda: False)
-    monkeypatch.setattr(tiny.platform, "release", lambda: "0.0.0-none")
-    monkeypatch.setenv("PATH", str(tmp_path))
+    lend = tiny._from_host
+    monkeypatch.setattr(tiny, "_from_host", lambda: lend(tmp_path / "nothing"))
     with pytest.raises(OperationFailed, match="install busybox and qemu-guest-agent") as caught:
         await tiny.build(tmp_path / "cache")
     assert "a kernel" in str(caught.value)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".tiny.lock"]
+
+
+def test_a_host_that_is_not_debian_lends_its_own_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busybox, folder = shutil.which("busybox"), Path("/lib/x86_64-linux-gnu")
+    if busybox is None or not (folder / "libc.so.6").exists():
+        pytest.skip("busybox or glibc is not here to be lent")
+    root = tmp_path / "root"
+    libc, loader = (folder / "libc.so.6").resolve(), Path("/lib64/ld-linux-x86-64.so.2").resolve()
+    for path, source in (
+        ("usr/bin/busybox", Path(busybox)),
+        ("usr/bin/qemu-ga", Path("/bin/true")),
+        ("usr/lib64/libc.so.6", libc),
+        ("usr/lib64/ld-linux-x86-64.so.2", loader),
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, root / path)
+        (root / path).chmod(0o755)
+    (root / "boot").mkdir()
+    (root / "boot/vmlinuz-9.9").write_bytes(bzimage(lzma.compress(PVH) + struct.pack("<I", len(PVH))))
+    module_file(root / "usr/lib/modules/9.9", "virtio_pci", "depends=")
+    monkeypatch.setattr(packages, "available", lambda: False)
+    monkeypatch.setattr(tiny.platform, "release", lambda: "9.9")
+    lend = tiny._from_host
+    monkeypatch.setattr(tiny, "_from_host", lambda: lend(root))
+    built = asyncio.run(tiny.build(tmp_path / "cache"))
+    assert built.kernel.read_bytes() == PVH
+    listing = subprocess.run(["busybox", "cpio", "-t"], input=built.initrd.read_bytes(), capture_output=True).stdout
+    names = set(listing.decode().split())
+    wanted = {"init", "bin/qemu-ga", "bin/sh", "usr/lib64/libc.so.6", "lib64/ld-linux-x86-64.so.2", "etc/modules-first"}
+    assert wanted <= names
+    assert "lib/modules/9.9/virtio_pci.ko" in names
+    assert asyncio.run(tiny.build(tmp_path / "cache")) == built
+    assert stat.S_IMODE(built.kernel.stat().st_mode) == 0o644
 
 
 async def test_a_kept_guest_is_used_and_a_damaged_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ async def guest() -> AsyncIterator[Guest]:
 
 
 async def test_boots_in_under_four_seconds() -> None:
-    """The best of three. Where other work takes the processors away, the processor time of both vCPUs counts instead."""
+    """The best of three. Where other work takes the processors away, the time that both vCPUs had counts instead."""
     built = await tiny.build()
     runs: list[tuple[float, float]] = []
     while len(runs) < 3 and not any(seconds < 4 for seconds, _ in runs):

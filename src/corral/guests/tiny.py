@@ -62,13 +62,13 @@ class Tiny:
 
 @dataclass(frozen=True, slots=True)
 class _Ingredients:
-    """Where the parts are: `library_folders` are searched in order for what the agent (and busybox) need."""
+    """Where the parts are: `root` is the folder that stands for `/`, below which libraries are looked for."""
 
     kernel: Path
     modules: Path
     busybox: Path
     agent: Path
-    library_folders: tuple[Path, ...]
+    root: Path
 
 
 def cache_folder() -> Path:
@@ -176,14 +176,13 @@ async def _from_packages(scratch: Path, say: Callable[[str], None]) -> tuple[_In
     for file in files:
         await packages.unpack(file, root)
     release = linux.removeprefix("linux-image-")
-    folders = tuple(root / name for name in _LIBRARY_FOLDERS)
     return (
         _Ingredients(
             kernel=root / "boot" / f"vmlinuz-{release}",
             modules=_first(root / "lib/modules" / release, root / "usr/lib/modules" / release),
             busybox=_first(root / "bin/busybox", root / "usr/bin/busybox"),
             agent=_first(root / "usr/sbin/qemu-ga", root / "usr/bin/qemu-ga"),
-            library_folders=folders,
+            root=root,
         ),
         sources,
     )
@@ -197,21 +196,18 @@ def _first(*paths: Path) -> Path:
     raise OperationFailed(f"{paths[-1].name} is not in its package")
 
 
-def _from_host() -> tuple[_Ingredients, dict[str, str]]:
-    """This host's own kernel, busybox and agent; says what is missing."""
+def _from_host(root: Path = Path("/")) -> tuple[_Ingredients, dict[str, str]]:
+    """This host's own kernel, busybox and agent; says what is missing. `root` stands for `/`."""
     release = platform.release()
-    candidates: dict[str, list[str | None]] = {
-        "a kernel": [
-            f"/boot/vmlinuz-{release}",
-            f"/lib/modules/{release}/vmlinuz",
-            f"/usr/lib/modules/{release}/vmlinuz",
-        ],
-        "its modules": [f"/lib/modules/{release}/kernel", f"/usr/lib/modules/{release}/kernel"],
-        "busybox": [shutil.which("busybox.static"), shutil.which("busybox")],
-        "qemu-guest-agent": [shutil.which("qemu-ga", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/libexec")],
+    programs = ("usr/bin", "usr/sbin", "bin", "sbin", "usr/local/bin", "usr/libexec")
+    candidates = {
+        "a kernel": [f"boot/vmlinuz-{release}", f"lib/modules/{release}/vmlinuz", f"usr/lib/modules/{release}/vmlinuz"],
+        "its modules": [f"lib/modules/{release}/kernel", f"usr/lib/modules/{release}/kernel"],
+        "busybox": [f"{folder}/{name}" for name in ("busybox.static", "busybox") for folder in programs],
+        "qemu-guest-agent": [f"{folder}/qemu-ga" for folder in programs],
     }
     found = {
-        what: next((Path(path) for path in paths if path and os.access(path, os.R_OK)), None)
+        what: next((root / path for path in paths if os.access(root / path, os.R_OK)), None)
         for what, paths in candidates.items()
     }
     if missing := [what for what, path in found.items() if path is None]:
@@ -221,9 +217,8 @@ def _from_host() -> tuple[_Ingredients, dict[str, str]]:
             "(and see that this user may read the files in /boot)",
         )
     image, tree, busybox, agent = (path for path in found.values() if path is not None)
-    folders = tuple(Path("/") / name for name in _LIBRARY_FOLDERS)
     facts = {what: f"{path} {path.stat().st_mtime_ns}" for what, path in found.items() if path is not None}
-    return _Ingredients(image, tree.parent, busybox, agent, folders), facts
+    return _Ingredients(image, tree.parent, busybox, agent, root), facts
 
 
 def _assemble(parts: _Ingredients, sources: dict[str, str], recipe: str, scratch: Path, cache: Path) -> Tiny:
@@ -277,17 +272,23 @@ def _write_programs(archive: Archive, parts: _Ingredients) -> None:
     archive.file("bin/qemu-ga", parts.agent.read_bytes(), executable=True)
     for command in ("shutdown", "poweroff", "reboot", "halt", "modprobe", "init"):
         archive.link(f"sbin/{command}", f"/bin/{command}")
-    loaded: set[str] = set()
+    _write_libraries(archive, parts)
+
+
+def _write_libraries(archive: Archive, parts: _Ingredients) -> None:
+    """What the agent and busybox load, in the folders that their loader knows, and the loader where they ask for it."""
+    folders = [parts.root / name for name in _LIBRARY_FOLDERS]
+    written: set[str] = set()
     for program in (parts.agent, parts.busybox):
-        interpreter, needed = libraries.closure(program, parts.library_folders)
-        for name, file in needed.items():
-            if name not in loaded and name != Path(interpreter or "").name:
-                loaded.add(name)
-                archive.file(f"lib/x86_64-linux-gnu/{name}", file.read_bytes(), executable=True)
-        if interpreter and interpreter not in loaded:
-            loaded.add(interpreter)
-            loader = _first(*(folder / Path(interpreter).name for folder in parts.library_folders))
-            archive.file(interpreter.lstrip("/"), loader.read_bytes(), executable=True)
+        interpreter, needed = libraries.closure(program, folders)
+        files = {str(file.relative_to(parts.root)): file for file in needed.values()}
+        if interpreter is not None:
+            # The loader is a library, too, for some programs; it is needed under the name that they give.
+            files[interpreter.lstrip("/")] = _first(*(folder / Path(interpreter).name for folder in folders))
+        for path, file in files.items():
+            if path not in written:
+                written.add(path)
+                archive.file(path, file.read_bytes(), executable=True)
 
 
 def _write_modules(archive: Archive, parts: _Ingredients) -> None:
