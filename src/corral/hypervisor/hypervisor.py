@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from corral.constants import (
@@ -24,30 +24,23 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import (
-    ConfigUnsupported,
     CorralError,
     DomainExists,
     HostError,
-    InvalidArgument,
     NoDomain,
     OperationInvalid,
     XMLError,
 )
-from corral.host import kvm as kvm_probe
-from corral.host.kvm import KVM
-from corral.host.node import Host, NodeInfo
-from corral.hypervisor import capabilities, events, reattach, starting
-from corral.hypervisor.documents import Definition
+from corral.hypervisor import events, reattach, starting
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
 from corral.hypervisor.images import Images
+from corral.hypervisor.offer import Offer
 from corral.hypervisor.ports import Ports
 from corral.hypervisor.store import Store
-from corral.qemu import binary as emulators
-from corral.qemu.binary import Binary
 
 if TYPE_CHECKING:
-    from corral.host.firmware import Firmware
+    from corral.host.node import NodeInfo
     from corral.hypervisor.run import Run
     from corral.hypervisor.settings import Settings
     from corral.model.domain import Domain as DomainDocument
@@ -71,10 +64,11 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Hypervisor:
     """The daemon's whole knowledge; one event loop, queries without waiting."""
 
-    def __init__(self, settings: Settings, store: Store, boot: str, host: Host, kvm: KVM) -> None:
+    def __init__(self, settings: Settings, store: Store, boot: str, offer: Offer) -> None:
         self.settings = settings
         self.store = store
         self.boot = boot
+        self.offer = offer
         self.events = EventBus()
         #: Changes whenever any domain's `generation` changes, a domain appears, or one goes.
         self.generation = 0
@@ -83,12 +77,6 @@ class Hypervisor:
         self.images = Images()
         self.ports = Ports()
         self.closing = False
-        self._host = host
-        self._kvm = kvm
-        self._binaries: dict[Path, tuple[tuple[int, int], Binary]] = {}
-        self._default: Binary | None = None
-        self._firmwares: tuple[Firmware, ...] | None = None
-        self._capabilities: str | None = None
         self._by_uuid: dict[UUID, Domain] = {}
         self._by_name: dict[str, Domain] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -114,9 +102,7 @@ class Hypervisor:
         store = await Store.open(settings.store)
         try:
             boot = (await asyncio.to_thread(_BOOT_ID.read_text)).strip()
-            host, kvm = await asyncio.gather(asyncio.to_thread(Host.read), kvm_probe.probe(settings.cache))
-            hypervisor = cls(settings, store, boot, host, kvm)
-            await hypervisor._probe_binaries()
+            hypervisor = cls(settings, store, boot, await Offer.look(settings))
             unsubscribe = hypervisor.events.subscribe(hypervisor._missed.append)
             await reattach.restore(hypervisor)
             unsubscribe()
@@ -164,9 +150,7 @@ class Hypervisor:
 
     async def reload(self) -> None:
         """Look at the host and its emulators again."""
-        self._host, self._kvm = await asyncio.gather(asyncio.to_thread(Host.read), kvm_probe.probe(self.settings.cache))
-        self._firmwares = self._capabilities = None
-        await self._probe_binaries()
+        self.offer = await Offer.look(self.settings)
         self.generation += 1
 
     def watch(self, work: Coroutine[Any, Any, None]) -> None:
@@ -209,12 +193,12 @@ class Hypervisor:
     @property
     def hostname(self) -> str:
         """The host's name."""
-        return self._host.hostname
+        return self.offer.host.hostname
 
     @property
     def version(self) -> int:
         """QEMU's version as libvirt counts it: 10.0.2 is 10000002."""
-        return self._default_binary().version_number
+        return self.offer.default.version_number
 
     def domains(self, flags: int = 0) -> list[Domain]:
         """All domains that pass virConnectListAllDomainsFlags, by name."""
@@ -249,7 +233,7 @@ class Hypervisor:
         return await self.complete(self._define(xml, bool(flags & DomainDefineFlags.VALIDATE)))
 
     async def _define(self, xml: str, validate: bool) -> Domain:
-        definition = await self._completed(xml, validate)
+        definition = await self.offer.completed(xml, validate=validate)
         document = definition.document
         uuid = _uuid(document)
         async with self.definitions:
@@ -271,7 +255,7 @@ class Hypervisor:
         return await self.complete(self._create_xml(xml, flags, owner))
 
     async def _create_xml(self, xml: str, flags: int, owner: object | None) -> Domain:
-        definition = await self._completed(xml, bool(flags & DomainCreateFlags.START_VALIDATE))
+        definition = await self.offer.completed(xml, validate=bool(flags & DomainCreateFlags.START_VALIDATE))
         document = definition.document
         uuid = _uuid(document)
         wanted = owner if flags & DomainCreateFlags.START_AUTODESTROY else None
@@ -351,37 +335,17 @@ class Hypervisor:
 
     def capabilities(self) -> str:
         """The host's capabilities document."""
-        if self._capabilities is None:
-            found = [binary for _, binary in self._binaries.values()]
-            self._capabilities = capabilities.capabilities_xml(
-                self._host, found, self._kvm, allow_slow_kvm=self.settings.allow_slow_kvm
-            )
-        return self._capabilities
+        return self.offer.capabilities()
 
     def domain_capabilities(
         self, emulator: str | None, arch: str | None, machine: str | None, virttype: str | None, flags: int = 0
     ) -> str:
         """What a domain on an emulator may have."""
-        found = self._default_binary()
-        if emulator is not None:
-            if Path(emulator) not in self._binaries:
-                raise InvalidArgument(f"unknown emulator binary '{emulator}'")
-            found = self._binaries[Path(emulator)][1]
-        elif arch is not None:
-            found = next((binary for _, binary in self._binaries.values() if binary.arch == arch), found)
-        return capabilities.domain_capabilities_xml(
-            found,
-            arch,
-            machine,
-            virttype,
-            self._kvm,
-            host=self._host,
-            allow_slow_kvm=self.settings.allow_slow_kvm,
-        )
+        return self.offer.domain_capabilities(emulator, arch, machine, virttype)
 
     def node_info(self) -> NodeInfo:
         """The host in libvirt's few numbers."""
-        return self._host.node_info()
+        return self.offer.host.node_info()
 
     def free_memory(self) -> int:
         """Bytes."""
@@ -391,9 +355,7 @@ class Hypervisor:
 
     def max_vcpus(self, type: str | None) -> int:
         """The most vCPUs a domain of a type may have."""
-        if type not in (None, "", "kvm", "qemu"):
-            raise InvalidArgument(f"unknown type '{type}'")
-        return max(machine.max_cpus for machine in self._default_binary().machines)
+        return self.offer.max_vcpus(type)
 
     async def report(self) -> str:
         """The rows of `corral doctor` as JSON."""
@@ -402,29 +364,6 @@ class Hypervisor:
         from corral.hypervisor import report
 
         return json.dumps([asdict(row) for row in await report.report(self.settings)])
-
-    def accelerator(self, document: DomainDocument) -> Literal["kvm", "tcg"]:
-        """The accelerator of a domain type; ConfigUnsupported with the reason when KVM is not to be used here."""
-        if document.type == "qemu":
-            return "tcg"
-        if not self._kvm.offered(allow_slow=self.settings.allow_slow_kvm):
-            raise ConfigUnsupported(f"domain type 'kvm' is not offered on this host: {self._kvm.reason}")
-        return "kvm"
-
-    async def binary(self, emulator: str | None) -> Binary:
-        """What an emulator can do, asked again when the file has changed; None: the host's own."""
-        path = Path(emulator) if emulator else self._default_binary().path
-        try:
-            status = await asyncio.to_thread(path.stat)
-        except OSError as error:
-            raise ConfigUnsupported(f"Cannot check QEMU binary {path}: {error.strerror}") from error
-        mark = (status.st_size, status.st_mtime_ns)
-        known = self._binaries.get(path)
-        if known is None or known[0] != mark:
-            known = (mark, await emulators.probe(path, self.settings.cache, kvm=self._kvm_offered))
-            self._binaries[path] = known
-            self._capabilities = None
-        return known[1]
 
     # For the other modules of this room.
 
@@ -471,59 +410,6 @@ class Hypervisor:
         if domain is None and other is not None:
             raise DomainExists(f"domain '{name}' already exists with uuid {other.uuid}", domain=ErrorDomain.DOMAIN)
         return domain
-
-    async def _completed(self, xml: str, validate: bool) -> Definition:
-        """The document that `xml` says, checked and with everything filled in; nothing is changed by it."""
-        from corral.host import firmware
-        from corral.model.domain import Domain as DomainDocument
-        from corral.qemu import defaults
-
-        if validate:
-            from corral.model.schema import validate_schema
-
-            await asyncio.to_thread(validate_schema, xml)
-        document = DomainDocument.from_xml(xml)
-        document.check(xml)
-        if self._firmwares is None:
-            self._firmwares = await asyncio.to_thread(firmware.descriptors)
-        binary = await self.binary(document.devices.emulator)
-        host = defaults.Host(
-            kvm=self._kvm_offered,
-            kvm_reason=self._kvm.reason,
-            firmwares=self._firmwares,
-            nvram_dir=self.settings.nvram,
-        )
-        completed = defaults.complete(document, binary, host)
-        for action in (completed.on_poweroff, completed.on_reboot):
-            if action == "preserve":
-                raise ConfigUnsupported(
-                    "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'"
-                )
-        return Definition.of(completed)
-
-    @property
-    def _kvm_offered(self) -> bool:
-        return self._kvm.offered(allow_slow=self.settings.allow_slow_kvm)
-
-    def _default_binary(self) -> Binary:
-        if self._default is None:
-            raise ConfigUnsupported(
-                "no QEMU system emulator was found", hint="install one (apt-get install qemu-system-x86)"
-            )
-        return self._default
-
-    async def _probe_binaries(self) -> None:
-        """Ask every emulator there is, or the one that the administrator chose."""
-        chosen = self.settings.emulator
-        paths = (chosen,) if chosen else await asyncio.to_thread(emulators.find_emulators)
-        self._default = None
-        for path in paths:
-            try:
-                found = await self.binary(str(path))
-            except CorralError as error:
-                log.warning("cannot use %s: %s", path, error)
-                continue
-            self._default = self._default or found
 
 
 async def _detach(run: Run) -> None:

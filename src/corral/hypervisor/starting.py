@@ -116,8 +116,8 @@ async def _make(
     from corral.qemu.machine import Listener, Machine
 
     hypervisor = domain.hypervisor
-    binary = await hypervisor.binary(document.devices.emulator)
-    accel = hypervisor.accelerator(document)
+    binary = await hypervisor.offer.binary(document.devices.emulator)
+    accel = hypervisor.offer.accelerator(document)
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
     await asyncio.to_thread(_prepare_nvram, document, reset, hypervisor.settings.qemu_user)
     _make_directory(run.directory, hypervisor.settings.qemu_user)

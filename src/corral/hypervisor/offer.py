@@ -1,0 +1,147 @@
+"""What this host offers to domains: its QEMU binaries, KVM if it is to be used, and documents filled in accordingly."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from corral.errors import ConfigUnsupported, CorralError, InvalidArgument
+from corral.host import firmware
+from corral.host import kvm as kvm_probe
+from corral.host.kvm import KVM
+from corral.host.node import Host
+from corral.hypervisor import capabilities
+from corral.hypervisor.documents import Definition
+from corral.qemu import binary as emulators
+from corral.qemu.binary import Binary
+
+if TYPE_CHECKING:
+    from corral.host.firmware import Firmware
+    from corral.hypervisor.settings import Settings
+    from corral.model.domain import Domain as DomainDocument
+
+log = logging.getLogger(__name__)
+
+
+class Offer:
+    """The host and its emulators, as they were when last looked at; a binary that changes is asked again."""
+
+    def __init__(self, settings: Settings, host: Host, kvm: KVM) -> None:
+        self.settings = settings
+        self.host = host
+        self.kvm = kvm
+        self._binaries: dict[Path, tuple[tuple[int, int], Binary]] = {}
+        self._default: Binary | None = None
+        self._firmwares: tuple[Firmware, ...] | None = None
+        self._capabilities: str | None = None
+
+    @classmethod
+    async def look(cls, settings: Settings) -> Offer:
+        """Look at the host and ask its emulators; quick when that was done before."""
+        host, kvm = await asyncio.gather(asyncio.to_thread(Host.read), kvm_probe.probe(settings.cache))
+        offer = cls(settings, host, kvm)
+        chosen = settings.emulator
+        for path in (chosen,) if chosen else await asyncio.to_thread(emulators.find_emulators):
+            try:
+                found = await offer.binary(str(path))
+            except CorralError as error:
+                log.warning("cannot use %s: %s", path, error)
+                continue
+            offer._default = offer._default or found
+        return offer
+
+    @property
+    def default(self) -> Binary:
+        """The emulator for documents that name none; ConfigUnsupported when there is none."""
+        if self._default is None:
+            raise ConfigUnsupported(
+                "no QEMU system emulator was found", hint="install one (apt-get install qemu-system-x86)"
+            )
+        return self._default
+
+    async def binary(self, emulator: str | None) -> Binary:
+        """What an emulator can do, asked again when the file has changed; None: the host's own."""
+        path = Path(emulator) if emulator else self.default.path
+        try:
+            status = await asyncio.to_thread(path.stat)
+        except OSError as error:
+            raise ConfigUnsupported(f"Cannot check QEMU binary {path}: {error.strerror}") from error
+        mark = (status.st_size, status.st_mtime_ns)
+        known = self._binaries.get(path)
+        if known is None or known[0] != mark:
+            known = (mark, await emulators.probe(path, self.settings.cache, kvm=self._kvm_offered))
+            self._binaries[path] = known
+            self._capabilities = None
+        return known[1]
+
+    def accelerator(self, document: DomainDocument) -> Literal["kvm", "tcg"]:
+        """The accelerator of a domain type; ConfigUnsupported with the reason when KVM is not to be used here."""
+        if document.type == "qemu":
+            return "tcg"
+        if not self._kvm_offered:
+            raise ConfigUnsupported(f"domain type 'kvm' is not offered on this host: {self.kvm.reason}")
+        return "kvm"
+
+    async def completed(self, xml: str, *, validate: bool) -> Definition:
+        """The document that `xml` says, checked and with everything filled in; nothing is changed by it."""
+        from corral.model.domain import Domain as DomainDocument
+        from corral.qemu import defaults
+
+        if validate:
+            from corral.model.schema import validate_schema
+
+            await asyncio.to_thread(validate_schema, xml)
+        document = DomainDocument.from_xml(xml)
+        document.check(xml)
+        if self._firmwares is None:
+            self._firmwares = await asyncio.to_thread(firmware.descriptors)
+        binary = await self.binary(document.devices.emulator)
+        host = defaults.Host(
+            kvm=self._kvm_offered,
+            kvm_reason=self.kvm.reason,
+            firmwares=self._firmwares,
+            nvram_dir=self.settings.nvram,
+        )
+        completed = defaults.complete(document, binary, host)
+        for action in (completed.on_poweroff, completed.on_reboot):
+            if action == "preserve":
+                raise ConfigUnsupported(
+                    "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'"
+                )
+        return Definition.of(completed)
+
+    def capabilities(self) -> str:
+        """The host's capabilities document."""
+        if self._capabilities is None:
+            found = [binary for _, binary in self._binaries.values()]
+            self._capabilities = capabilities.capabilities_xml(
+                self.host, found, self.kvm, allow_slow_kvm=self.settings.allow_slow_kvm
+            )
+        return self._capabilities
+
+    def domain_capabilities(
+        self, emulator: str | None, arch: str | None, machine: str | None, virttype: str | None
+    ) -> str:
+        """What a domain on an emulator may have."""
+        found = self.default
+        if emulator is not None:
+            if Path(emulator) not in self._binaries:
+                raise InvalidArgument(f"unknown emulator binary '{emulator}'")
+            found = self._binaries[Path(emulator)][1]
+        elif arch is not None:
+            found = next((binary for _, binary in self._binaries.values() if binary.arch == arch), found)
+        return capabilities.domain_capabilities_xml(
+            found, arch, machine, virttype, self.kvm, host=self.host, allow_slow_kvm=self.settings.allow_slow_kvm
+        )
+
+    def max_vcpus(self, type: str | None) -> int:
+        """The most vCPUs a domain of a type may have."""
+        if type not in (None, "", "kvm", "qemu"):
+            raise InvalidArgument(f"unknown type '{type}'")
+        return max(machine.max_cpus for machine in self.default.machines)
+
+    @property
+    def _kvm_offered(self) -> bool:
+        return self.kvm.offered(allow_slow=self.settings.allow_slow_kvm)
