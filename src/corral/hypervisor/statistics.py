@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import DomainState, DomainStatsTypes, TypedParameterType, VcpuState
 from corral.errors import CorralError, InvalidArgument
+from corral.host.interfaces import InterfaceCounters, interface_counters
+from corral.host.threads import keeps_schedstats, thread_times
 from corral.qemu import images as image_files
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
 _INT = TypedParameterType.INT
 _UINT = TypedParameterType.UINT
+_BOOLEAN = TypedParameterType.BOOLEAN
 _ULLONG = TypedParameterType.ULLONG
 _STRING = TypedParameterType.STRING
 
@@ -59,27 +62,13 @@ def cpu_times(pid: int) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-def _thread_times(pid: int, thread: int) -> tuple[int, int]:
-    """(run, waited) nanoseconds of one thread (proc(5), schedstat)."""
-    with contextlib.suppress(OSError, ValueError):
-        ran, waited, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()
-        return int(ran), int(waited)
-    return 0, 0
-
-
-def thread_cpu(pid: int, thread: int) -> int:
-    """The host CPU on which a thread last ran, -1 when it is gone (proc(5), stat, processor)."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[36])
-    return -1
-
-
 def vcpu_cpus(domain: Domain) -> dict[int, int]:
     """The host CPU of each vCPU of a running domain."""
     run = domain.run
     if run is None or run.machine is None or run.process is None:
         return {}
-    return {index: thread_cpu(run.process.pid, thread) for index, thread in run.machine.vcpu_threads.items()}
+    times = {index: thread_times(run.process.pid, thread) for index, thread in run.machine.vcpu_threads.items()}
+    return {index: each.cpu if each else -1 for index, each in times.items()}
 
 
 def _resident_kib(pid: int) -> int:
@@ -106,7 +95,7 @@ async def collect(domain: Domain, groups: int, *, nowait: bool) -> list[Statisti
     if groups & DomainStatsTypes.VCPU:
         found += _vcpus(domain, document, run)
     if groups & DomainStatsTypes.INTERFACE:
-        found.append(("net.count", _UINT, len(document.devices.interfaces)))
+        found += _interfaces(document)
     if groups & DomainStatsTypes.BLOCK:
         found += await _block(document, machine)
     return found
@@ -165,14 +154,44 @@ def _vcpus(domain: Domain, document: DomainDocument, run: Run | None) -> list[St
     found: list[Statistic] = [("vcpu.current", _UINT, current), ("vcpu.maximum", _UINT, maximum)]
     if run is None or run.machine is None or run.process is None:
         return found
-    state = VcpuState.RUNNING if domain.state()[0] != DomainState.SHUTOFF else VcpuState.OFFLINE
+    running = domain.state()[0] == DomainState.RUNNING
+    schedstats = keeps_schedstats()
     for index, thread in sorted(run.machine.vcpu_threads.items()):
-        ran, waited = _thread_times(run.process.pid, thread)
+        times = thread_times(run.process.pid, thread, schedstats=schedstats)
+        if times is None:  # unplugged, or the process has just ended
+            continue
+        prefix = f"vcpu.{index}"
         found += [
-            (f"vcpu.{index}.state", _INT, state),
-            (f"vcpu.{index}.time", _ULLONG, ran),
-            (f"vcpu.{index}.delay", _ULLONG, waited),
+            (f"{prefix}.state", _INT, VcpuState.RUNNING),
+            (f"{prefix}.time", _ULLONG, times.ran),
+            (f"{prefix}.wait", _ULLONG, times.wait),
         ]
+        if running:  # a vCPU's thread sleeps only while its guest's CPU does
+            found.append((f"{prefix}.halted", _BOOLEAN, times.state == "S"))
+        found.append((f"{prefix}.delay", _ULLONG, times.delay))
+    return found
+
+
+def _interfaces(document: DomainDocument) -> list[Statistic]:
+    """The counters of the interfaces that exist on the host, as the guest sees them; a user network has none."""
+    interfaces = document.devices.interfaces
+    found: list[Statistic] = [("net.count", _UINT, len(interfaces))]
+    counters: dict[str, InterfaceCounters] | None = None
+    for number, interface in enumerate(interfaces):
+        name = interface.target.dev if interface.target else ""
+        if not name:
+            continue
+        if counters is None:
+            counters = interface_counters()
+        if (of := counters.get(name)) is None:
+            continue
+        prefix = f"net.{number}"
+        found.append((f"{prefix}.name", _STRING, name))
+        # What a tap sends is what the guest receives; a macvtap (type direct) counts from the guest's side already.
+        mine, theirs = (of.received, of.sent) if interface.type == "direct" else (of.sent, of.received)
+        for direction, figures in (("rx", mine), ("tx", theirs)):
+            for figure, value in zip(("bytes", "pkts", "errs", "drop"), figures, strict=True):
+                found.append((f"{prefix}.{direction}.{figure}", _ULLONG, value))
     return found
 
 
@@ -197,6 +216,8 @@ async def _block(document: DomainDocument, machine: Machine | None) -> list[Stat
         stats, block = await asyncio.gather(_ask(machine, "query-blockstats"), _ask(machine, "query-block"))
         figures = {_alias(each): each.get("stats", {}) for each in stats or ()}
         images = {_alias(each): (each.get("inserted") or {}).get("image", {}) for each in block or ()}
+    paths = [disk.source.path for disk in disks if disk.source and disk.source.path]
+    lengths = await asyncio.to_thread(_lengths, paths) if paths else {}
     for number, disk in enumerate(disks):
         prefix = f"block.{number}"
         found.append((f"{prefix}.name", _STRING, disk.target.dev))
@@ -216,9 +237,17 @@ async def _block(document: DomainDocument, machine: Machine | None) -> list[Stat
                 found.append((f"{prefix}.allocation", _ULLONG, image.allocated))
         if capacity is not None:
             found.append((f"{prefix}.capacity", _ULLONG, capacity))
-        if path:
-            with contextlib.suppress(OSError):
-                found.append((f"{prefix}.physical", _ULLONG, await asyncio.to_thread(_length, path)))
+        if path in lengths:
+            found.append((f"{prefix}.physical", _ULLONG, lengths[path]))
+    return found
+
+
+def _lengths(paths: list[str]) -> dict[str, int]:
+    """The bytes of each file that can be read."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found[path] = _length(path)
     return found
 
 

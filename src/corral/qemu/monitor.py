@@ -68,6 +68,16 @@ class MonitorClosed(OperationFailed):
     """The monitor's connection ended, before or while the command ran."""
 
 
+class _Quiet(QMPClient):
+    """The library's client, less its habit of writing every message out for a debug log that nobody reads."""
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
+
+
 class Monitor:
     """A connection to QEMU's monitor, negotiated, that sends commands and hands on events."""
 
@@ -94,7 +104,7 @@ class Monitor:
         `on_event` is called in the order of the wire, also in relation to replies.
         Raises MonitorClosed when nobody listens or QEMU hangs up, OperationTimeout when it says nothing.
         """
-        qmp = QMPClient(name, readbuflen=MESSAGE_LIMIT)
+        qmp = _Quiet(name, readbuflen=MESSAGE_LIMIT)
         if on_event is not None:
             qmp.register_listener(_direct(on_event))
         try:
