@@ -129,10 +129,9 @@ async def block_stats(session: Session, domain: Domain, args: Any) -> dict[str, 
 @on_domain("domain_block_stats_flags", flags=TypedParameterFlags.PARAM_STRING_OKAY)
 async def block_stats_flags(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """A disk's figures as parameters."""
-    if args.nparams == 0:
-        _require_active(domain)
-        return {"params": [], "nparams": len(BLOCK_PARAMS)}
     disks = await _disks(domain, args.path)
+    if args.nparams == 0:
+        return {"params": [], "nparams": len(BLOCK_PARAMS)}
     params = [(field, TypedParameterType.LLONG, _sum(disks, name, 0)) for field, name in BLOCK_PARAMS.items()]
     kept = _params(params)[: args.nparams]
     return {"params": kept, "nparams": len(kept)}
