@@ -1,0 +1,638 @@
+"""The packets of usbredir 0.7, as records and as a table of their layouts.
+
+"USB Network Redirection protocol description version 0.7 (19 May 2014)", docs/usb-redirection-protocol.md of the
+usbredir project; the section of each packet has the packet's name. All integers are little-endian, nothing is padded.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from typing import Any, Final, Literal
+
+    Side = Literal["host", "guest"]
+
+ENDPOINTS: Final = 32
+"""Endpoints of a device in `EpInfo`: 0-15 out, then 0-15 in."""
+INTERFACES: Final = 32
+DATA_IN: Final = 0x80
+"""The direction bit of an endpoint address: from the device (USB 2.0, 9.6.6)."""
+
+
+class Capability(IntFlag):
+    """What a side can do, from its hello; a thing is used when both can."""
+
+    BULK_STREAMS = 1 << 0
+    CONNECT_DEVICE_VERSION = 1 << 1
+    FILTER = 1 << 2
+    DEVICE_DISCONNECT_ACK = 1 << 3
+    EP_INFO_MAX_PACKET_SIZE = 1 << 4
+    IDS_64BITS = 1 << 5
+    BULK_LENGTH_32BITS = 1 << 6
+    BULK_RECEIVING = 1 << 7
+
+
+NO_CAPABILITIES: Final = Capability(0)
+ALL_CAPABILITIES: Final = Capability(0xFF)
+
+
+class Status(IntEnum):
+    """How a transfer or a request went; a value that is not here is an error, too."""
+
+    SUCCESS = 0
+    CANCELLED = 1
+    INVAL = 2
+    IOERROR = 3
+    STALL = 4
+    TIMEOUT = 5
+    BABBLE = 6
+
+
+class Speed(IntEnum):
+    """The bus speed of a device."""
+
+    LOW = 0
+    FULL = 1
+    HIGH = 2
+    SUPER = 3
+    UNKNOWN = 255
+
+
+class TransferType(IntEnum):
+    """The type of an endpoint, as in the two low bits of bmAttributes (USB 2.0, 9.6.6)."""
+
+    CONTROL = 0
+    ISO = 1
+    BULK = 2
+    INTERRUPT = 3
+    INVALID = 255
+
+
+@dataclass(slots=True)
+class Packet:
+    """One packet: `kind` is its type on the wire, `id` joins a request of the guest with the host's answer."""
+
+    kind: ClassVar[int] = -1
+    sender: ClassVar[Side | None] = None
+    """The only side that sends it; None when both do."""
+    needs: ClassVar[Capability] = Capability(0)
+    """Capabilities that both sides must have."""
+
+
+@dataclass(slots=True)
+class Hello(Packet):
+    """The first packet of both sides: who they are (up to 63 bytes of text) and what they can do."""
+
+    kind = 0
+    version: str = ""
+    capabilities: Capability = NO_CAPABILITIES
+    id: int = 0
+
+
+@dataclass(slots=True)
+class DeviceConnect(Packet):
+    """A device is there; after its EpInfo and InterfaceInfo."""
+
+    kind = 1
+    sender = "host"
+    speed: int = Speed.UNKNOWN
+    device_class: int = 0
+    device_subclass: int = 0
+    device_protocol: int = 0
+    vendor_id: int = 0
+    product_id: int = 0
+    device_version_bcd: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class DeviceDisconnect(Packet):
+    """The device is gone."""
+
+    kind = 2
+    sender = "host"
+    id: int = 0
+
+
+@dataclass(slots=True)
+class Reset(Packet):
+    """Reset the device; there is no answer, but a disconnect if it did not come back."""
+
+    kind = 3
+    sender = "guest"
+    id: int = 0
+
+
+@dataclass(slots=True)
+class InterfaceInfo(Packet):
+    """The interfaces of the active configuration: number, class, subclass and protocol of each, up to 32."""
+
+    kind = 4
+    sender = "host"
+    interfaces: tuple[tuple[int, int, int, int], ...] = ()
+    id: int = 0
+
+
+@dataclass(slots=True)
+class EpInfo(Packet):
+    """All 32 endpoints, each of the tuples in the order of `ENDPOINTS`."""
+
+    kind = 5
+    sender = "host"
+    type: tuple[int, ...] = (TransferType.INVALID,) * ENDPOINTS
+    interval: tuple[int, ...] = (0,) * ENDPOINTS
+    interface: tuple[int, ...] = (0,) * ENDPOINTS
+    max_packet_size: tuple[int, ...] = (0,) * ENDPOINTS
+    max_streams: tuple[int, ...] = (0,) * ENDPOINTS
+    id: int = 0
+
+
+@dataclass(slots=True)
+class SetConfiguration(Packet):
+    """Choose a configuration; answered by ConfigurationStatus."""
+
+    kind = 6
+    sender = "guest"
+    configuration: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class GetConfiguration(Packet):
+    """Ask for the active configuration; answered by ConfigurationStatus."""
+
+    kind = 7
+    sender = "guest"
+    id: int = 0
+
+
+@dataclass(slots=True)
+class ConfigurationStatus(Packet):
+    """The active configuration."""
+
+    kind = 8
+    sender = "host"
+    status: int = 0
+    configuration: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class SetAltSetting(Packet):
+    """Choose an alternate setting of an interface; answered by AltSettingStatus."""
+
+    kind = 9
+    sender = "guest"
+    interface: int = 0
+    alt: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class GetAltSetting(Packet):
+    """Ask for an interface's alternate setting; answered by AltSettingStatus."""
+
+    kind = 10
+    sender = "guest"
+    interface: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class AltSettingStatus(Packet):
+    """An interface's alternate setting."""
+
+    kind = 11
+    sender = "host"
+    status: int = 0
+    interface: int = 0
+    alt: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class StartIsoStream(Packet):
+    """Keep `no_urbs` times `pkts_per_urb` isochronous packets in flight; answered by IsoStreamStatus."""
+
+    kind = 12
+    sender = "guest"
+    endpoint: int = 0
+    pkts_per_urb: int = 0
+    no_urbs: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class StopIsoStream(Packet):
+    """End an isochronous stream; answered by IsoStreamStatus."""
+
+    kind = 13
+    sender = "guest"
+    endpoint: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class IsoStreamStatus(Packet):
+    """A stream started, stopped, or (STALL, unasked) ended by itself."""
+
+    kind = 14
+    sender = "host"
+    status: int = 0
+    endpoint: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class StartInterruptReceiving(Packet):
+    """Poll an interrupt endpoint (in) from now on; answered by InterruptReceivingStatus."""
+
+    kind = 15
+    sender = "guest"
+    endpoint: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class StopInterruptReceiving(Packet):
+    """Poll it no more; answered by InterruptReceivingStatus."""
+
+    kind = 16
+    sender = "guest"
+    endpoint: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class InterruptReceivingStatus(Packet):
+    """Polling started, stopped, or (STALL, unasked) ended by itself."""
+
+    kind = 17
+    sender = "host"
+    status: int = 0
+    endpoint: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class AllocBulkStreams(Packet):
+    """Allocate USB 3 bulk streams on the endpoints of a bit mask; answered by BulkStreamsStatus."""
+
+    kind = 18
+    sender = "guest"
+    needs = Capability.BULK_STREAMS
+    endpoints: int = 0
+    no_streams: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class FreeBulkStreams(Packet):
+    """Free the bulk streams of the endpoints of a bit mask; answered by BulkStreamsStatus."""
+
+    kind = 19
+    sender = "guest"
+    needs = Capability.BULK_STREAMS
+    endpoints: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class BulkStreamsStatus(Packet):
+    """Streams are allocated (`no_streams` of them) or freed (0)."""
+
+    kind = 20
+    sender = "host"
+    needs = Capability.BULK_STREAMS
+    endpoints: int = 0
+    no_streams: int = 0
+    status: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class CancelDataPacket(Packet):
+    """Cancel the data packet with this id; its answer comes all the same."""
+
+    kind = 21
+    sender = "guest"
+    id: int = 0
+
+
+@dataclass(slots=True)
+class FilterReject(Packet):
+    """The guest's filter does not let the device in."""
+
+    kind = 22
+    sender = "guest"
+    needs = Capability.FILTER
+    id: int = 0
+
+
+@dataclass(slots=True)
+class FilterFilter(Packet):
+    """A side's filter in its text form (`filter.Filter`)."""
+
+    kind = 23
+    needs = Capability.FILTER
+    filter: str = ""
+    id: int = 0
+
+
+@dataclass(slots=True)
+class DeviceDisconnectAck(Packet):
+    """The guest has seen the disconnect: no packet for the old device comes after this."""
+
+    kind = 24
+    sender = "guest"
+    needs = Capability.DEVICE_DISCONNECT_ACK
+    id: int = 0
+
+
+@dataclass(slots=True)
+class StartBulkReceiving(Packet):
+    """Keep `no_transfers` reads of a bulk endpoint in flight; answered by BulkReceivingStatus."""
+
+    kind = 25
+    sender = "guest"
+    needs = Capability.BULK_RECEIVING
+    stream_id: int = 0
+    bytes_per_transfer: int = 0
+    endpoint: int = 0
+    no_transfers: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class StopBulkReceiving(Packet):
+    """End that; answered by BulkReceivingStatus."""
+
+    kind = 26
+    sender = "guest"
+    needs = Capability.BULK_RECEIVING
+    stream_id: int = 0
+    endpoint: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class BulkReceivingStatus(Packet):
+    """Bulk receiving started, stopped, or (STALL, unasked) ended by itself."""
+
+    kind = 27
+    sender = "host"
+    needs = Capability.BULK_RECEIVING
+    stream_id: int = 0
+    endpoint: int = 0
+    status: int = 0
+    id: int = 0
+
+
+@dataclass(slots=True)
+class ControlPacket(Packet):
+    """A control transfer and its answer: the fields of the setup packet (USB 2.0, 9.3) and the data of its stage."""
+
+    kind = 100
+    endpoint: int = 0
+    request: int = 0
+    requesttype: int = 0
+    status: int = 0
+    value: int = 0
+    index: int = 0
+    length: int = 0
+    id: int = 0
+    data: bytes = field(default=b"", repr=False)
+
+
+@dataclass(slots=True)
+class BulkPacket(Packet):
+    """A bulk transfer and its answer; over 65535 bytes only with BULK_LENGTH_32BITS."""
+
+    kind = 101
+    endpoint: int = 0
+    status: int = 0
+    length: int = 0
+    stream_id: int = 0
+    id: int = 0
+    data: bytes = field(default=b"", repr=False)
+
+
+@dataclass(slots=True)
+class IsoPacket(Packet):
+    """One isochronous packet in the direction of its endpoint; ids count from 0."""
+
+    kind = 102
+    endpoint: int = 0
+    status: int = 0
+    length: int = 0
+    id: int = 0
+    data: bytes = field(default=b"", repr=False)
+
+
+@dataclass(slots=True)
+class InterruptPacket(Packet):
+    """In: what polling brought, ids count from 0. Out: a transfer and its answer."""
+
+    kind = 103
+    endpoint: int = 0
+    status: int = 0
+    length: int = 0
+    id: int = 0
+    data: bytes = field(default=b"", repr=False)
+
+
+@dataclass(slots=True)
+class BufferedBulkPacket(Packet):
+    """What bulk receiving brought; ids count from 0."""
+
+    kind = 104
+    sender = "host"
+    needs = Capability.BULK_RECEIVING
+    stream_id: int = 0
+    length: int = 0
+    endpoint: int = 0
+    status: int = 0
+    id: int = 0
+    data: bytes = field(default=b"", repr=False)
+
+
+DataPacket = ControlPacket | BulkPacket | IsoPacket | InterruptPacket | BufferedBulkPacket
+
+_FORMATS: dict[type[Packet], str] = {
+    DeviceDisconnect: "",
+    Reset: "",
+    SetConfiguration: "B",
+    GetConfiguration: "",
+    ConfigurationStatus: "BB",
+    SetAltSetting: "BB",
+    GetAltSetting: "B",
+    AltSettingStatus: "BBB",
+    StartIsoStream: "BBB",
+    StopIsoStream: "B",
+    IsoStreamStatus: "BB",
+    StartInterruptReceiving: "B",
+    StopInterruptReceiving: "B",
+    InterruptReceivingStatus: "BB",
+    AllocBulkStreams: "II",
+    FreeBulkStreams: "I",
+    BulkStreamsStatus: "IIB",
+    CancelDataPacket: "",
+    FilterReject: "",
+    DeviceDisconnectAck: "",
+    StartBulkReceiving: "IIBB",
+    StopBulkReceiving: "IB",
+    BulkReceivingStatus: "IBB",
+    ControlPacket: "BBBBHHH",
+    IsoPacket: "BBH",
+    InterruptPacket: "BBH",
+    BufferedBulkPacket: "IIBB",
+}
+"""Headers whose fields are the record's, in its order."""
+
+_WITH_DATA = (ControlPacket, IsoPacket, InterruptPacket, BufferedBulkPacket)
+
+
+class Layout:
+    """How one kind of packet looks after its usb_redir_header under a set of capabilities.
+
+    `size`: bytes of its own header; `data`: whether more may follow.
+    """
+
+    __slots__ = ("cls", "data", "size", "struct")
+
+    def __init__(self, cls: type[Packet], form: str, data: bool = False) -> None:
+        self.cls = cls
+        self.struct = struct.Struct("<" + form)
+        self.size = self.struct.size
+        self.data = data
+
+    def decode(self, body: bytes, id: int) -> Packet:
+        """The packet of a body whose length was checked; ValueError says what is wrong with it."""
+        fields = self.struct.unpack_from(body)
+        if self.data:
+            return self.cls(*fields, id, body[self.size :])  # type: ignore[call-arg]
+        return self.cls(*fields, id)  # type: ignore[call-arg]
+
+    def encode(self, packet: Any) -> bytes:
+        """The body; struct.error or ValueError for fields out of range."""
+        names = packet.__slots__
+        count = len(names) - (2 if self.data else 1)
+        header = self.struct.pack(*[getattr(packet, name) for name in names[:count]])
+        data: bytes = packet.data if self.data else b""
+        return header + data
+
+
+class _HelloLayout(Layout):
+    def decode(self, body: bytes, id: int) -> Packet:
+        words = body[64:]
+        if len(words) % 4 or len(words) > 4 * _MAX_CAPABILITY_WORDS:
+            raise ValueError(f"{len(words)} bytes of capabilities")
+        # Capabilities we do not know are the peer's to keep; only the first word has any so far.
+        known = int.from_bytes(words[:4], "little") & ALL_CAPABILITIES
+        return Hello(body[:64].split(b"\0", 1)[0].decode("utf-8", "replace"), Capability(known), id)
+
+    def encode(self, packet: Any) -> bytes:
+        version: bytes = packet.version.encode()[:63]
+        return version.ljust(64, b"\0") + int(packet.capabilities).to_bytes(4, "little")
+
+
+class _ConnectLayout(Layout):
+    def decode(self, body: bytes, id: int) -> Packet:
+        fields = self.struct.unpack(body)
+        packet = DeviceConnect(*fields)
+        packet.id = id
+        return packet
+
+    def encode(self, packet: Any) -> bytes:
+        fields = (
+            *(packet.speed, packet.device_class, packet.device_subclass, packet.device_protocol),
+            *(packet.vendor_id, packet.product_id, packet.device_version_bcd),
+        )
+        return self.struct.pack(*fields[: 7 if self.size == 10 else 6])
+
+
+class _InterfacesLayout(Layout):
+    def decode(self, body: bytes, id: int) -> Packet:
+        count, *columns = self.struct.unpack(body)
+        if count > INTERFACES:
+            raise ValueError(f"{count} interfaces, at most {INTERFACES} allowed")
+        return InterfaceInfo(tuple(zip(*[column[:count] for column in columns], strict=True)), id)
+
+    def encode(self, packet: Any) -> bytes:
+        if len(packet.interfaces) > INTERFACES:
+            raise ValueError(f"{len(packet.interfaces)} interfaces, at most {INTERFACES} allowed")
+        columns = [bytes(column).ljust(INTERFACES, b"\0") for column in zip(*packet.interfaces, strict=True)]
+        return self.struct.pack(len(packet.interfaces), *(columns or [b""] * 4))
+
+
+class _EndpointsLayout(Layout):
+    def decode(self, body: bytes, id: int) -> Packet:
+        numbers = self.struct.unpack(body)
+        packet = EpInfo(id=id)
+        for name, at in zip(EpInfo.__slots__, range(0, len(numbers), ENDPOINTS), strict=False):
+            setattr(packet, name, numbers[at : at + ENDPOINTS])
+        return packet
+
+    def encode(self, packet: Any) -> bytes:
+        columns = (packet.type, packet.interval, packet.interface, packet.max_packet_size, packet.max_streams)
+        if any(len(column) != ENDPOINTS for column in columns):
+            raise ValueError(f"endpoint information that is not of {ENDPOINTS} endpoints")
+        numbers = [number for column in columns for number in column]
+        return self.struct.pack(*numbers[: {96: 96, 160: 128, 288: 160}[self.size]])
+
+
+class _FilterLayout(Layout):
+    def decode(self, body: bytes, id: int) -> Packet:
+        if not body.endswith(b"\0"):
+            raise ValueError("the filter's text has no end")
+        return FilterFilter(body[:-1].decode("ascii"), id)
+
+    def encode(self, packet: Any) -> bytes:
+        text: bytes = packet.filter.encode("ascii")
+        return text + b"\0"
+
+
+class _BulkLayout(Layout):
+    def decode(self, body: bytes, id: int) -> Packet:
+        endpoint, status, length, stream_id, *high = self.struct.unpack_from(body)
+        if high:
+            length |= high[0] << 16
+        return BulkPacket(endpoint, status, length, stream_id, id, body[self.size :])
+
+    def encode(self, packet: Any) -> bytes:
+        length: int = packet.length
+        data: bytes = packet.data
+        if self.size == 8:
+            return self.struct.pack(packet.endpoint, packet.status, length, packet.stream_id) + data
+        low, high = length & 0xFFFF, length >> 16
+        return self.struct.pack(packet.endpoint, packet.status, low, packet.stream_id, high) + data
+
+
+_MAX_CAPABILITY_WORDS = 16
+
+
+def layouts(capabilities: Capability) -> dict[int, Layout]:
+    """The layout of every packet, by its type, when both sides have these capabilities."""
+    has = capabilities.__and__
+    table: list[Layout] = [Layout(cls, form, cls in _WITH_DATA) for cls, form in _FORMATS.items()]
+    endpoints = "96B" + ("32H" if has(Capability.EP_INFO_MAX_PACKET_SIZE) else "")
+    if has(Capability.BULK_STREAMS):
+        endpoints += "32I"
+    table += [
+        _HelloLayout(Hello, "64s", data=True),
+        _ConnectLayout(DeviceConnect, "BBBBHHH" if has(Capability.CONNECT_DEVICE_VERSION) else "BBBBHH"),
+        _InterfacesLayout(InterfaceInfo, "I32s32s32s32s"),
+        _EndpointsLayout(EpInfo, endpoints),
+        _FilterLayout(FilterFilter, "", data=True),
+        _BulkLayout(BulkPacket, "BBHIH" if has(Capability.BULK_LENGTH_32BITS) else "BBHI", data=True),
+    ]
+    return {layout.cls.kind: layout for layout in table}
+
+
+def index(endpoint: int) -> int:
+    """The place of an endpoint address in `EpInfo`."""
+    return (endpoint & 0x0F) | (endpoint & DATA_IN) >> 3
