@@ -55,17 +55,22 @@ def test_without_a_disk(clean: corrald.Daemon, graphics: str) -> None:
 def test_a_kernel(clean: corrald.Daemon, how: str) -> None:
     """`--boot kernel=` stays in the definition; `--install kernel=` is for the first start alone.
 
-    The kernel is one of zeros: QEMU loads it, and what the guest makes of it is not the matter here.
+    The kernel is a header that QEMU loads; what the guest makes of the rest is not the matter here.
     """
     kernel, initrd = clean.state.parent / "kernel", clean.state.parent / "initrd"
-    for path in (kernel, initrd):
-        path.write_bytes(bytes(4096))
+    image = bytearray(8192)
+    image[0x1F1] = 1  # sectors of set-up code
+    image[0x1FE:0x208] = b"\x55\xaa\0\0HdrS\x06\x02"  # boot protocol 2.06
+    image[0x211] = 1  # loaded high
+    image[0x22C:0x230] = b"\xff\xff\xff\x7f"  # the highest address of an initrd
+    kernel.write_bytes(image)
+    initrd.write_bytes(bytes(4096))
     pair = f"kernel={kernel},initrd={initrd}"
     words = ["--boot", pair, "--import"] if how == "boot" else ["--install", pair]
     done = run(clean, "virt-install", "--name", "vk", "--disk", "none", "--graphics", "none", *words, *ALWAYS)
     assert done.returncode == 0, done.stderr
-    assert f"<kernel>{kernel}</kernel>" in virsh(clean, "dumpxml", "vk")
-    assert (f"<kernel>{kernel}</kernel>" in virsh(clean, "dumpxml", "--inactive", "vk")) == (how == "boot")
+    assert "<kernel>" in virsh(clean, "dumpxml", "vk")
+    assert ("<kernel>" in virsh(clean, "dumpxml", "--inactive", "vk")) == (how == "boot")
 
 
 def test_uefi(clean: corrald.Daemon) -> None:
