@@ -14,9 +14,12 @@ from __future__ import annotations
 from corral.usb.connection import Connection, Lost
 from corral.usb.device import Device, Stall
 from corral.usb.filter import Filter, Rule
+from corral.usb.hid import Keyboard, Tablet
 from corral.usb.medium import Image, Medium
 from corral.usb.packets import Capability, Speed, Status
+from corral.usb.pty import Pty
 from corral.usb.redirection import Redirection
+from corral.usb.serial import Serial
 from corral.usb.storage import MassStorage
 from corral.usb.stream import Service, serve, serve_streams
 
@@ -26,15 +29,19 @@ __all__ = [
     "Device",
     "Filter",
     "Image",
+    "Keyboard",
     "Lost",
     "MassStorage",
     "Medium",
+    "Pty",
     "Redirection",
     "Rule",
+    "Serial",
     "Service",
     "Speed",
     "Stall",
     "Status",
+    "Tablet",
     "serve",
     "serve_streams",
 ]
