@@ -68,7 +68,8 @@ def test_golden_arguments(name: str, binary: Binary, host: Host) -> None:
     full = complete(document(name), binary, host)
     planned = plan(full, binary, runtime_of(name))
     lines: list[str] = []
-    for word in argv(planned):
+    fds = {part.id: 20 + number for number, part in enumerate(planned.parts) if part.kind == "fdset"}
+    for word in argv(planned, fds):
         if word.startswith("-") or not lines:
             lines.append(word)
         else:

@@ -104,7 +104,7 @@ def test_channels_and_ptys_settle(binary: Binary, host: Host) -> None:
 
 def test_passwords_never_stand_on_the_command_line(binary: Binary, host: Host) -> None:
     planned = plan(make("<graphics type='vnc' passwd='hush'/>", binary, host), binary, RUNTIME)
-    words = argv(planned)
+    words = argv(planned, {})
     assert not any("hush" in word for word in words)
     assert words[words.index("-vnc") + 1] == "127.0.0.1:1,password=on,audiodev=audio1"
     assert ("set_password", {"protocol": "vnc", "password": "hush"}) in planned.setup
@@ -113,7 +113,7 @@ def test_passwords_never_stand_on_the_command_line(binary: Binary, host: Host) -
 def test_commas_are_doubled(binary: Binary, host: Host) -> None:
     full = make("<serial type='file'><source path='/tmp/a,b=c'/></serial>", binary, host)
     full.name = "one,two"
-    words = argv(plan(full, binary, RUNTIME))
+    words = argv(plan(full, binary, RUNTIME), {})
     assert "guest=one,,two,debug-threads=on" in words
     assert "file,id=charserial0,path=/tmp/a,,b=c,append=off" in words
 
@@ -152,7 +152,7 @@ def test_detach_is_attach_backwards() -> None:
 
 
 def test_host_model_names_a_model_and_the_differences(binary: Binary, host: Host) -> None:
-    words = argv(plan(make("", binary, host, head="<cpu mode='host-model'/>"), binary, RUNTIME))
+    words = argv(plan(make("", binary, host, head="<cpu mode='host-model'/>"), binary, RUNTIME), {})
     cpu = words[words.index("-cpu") + 1].split(",")
     assert cpu[0] in {model.name for model in binary.cpu_models()}
     assert all(word.endswith(("=on", "=off")) for word in cpu[1:])
@@ -162,7 +162,7 @@ def test_hyperv_services_under_kvm(binary: Binary, host: Host) -> None:
     given = make("<panic model='isa'/>", binary, host, head="<clock><timer name='hypervclock' present='yes'/></clock>")
     assert given.features is not None
     given.features.hyperv = HyperV(mode="custom", relaxed=State(state="on"), vpindex=State(state="off"))
-    words = argv(plan(given, binary, replace(RUNTIME, accel="kvm")))
+    words = argv(plan(given, binary, replace(RUNTIME, accel="kvm")), {})
     assert words[words.index("-cpu") + 1] == "qemu64,hv-relaxed=on,hv-time=on"
     assert words[words.index("-accel") + 1] == "kvm"
 

@@ -21,6 +21,7 @@ from corral.model.devices.device import Device
 from corral.model.domain import Domain
 from corral.qemu.binary import Binary, find_emulators, probe
 from corral.qemu.defaults import Host, complete
+from corral.qemu.descriptors import opened
 from corral.qemu.machine import Listener, Machine
 from corral.qemu.monitor import MonitorEvent
 from corral.qemu.plan import GraphicsPorts, Plan, Runtime, device_parts, plan, settle
@@ -98,14 +99,15 @@ def completed(document: Domain, binary: Binary, place: Path) -> Domain:
 async def running(planned: Plan, listener: Listener, place: Path) -> AsyncIterator[tuple[Machine, list[MonitorEvent]]]:
     """The machine of a plan, paused, and its events."""
     events: list[MonitorEvent] = []
-    machine = await Machine.start(
-        argv(planned),
-        name="test",
-        listener=listener,
-        log=place / "qemu.log",
-        pass_fds=planned.fds,
-        on_event=events.append,
-    )
+    async with opened(planned.parts) as fds:
+        machine = await Machine.start(
+            argv(planned, fds),
+            name="test",
+            listener=listener,
+            log=place / "qemu.log",
+            pass_fds=(*planned.fds, *fds.values()),
+            on_event=events.append,
+        )
     try:
         yield machine, events
     finally:
@@ -211,8 +213,10 @@ async def test_plug_and_undo(family: str, installed: Binary, place: Path) -> Non
         async with running(dataclasses.replace(planned, parts=rest), listener, place) as (machine, events):
             before = await nodes_and_chardevs(machine)
             for _ in range(2):
-                for command, arguments in attach(parts):
-                    await machine.monitor.execute(command, arguments)
+                async with opened(parts) as fds:
+                    for command, arguments in attach(parts):
+                        fd = fds[str(arguments["fdset-id"])] if command == "add-fd" else None
+                        await machine.monitor.execute(command, arguments, descriptor=fd)
                 for command, arguments in detach(parts):
                     await machine.monitor.execute(command, arguments)
                     if command == "device_del":
@@ -230,4 +234,5 @@ async def nodes_and_chardevs(machine: Machine) -> tuple[object, ...]:
         sorted(node["node-name"] for node in nodes),
         sorted(chardev["label"] for chardev in chardevs),
         sorted(entry["name"] for entry in objects),
+        sorted(entry["fdset-id"] for entry in await machine.monitor.execute("query-fdsets")),
     )

@@ -112,7 +112,7 @@ async def _make(
     domain: Domain, run: Run, document: DomainDocument, chains: dict[str, tuple[Image, ...]], flags: int
 ) -> Machine:
     """Make the process, paused, and the live document."""
-    from corral.qemu import live, plan, render
+    from corral.qemu import descriptors, live, plan, render
     from corral.qemu.machine import Listener, Machine
 
     hypervisor = domain.hypervisor
@@ -138,18 +138,23 @@ async def _make(
         def spawned(process: Process) -> None:
             run.process = process
 
-        machine = await Machine.start(
-            render.argv(planned),
-            name=domain.name,
-            listener=listener,
-            log=run.log,
-            pass_fds=planned.fds,
-            user=hypervisor.settings.qemu_user,
-            cwd=run.directory,  # by which a later daemon knows it, should this one die before it wrote down the process
-            env=_environment(planned.environment),
-            on_spawn=spawned,
-            on_event=lambda event: reactions.monitor_event(domain, run, event),
-        )
+        try:
+            async with descriptors.opened(planned.parts) as files:
+                machine = await Machine.start(
+                    render.argv(planned, files),
+                    name=domain.name,
+                    listener=listener,
+                    log=run.log,
+                    pass_fds=(*planned.fds, *files.values()),
+                    user=hypervisor.settings.qemu_user,
+                    # By which a later daemon knows it, should this one die before it wrote down the process.
+                    cwd=run.directory,
+                    env=_environment(planned.environment),
+                    on_spawn=spawned,
+                    on_event=lambda event: reactions.monitor_event(domain, run, event),
+                )
+        except InternalError as error:
+            raise InternalError(descriptors.with_paths(error.detail, planned.parts)) from error
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
     run.live = Definition.of(document)

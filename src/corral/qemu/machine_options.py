@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from corral.errors import ConfigUnsupported
 from corral.model.os import Loader
+from corral.qemu import descriptors
 from corral.qemu.context import Context, given, iothreads
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import graphics, platform, sound
@@ -268,8 +269,11 @@ def _pflash(context: Context) -> list[Part]:
     if code is None:
         return []
     readonly = code.readonly != "no"
-    storage = {"driver": "file", "filename": code.path, "auto-read-only": True, "discard": "unmap"}
+    assert code.path is not None
+    file = descriptors.image(descriptors.FIRMWARE_SETS[0], code.path, writable=not readonly)
+    storage = {"driver": "file", "filename": descriptors.reference(file), "read-only": readonly, "discard": "unmap"}
     found = [
+        file,
         Part("blockdev", f"{PFLASH[0]}-storage", storage),
         Part(
             "blockdev",
@@ -278,13 +282,9 @@ def _pflash(context: Context) -> list[Part]:
         ),
     ]
     if nvram is not None and nvram.path is not None:
-        found.append(
-            Part(
-                "blockdev",
-                f"{PFLASH[1]}-storage",
-                {"driver": "file", "filename": nvram.path, "read-only": False},
-            )
-        )
+        variables = descriptors.image(descriptors.FIRMWARE_SETS[1], nvram.path, writable=True)
+        storage = {"driver": "file", "filename": descriptors.reference(variables), "read-only": False}
+        found += [variables, Part("blockdev", f"{PFLASH[1]}-storage", storage)]
         if (nvram.format or "raw") != "raw":
             found.append(
                 Part(

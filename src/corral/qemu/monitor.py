@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from qemu.qmp import (
     QMPError,
     Runstate,
 )
+from qemu.qmp.util import flush
 
 from corral.errors import InternalError, InvalidArgument, OperationFailed, OperationTimeout
 
@@ -68,8 +71,12 @@ class MonitorClosed(OperationFailed):
     """The monitor's connection ended, before or while the command ran."""
 
 
-class _Quiet(QMPClient):
-    """The library's client, less its habit of writing every message out for a debug log that nobody reads."""
+class _Client(QMPClient):
+    """The library's client, which can send a descriptor from any event loop, and does not write every message out for
+    a debug log that nobody reads."""
+
+    #: The command and the descriptor that goes with it, until it is sent or nobody waits for that any longer.
+    carried: tuple[str, int] | None = None
 
     def _cb_outbound(self, msg: Message) -> Message:
         return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
@@ -77,17 +84,41 @@ class _Quiet(QMPClient):
     def _cb_inbound(self, msg: Message) -> Message:
         return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
 
+    async def _send(self, msg: Message) -> None:
+        """In the writer's turn: behind what was sent before, the message and its descriptor in one piece (SCM_RIGHTS).
+
+        The library's own `send_fd_scm` needs a socket that uvloop does not give away, and does not wait for its turn.
+        """
+        if self.carried is None or self.carried[0] != msg.get("execute") or self._writer is None:
+            await super()._send(msg)
+            return
+        transport = self._writer.transport
+        while transport.get_write_buffer_size():
+            await flush(self._writer)
+            await asyncio.sleep(0)
+        if self.carried is None:
+            return
+        (_, descriptor), self.carried = self.carried, None
+        whole = bytes(self._cb_outbound(msg))
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as own:
+            try:
+                sent = socket.send_fds(own, [whole], [descriptor])
+            except BlockingIOError as error:
+                raise QMPError("QEMU reads nothing from its monitor") from error
+        self._writer.write(whole[sent:])
+
 
 class Monitor:
     """A connection to QEMU's monitor, negotiated, that sends commands and hands on events."""
 
-    def __init__(self, qmp: QMPClient, name: str) -> None:
+    def __init__(self, qmp: _Client, name: str) -> None:
         self.name = name
         #: Done when the connection has ended, whoever ended it.
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._qmp = qmp
         self._pending = 0
         self._closing = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._watch = asyncio.create_task(self._watch_connection(), name=f"monitor of {name}")
 
     @classmethod
@@ -104,7 +135,7 @@ class Monitor:
         `on_event` is called in the order of the wire, also in relation to replies.
         Raises MonitorClosed when nobody listens or QEMU hangs up, OperationTimeout when it says nothing.
         """
-        qmp = _Quiet(name, readbuflen=MESSAGE_LIMIT)
+        qmp = _Client(name, readbuflen=MESSAGE_LIMIT)
         if on_event is not None:
             qmp.register_listener(_direct(on_event))
         try:
@@ -132,14 +163,22 @@ class Monitor:
         *,
         timeout: float = COMMAND_TIMEOUT,
         oob: bool = False,
+        descriptor: int | None = None,
     ) -> Any:
-        """Run one command and give what it returns.
+        """Run one command and give what it returns; `descriptor` goes with it (`add-fd`, `getfd`) and stays ours.
 
         Raises MonitorCommandFailed, MonitorClosed or OperationTimeout; after the last the command may still happen.
         """
         message = QMPClient.make_execute_msg(command, arguments, oob=oob)
         try:
-            return await self._issue(command, message, timeout)
+            if descriptor is None:
+                return await self._issue(command, message, timeout)
+            async with self._sending:  # QEMU keeps one descriptor that no command has taken yet
+                self._qmp.carried = (command, descriptor)
+                try:
+                    return await self._issue(command, message, timeout)
+                finally:
+                    self._qmp.carried = None
         except ExecuteError as error:
             raise MonitorCommandFailed(command, error.error_class, str(error)) from error
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from corral.qemu.plan import Plan
 from corral.qemu.runtime import Command, Part
 
-ID_FIELD = {"blockdev": "node-name", "object": "id", "netdev": "id", "device": "id"}
+ID_FIELD = {"fdset": "fdset-id", "blockdev": "node-name", "object": "id", "netdev": "id", "device": "id"}
 ATTACH = {"blockdev": "blockdev-add", "object": "object-add", "netdev": "netdev_add", "device": "device_add"}
 DETACH = {
+    "fdset": ("remove-fd", "fdset-id"),
     "blockdev": ("blockdev-del", "node-name"),
     "object": ("object-del", "id"),
     "netdev": ("netdev_del", "id"),
@@ -20,24 +21,34 @@ DETACH = {
 }
 
 
-def argv(plan: Plan) -> list[str]:
-    """The whole command line, the emulator first."""
+def argv(plan: Plan, fds: Mapping[str, int]) -> list[str]:
+    """The whole command line, the emulator first; `fds`: the inherited descriptor of each descriptor set."""
     words = [plan.emulator]
     for option in plan.options:
         words += option
     for part in plan.parts:
-        words += [f"-{part.kind}", chardev_option(part) if part.kind == "chardev" else _json(_props(part))]
+        match part.kind:
+            case "fdset":
+                words += ["-add-fd", f"fd={fds[part.id]},set={part.id},opaque={_escape(part.props['path'])}"]
+            case "chardev":
+                words += ["-chardev", chardev_option(part)]
+            case _:
+                words += [f"-{part.kind}", _json(_props(part))]
     return words
 
 
 def attach(parts: Sequence[Part]) -> list[Command]:
-    """QMP commands that plug the parts in, in order."""
-    return [
-        ("chardev-add", {"id": part.id, "backend": part.props})
-        if part.kind == "chardev"
-        else (ATTACH[part.kind], _props(part))
-        for part in parts
-    ]
+    """QMP commands that plug the parts in, in order; with an `add-fd` goes the descriptor of that set's file."""
+    commands: list[Command] = []
+    for part in parts:
+        match part.kind:
+            case "fdset":
+                commands.append(("add-fd", {"fdset-id": int(part.id), "opaque": part.props["path"]}))
+            case "chardev":
+                commands.append(("chardev-add", {"id": part.id, "backend": part.props}))
+            case _:
+                commands.append((ATTACH[part.kind], _props(part)))
+    return commands
 
 
 def detach(parts: Sequence[Part]) -> list[Command]:
@@ -52,7 +63,7 @@ def detach(parts: Sequence[Part]) -> list[Command]:
         if part.kind == "device" and str(part.props.get("bus", "")).rpartition(".")[0] in own:
             continue
         command, key = DETACH[part.kind]
-        commands.append((command, {key: part.id}))
+        commands.append((command, {key: int(part.id) if part.kind == "fdset" else part.id}))
     return commands
 
 

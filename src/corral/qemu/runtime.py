@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-PartKind = Literal["blockdev", "object", "netdev", "chardev", "device"]
+PartKind = Literal["fdset", "blockdev", "object", "netdev", "chardev", "device"]
 Command = tuple[str, dict[str, Any]]
 """A QMP command and its arguments."""
 
@@ -18,7 +18,8 @@ class Part:
 
     `props` is in QMP's form without the id and, for a device, with its `driver`; for an object with its `qom-type`;
     for a blockdev with its `driver`; for a netdev with its `type`. A chardev's is its ChardevBackend:
-    `{"type": "socket", "data": {…}}`. `id` is the device id, object id, chardev id, netdev id or node name.
+    `{"type": "socket", "data": {…}}`; a descriptor set's is the file to open (`corral.qemu.descriptors`). `id` is the
+    device id, object id, chardev id, netdev id, node name or set number.
     """
 
     kind: PartKind

@@ -10,6 +10,7 @@ from corral.errors import ConfigUnsupported
 from corral.model.address import DriveAddress
 from corral.model.devices.controller import Controller
 from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource
+from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
 from corral.qemu.runtime import Part
 
@@ -27,13 +28,13 @@ FORMATS = {"iso": "raw", "vhd": "vpc"}
 
 
 def parts(disk: Disk, context: Context) -> list[Part]:
-    """Block nodes from the base up, then the device."""
+    """Files and block nodes from the base up, then the device."""
     nodes = media(disk, context)
     return [*nodes, _device(disk, nodes[-1].id if nodes else None, context)]
 
 
 def media(disk: Disk, context: Context) -> list[Part]:
-    """The block nodes of what is in the drive, from the base up; none for an empty drive."""
+    """The files and block nodes of what is in the drive, from the base up; none for an empty drive."""
     if disk.source is None or disk.source.path is None:
         if disk.device == "disk":
             raise ConfigUnsupported(f"disk '{disk.target.dev}' has no source; only a CD-ROM drive may be empty")
@@ -50,7 +51,7 @@ def media(disk: Disk, context: Context) -> list[Part]:
 
 
 def _backing(store: BackingStore | None, driver: DiskDriver, context: Context) -> list[Part]:
-    """The nodes below the top image, from the base up."""
+    """The files and nodes below the top image, from the base up."""
     if store is None or store.terminator or store.source is None:
         return []
     nodes = _backing(store.backing_store, driver, context)
@@ -80,15 +81,20 @@ def _image(
         raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' cannot read images of format '{image_format}'")
     readonly = disk is None or disk.readonly
     cache = _cache(driver)
-    storage: Properties = {"driver": "host_device" if source.dev is not None else "file", "filename": source.path}
-    storage |= given(aio=_aio(driver, context))
+    index = source.index
+    file = descriptors.image(
+        index or 0, source.path or "", writable=not readonly, direct=(CACHE.get(driver.cache or "") or (False,))[0]
+    )
+    storage: Properties = {"driver": "host_device" if source.dev is not None else "file"}
+    storage |= {"filename": descriptors.reference(file)} | given(aio=_aio(driver, context))
     tuning: Properties = {"read-only": readonly} | cache
     if disk is not None and not readonly:
         tuning |= given({"discard": driver.discard, "detect-zeroes": driver.detect_zeroes})
-    index = source.index
     if qemu_format == "raw":
-        return [Part("blockdev", f"libvirt-{index}-storage", storage | tuning)]
-    storage |= {"auto-read-only": True, "discard": "unmap"} | cache
+        return [file, Part("blockdev", f"libvirt-{index}-storage", storage | tuning)]
+    # What is only read now may be written by a block job, which adds the descriptor for it.
+    storage |= {"auto-read-only": True} if readonly else {"read-only": False}
+    storage |= {"discard": "unmap"} | cache
     top: Properties = {"driver": qemu_format, "file": f"libvirt-{index}-storage"} | tuning
     if driver.discard_no_unref is not None:
         if not context.binary.has_argument("blockdev-add", f"driver={qemu_format}/discard-no-unref"):
@@ -96,7 +102,8 @@ def _image(
         top["discard-no-unref"] = driver.discard_no_unref == "on"
     if qemu_format in ("qcow2", "qcow", "qed", "vmdk") and (below is not None or closed):
         top["backing"] = below
-    return [Part("blockdev", f"libvirt-{index}-storage", storage), Part("blockdev", f"libvirt-{index}-format", top)]
+    nodes = [Part("blockdev", f"libvirt-{index}-storage", storage), Part("blockdev", f"libvirt-{index}-format", top)]
+    return [file, *nodes]
 
 
 def _cache(driver: DiskDriver) -> Properties:

@@ -1,0 +1,141 @@
+"""Files that QEMU gets opened: it runs as an account that may not open them itself, and need not.
+
+A file is a part of its own, ahead of what reads it: a descriptor set in QEMU's words (`-add-fd`, `add-fd`), which QEMU
+opens again as `/dev/fdset/N`. A start hands the descriptors down; a hotplug sends them over the monitor's socket. QEMU
+locks an image through such a descriptor as through its own, because each is opened here for one node alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import stat
+import zlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Literal
+
+from corral.errors import ConfigUnsupported, HostError, OperationTimeout
+from corral.qemu.runtime import Part
+
+#: Sets of images have the number of their node; firmware and what is no image are numbered beyond them.
+FIRMWARE_SETS = (1 << 20, (1 << 20) + 1)
+_NAMED_SETS = 1 << 24
+
+#: Seconds that opening all files of one change may take.
+OPEN_TIMEOUT = 30.0
+
+_IMAGES = {"read": os.O_RDONLY, "write": os.O_RDWR}
+_OTHERS = {
+    "source": os.O_RDONLY,
+    "device": os.O_RDWR,
+    "append": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    "truncate": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+}
+_MODES = _IMAGES | _OTHERS
+_REFERENCE = re.compile(r"/dev/fdset/(\d+)")
+
+
+def image(number: int, path: str, *, writable: bool, direct: bool = False) -> Part:
+    """An image file or block device; `direct` when QEMU reads it past the host's cache."""
+    props = {"path": path, "mode": "write" if writable else "read"} | ({"direct": True} if direct else {})
+    return Part("fdset", str(number), props)
+
+
+def other(name: str, path: str, mode: Literal["source", "device", "append", "truncate"]) -> Part:
+    """What is no image: a device file that is read (`source`) or read and written, a file that is written (and made).
+
+    `name` is that of the part it is for.
+    """
+    return Part("fdset", str(_NAMED_SETS + zlib.crc32(name.encode()) % _NAMED_SETS), {"path": path, "mode": mode})
+
+
+def reference(part: Part) -> str:
+    """The file name by which QEMU opens the set."""
+    return f"/dev/fdset/{part.id}"
+
+
+@contextlib.asynccontextmanager
+async def opened(parts: Iterable[Part], *, timeout: float = OPEN_TIMEOUT) -> AsyncIterator[Mapping[str, int]]:
+    """Open the files of those parts that are sets, in a thread: set → descriptor; ours are closed at the end.
+
+    Raises HostError naming the file that cannot be opened; OperationTimeout for a dead file system.
+    """
+    wanted = [part for part in parts if part.kind == "fdset"]
+    if not wanted:
+        yield {}
+        return
+    opening = asyncio.ensure_future(asyncio.to_thread(_open_all, wanted))
+    try:
+        async with asyncio.timeout(timeout):
+            found = await asyncio.shield(opening)
+    except BaseException as error:
+        opening.add_done_callback(_close_late)
+        if isinstance(error, TimeoutError):
+            paths = ", ".join(str(part.props["path"]) for part in wanted)
+            raise OperationTimeout(f"opening {paths} took more than {timeout:g} s") from error
+        raise
+    try:
+        yield found
+    finally:
+        _close_all(found)
+
+
+def _open_all(parts: Iterable[Part]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    try:
+        for part in parts:
+            found[part.id] = open_file(part)
+    except BaseException:
+        _close_all(found)
+        raise
+    return found
+
+
+def _close_all(found: Mapping[str, int]) -> None:
+    for descriptor in found.values():
+        os.close(descriptor)
+
+
+def _close_late(opening: asyncio.Future[dict[str, int]]) -> None:
+    """Nobody waits for the descriptors any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        _close_all(opening.result())
+
+
+def open_file(part: Part) -> int:
+    """Open one set's file as its part says; the caller closes it. Blocks on the file system."""
+    path, mode = part.props["path"], part.props["mode"]
+    flags = _MODES[mode] | (os.O_DIRECT if part.props.get("direct") else 0)
+    try:
+        # Without waiting: a FIFO or a tape in an image's place would hold us for ever.
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    except OSError as error:
+        raise _refused(path, mode, error, direct=bool(flags & os.O_DIRECT)) from error
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if mode in _IMAGES and not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+            raise ConfigUnsupported(f"'{path}' is neither a file nor a block device")
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refused(path: str, mode: str, error: OSError, *, direct: bool) -> HostError:
+    hint = None
+    if error.errno == errno.EINVAL and direct:
+        hint = "its file system does not offer direct I/O; choose another cache mode than 'none' or 'directsync'"
+    elif error.errno in (errno.EROFS, errno.EACCES) and mode == "write":
+        hint = "a disk that is only read is marked <readonly/>"
+    return HostError(f"Cannot access storage file '{path}': {error.strerror}", hint=hint)
+
+
+def with_paths(text: str, parts: Iterable[Part]) -> str:
+    """QEMU's words with the files' own names in place of the sets."""
+    names = {part.id: str(part.props["path"]) for part in parts if part.kind == "fdset"}
+    return _REFERENCE.sub(lambda match: names.get(match[1], match[0]), text)
