@@ -70,6 +70,9 @@ READ_ONLY = [
     "node_get_sev_info",
     "corral.host_report",
     "corral.logs",
+    "corral.autoscale_show",
+    "corral.autoscale_status",
+    "corral.autoscale_watch",
 ]
 READ_ONLY_OBJECTS = (
     "lookup_",

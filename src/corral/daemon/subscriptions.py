@@ -15,7 +15,7 @@ from uuid import UUID
 from corral.constants import DomainEventID
 from corral.errors import InternalError, InvalidArgument
 from corral.hypervisor import events
-from corral.hypervisor.events import Event, Identity, MonitorEvent
+from corral.hypervisor.events import Autoscale, Event, Identity, MonitorEvent
 from corral.protocol.procedures import Procedure, procedure
 
 if TYPE_CHECKING:
@@ -113,6 +113,12 @@ FORMS: dict[type[Event], Form] = {
         lambda e: {"state": e.state, "reason": e.reason},
         nested=False,
     ),
+    events.Tunable: Form(
+        None,
+        "domain_event_callback_tunable",
+        lambda e: {"params": [{"field": name, "value": (kind, value)} for name, kind, value in e.params]},
+        nested=False,
+    ),
     events.MetadataChange: Form(
         None,
         "domain_event_callback_metadata_change",
@@ -154,6 +160,7 @@ class Subscriptions:
         self._callbacks: dict[int, _Callback] = {}
         self._next_id = 0
         self._close_watched = False
+        self._scaling_watched = False
 
     def add_plain(self, event_id: int) -> None:
         """Register for a kind of event of all domains, without an id."""
@@ -208,6 +215,12 @@ class Subscriptions:
             raise InternalError("close callback is not registered")
         self._close_watched = False
 
+    def watch_scaling(self, on: bool) -> None:
+        """Tell this client what the autoscaler decides, or no longer."""
+        self._scaling_watched = on
+        if on:
+            self._listen()
+
     def clear(self) -> None:
         """Undo everything: the client is gone."""
         if self._stop is not None:
@@ -220,6 +233,11 @@ class Subscriptions:
         """Send the messages that an event becomes for this client."""
         if isinstance(event, MonitorEvent):
             self._deliver_monitor(event)
+            return
+        if isinstance(event, Autoscale):
+            if self._scaling_watched:
+                body = {"dom": wire_identity(event.dom), "json": event.details}
+                self._send(procedure("corral.event_autoscale"), body)
             return
         if event.event_id in self._plain:
             self._deliver_plain(event)

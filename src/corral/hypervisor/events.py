@@ -207,6 +207,22 @@ class MemoryFailure(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Tunable(Event):
+    """Tuning was changed: `params` as virTypedParameters (name, type, value), such as `cputune.vcpupin0`."""
+
+    params: tuple[tuple[str, int, str], ...]
+    event_id: ClassVar[int] = DomainEventID.TUNABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Autoscale(Event):
+    """The autoscaler came to another decision, or has carried one out (Corral's own event); `details` is JSON text."""
+
+    details: str
+    event_id: ClassVar[int] = -2
+
+
+@dataclass(frozen=True, slots=True)
 class MonitorEvent(Event):
     """An event of QEMU's monitor as it came (the QEMU program's own events); `details` is JSON text or None."""
 

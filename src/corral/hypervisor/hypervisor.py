@@ -32,6 +32,7 @@ from corral.errors import (
     XMLError,
 )
 from corral.hypervisor import events, reattach, starting
+from corral.hypervisor.autoscaling import Autoscaling
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
 from corral.hypervisor.images import Images
@@ -83,6 +84,7 @@ class Hypervisor:
         self._watches: set[asyncio.Task[Any]] = set()
         self._missed: list[Event] = []
         self._opened = time.monotonic()
+        self.autoscaling = Autoscaling(self)
 
     # Life of the daemon.
 
@@ -107,6 +109,7 @@ class Hypervisor:
             await reattach.restore(hypervisor)
             unsubscribe()
             hypervisor._opened = time.monotonic()
+            await hypervisor.autoscaling.open()
             return hypervisor
         except BaseException:
             await store.close()
@@ -131,6 +134,7 @@ class Hypervisor:
     async def close(self) -> None:
         """Let go of everything: machines run on."""
         self.closing = True
+        self.autoscaling.close()
         for watch in self._watches:
             watch.cancel()
         if self._tasks:

@@ -7,6 +7,7 @@ def load() -> None:
     """Register every handler; the daemon calls it once."""
     from corral.daemon.handlers import (
         absent,
+        autoscale,
         changes,
         connect,
         corral,
@@ -14,9 +15,26 @@ def load() -> None:
         events,
         guest,
         node,
+        perf,
         qemu,
         stats,
         streams,
     )
 
-    assert all((absent, changes, connect, corral, domain, events, guest, node, qemu, stats, streams))
+    assert all(
+        (
+            absent,
+            autoscale,
+            changes,
+            connect,
+            corral,
+            domain,
+            events,
+            guest,
+            node,
+            perf,
+            qemu,
+            stats,
+            streams,
+        )
+    )

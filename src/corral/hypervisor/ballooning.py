@@ -1,0 +1,48 @@
+"""The guest's memory made smaller or larger by its balloon, believed when the guest has done it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from corral.errors import OperationFailed
+from corral.hypervisor.events import BalloonChange, Event
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+
+#: Seconds without any movement of the balloon after which the guest is taken to refuse.
+PATIENCE = 10.0
+
+
+async def resize(domain: Domain, kib: int) -> int:
+    """Ask for `kib` KiB and wait while the guest moves towards it; what it has then.
+
+    OperationFailed when it does not move at all.
+    """
+    return await domain.change("set memory", lambda: _resize(domain, kib))
+
+
+async def _resize(domain: Domain, kib: int) -> int:
+    run = domain.require_run()
+    machine = run.require_machine()
+    before = run.balloon
+    moved = asyncio.Event()
+
+    def heard(event: Event) -> None:
+        if isinstance(event, BalloonChange) and event.dom.uuid == domain.uuid:
+            moved.set()
+
+    unsubscribe = domain.hypervisor.events.subscribe(heard)
+    try:
+        await machine.monitor.execute("balloon", {"value": kib * 1024})
+        while run.balloon != kib:
+            moved.clear()
+            async with asyncio.timeout(PATIENCE):
+                await moved.wait()
+    except TimeoutError as error:
+        if run.balloon == before:
+            raise OperationFailed(f"the guest's balloon stays at {before} KiB") from error
+    finally:
+        unsubscribe()
+    return run.balloon
