@@ -123,7 +123,10 @@ async def test_runs_as_another_user(tmp_path: Path) -> None:
 
 
 async def test_found_by_its_marker(tmp_path: Path) -> None:
-    child = Process.spawn(["sh", "-c", "sleep 60", "corral-marker-one", "corral-marker-two"], log=tmp_path / "log")
+    child = Process.spawn(
+        [sys.executable, "-c", "import time; time.sleep(60)", "corral-marker-one", "corral-marker-two"],
+        log=tmp_path / "log",
+    )
     try:
         assert process.find_by_marker("corral-marker-one", "corral-marker-two") == [(child.pid, child.start_time)]
         assert process.find_by_marker("corral-marker-one", "corral-marker-three") == []
