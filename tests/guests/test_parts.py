@@ -44,13 +44,20 @@ def test_an_archive_that_cpio_reads(tmp_path: Path) -> None:
     }
 
 
-def elf(notes: bytes) -> bytes:
-    """An ELF file with one segment of notes."""
-    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    return head + struct.pack("<IIQQQQQQ", 4, 0, 120, 0, 0, len(notes), len(notes), 4) + notes
+def elf(*segments: tuple[int, bytes]) -> bytes:
+    """An ELF file that wants these bytes at these physical addresses; it is entered at 0x1000000."""
+    at = 64 + 56 * len(segments)
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    table, data = b"", b""
+    for physical, content in segments:
+        size = len(content)
+        table += struct.pack("<IIQQQQQQ", 1, 0, at + len(data), 0, physical, size, size, 4)
+        data += content
+    head = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x1000000, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    return ident + head + table + data
 
 
-PVH = elf(struct.pack("<III4sQ", 4, 8, 18, b"Xen", 0x1000000))
+KERNEL = elf((0x1000000, b"text"), (0x1200000, b"data"))
 
 
 def bzimage(payload: bytes) -> bytes:
@@ -76,18 +83,25 @@ def zstd(data: bytes) -> bytes:
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd, lz4_legacy])
 def test_the_kernel_comes_out_of_its_image(pack: object) -> None:
     assert callable(pack)
-    payload = pack(PVH)
+    payload = pack(KERNEL)
     # gzip and bzip2 end with the size by themselves or not at all; for the others the kernel's build appends it.
-    payload += struct.pack("<I", len(PVH)) if pack is not gzip.compress else b""
-    assert kernel.vmlinux(bzimage(payload)) == PVH
+    payload += struct.pack("<I", len(KERNEL)) if pack is not gzip.compress else b""
+    image = kernel.unpacked(bzimage(payload))
+    assert image is not None
+    setup, memory = image[:0x800], image[0x800:]
+    assert setup[0x202:0x206] == b"HdrS"
+    assert struct.unpack_from("<I", setup, 0x1F4) == (len(memory) // 16 + 1,), "in paragraphs, rounded up"
+    at = 0x1000000 - 0x100000  # the protected-mode part is loaded at 1 MiB
+    assert memory[at : at + 4] == b"text"
+    assert memory[0x1100000:] == b"data"
 
 
 def test_what_cannot_be_started_directly_is_left_as_it_is() -> None:
-    assert kernel.vmlinux(b"MZ" + bytes(2000)) is None
-    no_entry = elf(bytes(16))
-    assert kernel.vmlinux(bzimage(lzma.compress(no_entry) + struct.pack("<I", len(no_entry)))) is None
+    assert kernel.unpacked(b"MZ" + bytes(2000)) is None
+    too_low = elf((0x100000, b"text"))
+    assert kernel.unpacked(bzimage(lzma.compress(too_low) + struct.pack("<I", len(too_low)))) is None
     with pytest.raises(OperationFailed, match="cannot unpack xz"):
-        kernel.vmlinux(bzimage(b"\xfd7zXZ\x00damaged" + struct.pack("<I", 100)))
+        kernel.unpacked(bzimage(b"\xfd7zXZ\x00damaged" + struct.pack("<I", 100)))
 
 
 def module_file(folder: Path, name: str, *entries: str) -> None:
@@ -175,14 +189,14 @@ def test_a_host_that_is_not_debian_lends_its_own_parts(tmp_path: Path, monkeypat
         shutil.copyfile(source, root / path)
         (root / path).chmod(0o755)
     (root / "boot").mkdir()
-    (root / "boot/vmlinuz-9.9").write_bytes(bzimage(lzma.compress(PVH) + struct.pack("<I", len(PVH))))
+    (root / "boot/vmlinuz-9.9").write_bytes(bzimage(lzma.compress(KERNEL) + struct.pack("<I", len(KERNEL))))
     module_file(root / "usr/lib/modules/9.9", "virtio_pci", "depends=")
     monkeypatch.setattr(packages, "available", lambda: False)
     monkeypatch.setattr(tiny.platform, "release", lambda: "9.9")
     lend = tiny._from_host
     monkeypatch.setattr(tiny, "_from_host", lambda: lend(root))
     built = asyncio.run(tiny.build(tmp_path / "cache"))
-    assert built.kernel.read_bytes() == PVH
+    assert built.kernel.read_bytes().endswith(b"data")
     listing = subprocess.run(["busybox", "cpio", "-t"], input=built.initrd.read_bytes(), capture_output=True).stdout
     names = set(listing.decode().split())
     wanted = {"init", "bin/qemu-ga", "bin/sh", "usr/lib64/libc.so.6", "lib64/ld-linux-x86-64.so.2", "etc/modules-first"}
@@ -197,10 +211,10 @@ async def test_a_kept_guest_is_used_and_a_damaged_one_is_not(tmp_path: Path, mon
     monkeypatch.setattr(tiny.platform, "release", lambda: "0.0.0-none")
     kept = tmp_path / "tiny-0123"
     kept.mkdir()
-    (kept / "vmlinux").write_bytes(b"kernel")
+    (kept / "bzImage").write_bytes(b"kernel")
     (kept / "initrd").write_bytes(b"initrd")
     (kept / "manifest.json").write_text(f'{{"recipe": "{tiny._recipe_digest()}", "sizes": [6, 6]}}')
-    assert await tiny.build(tmp_path) == tiny.Tiny(kept / "vmlinux", kept / "initrd", tiny.CMDLINE)
+    assert await tiny.build(tmp_path) == tiny.Tiny(kept / "bzImage", kept / "initrd", tiny.CMDLINE)
     (kept / "initrd").write_bytes(b"cut")
     with pytest.raises(OperationFailed):
         await asyncio.wait_for(tiny.build(tmp_path), 20)

@@ -1,7 +1,10 @@
-"""The kernel proper out of a bzImage: an ELF file that QEMU starts directly (PVH), without the guest unpacking itself.
+"""A bzImage whose kernel is unpacked already, so that the guest need not do it.
 
 Under software emulation the guest's own decompression is the longest part of a boot: seconds for Debian's xz.
 Layout of a bzImage: the kernel's Documentation/arch/x86/boot.rst, fields setup_sects, payload_offset, payload_length.
+
+The ELF kernel alone would start, too (PVH), but QEMU writes such a kernel's segments into memory again at every reset,
+also at the one by which a guest wakes from S3: it wakes up with a kernel that has never run, and falls.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from collections.abc import Callable
 from corral.errors import OperationFailed
 
 _SECTOR = 512
+#: Where the protected-mode part of a bzImage is loaded.
+_LOADED = 0x100000
 _MAX_KERNEL = 256 * 1024 * 1024
 _LZ4_BLOCK = 8 * 1024 * 1024
 
@@ -34,33 +39,77 @@ def decompress(data: bytes, size: int | None = None) -> bytes:
     return data
 
 
-def vmlinux(image: bytes) -> bytes | None:
-    """The ELF kernel inside a bzImage, or None when it cannot be started directly (no PVH entry) or is no bzImage."""
-    if image[:4] == b"\x7fELF":
-        return image
+def unpacked(image: bytes) -> bytes | None:
+    """The bzImage with its kernel where the kernel wants to run; None when that cannot be made of it."""
     if len(image) < 0x260 or image[0x202:0x206] != b"HdrS":
         return None
+    setup = ((image[0x1F1] or 4) + 1) * _SECTOR
+    kernel = _payload(image, setup)
+    if kernel is None or kernel[:6] != b"\x7fELF\x02\x01":
+        return None
+    (entry,) = struct.unpack_from("<Q", kernel, 0x18)
+    memory = bytearray(_entry(entry))
+    for physical, data in _segments(kernel):
+        if not _LOADED + len(memory) <= physical <= _MAX_KERNEL:
+            return None
+        memory += bytes(physical - _LOADED - len(memory)) + data
+    header = bytearray(image[:setup])
+    struct.pack_into("<I", header, 0x1F4, -(-len(memory) // 16))  # syssize, in paragraphs
+    return bytes(header + memory)
+
+
+def _payload(image: bytes, setup: int) -> bytes | None:
+    """The ELF kernel that a bzImage carries compressed."""
     offset, length = struct.unpack_from("<II", image, 0x248)
-    start = ((image[0x1F1] or 4) + 1) * _SECTOR + offset
-    payload = image[start : start + length]
+    payload = image[setup + offset : setup + offset + length]
     if len(payload) < 8:
         return None
     (size,) = struct.unpack_from("<I", payload, length - 4)
     if size > _MAX_KERNEL:
         return None
-    kernel = decompress(payload if payload[:2] in (b"\x1f\x8b", b"BZ") else payload[:-4], size)
-    return kernel if kernel[:4] == b"\x7fELF" and _has_pvh_entry(kernel) else None
+    return decompress(payload if payload[:2] in (b"\x1f\x8b", b"BZ") else payload[:-4], size)
 
 
-def _has_pvh_entry(kernel: bytes) -> bool:
-    """Whether an ELF note XEN_ELFNOTE_PHYS32_ENTRY (name "Xen", type 18) is there: QEMU's way in."""
-    phoff, phentsize, phnum = struct.unpack_from("<Q14xHH", kernel, 0x20)[0], *struct.unpack_from("<HH", kernel, 0x36)
-    for index in range(phnum):
-        at = phoff + index * phentsize
-        kind, _flags, offset, _virtual, _physical, filesz = struct.unpack_from("<IIQQQQ", kernel, at)
-        if kind == 4 and struct.pack("<I4s", 18, b"Xen") in kernel[offset : offset + filesz]:
-            return True
-    return False
+def _segments(kernel: bytes) -> list[tuple[int, bytes]]:
+    """(physical address, bytes) of what an ELF kernel wants in memory, in order (elf(5), PT_LOAD)."""
+    (table,) = struct.unpack_from("<Q", kernel, 0x20)
+    size, count = struct.unpack_from("<HH", kernel, 0x36)
+    found = []
+    for index in range(count):
+        kind, _flags, offset, _virtual, physical, length = struct.unpack_from("<IIQQQQ", kernel, table + index * size)
+        if kind == 1 and length:
+            found.append((physical, kernel[offset : offset + length]))
+    return sorted(found)
+
+
+def _entry(kernel: int) -> bytes:
+    """What the real-mode part of a bzImage jumps to, in 32-bit mode: into 64-bit mode, and on to the kernel.
+
+    The boot protocol's 64-bit entry: memory mapped one to one, code segment 0x10, data segment 0x18, RSI the boot
+    parameters (boot.rst, "64-bit boot protocol"). Code, segments and page tables for 4 GiB lie one after the other.
+    """
+    segments, tables = _LOADED + 0x100, _LOADED + 0x1000
+    wide = _LOADED + 0x80
+    code = b"".join(
+        (
+            b"\xfa\xfc",  # cli; cld
+            b"\x0f\x01\x15" + struct.pack("<I", segments + 0x20),  # lgdt
+            b"\x0f\x20\xe0\x83\xc8\x20\x0f\x22\xe0",  # cr4 |= PAE
+            b"\xb8" + struct.pack("<I", tables) + b"\x0f\x22\xd8",  # cr3 = tables
+            b"\xb9\x80\x00\x00\xc0\x0f\x32\x0d\x00\x01\x00\x00\x0f\x30",  # EFER |= LME
+            b"\x0f\x20\xc0\x0d\x01\x00\x00\x80\x0f\x22\xc0",  # cr0 |= PG | PE
+            b"\xea" + struct.pack("<IH", wide, 0x10),  # ljmp 0x10:wide
+        )
+    ).ljust(0x80, b"\x90")
+    code += b"\x89\xf6\xb8" + struct.pack("<I", kernel) + b"\xff\xe0"  # esi to 64 bits; jmp kernel
+    descriptors = struct.pack("<4QHI", 0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x1F, segments)
+    directory = [tables + 0x2000 + page * 0x1000 | 3 for page in range(4)]
+    pages = [
+        struct.pack("<Q", tables + 0x1000 | 3).ljust(0x1000, b"\0"),
+        struct.pack("<4Q", *directory).ljust(0x1000, b"\0"),
+        *(struct.pack("<Q", (number << 21) | 0x83) for number in range(2048)),  # 2 MiB each
+    ]
+    return (code.ljust(0x100, b"\0") + descriptors).ljust(0x1000, b"\0") + b"".join(pages)
 
 
 def _gzip(data: bytes, size: int) -> bytes:

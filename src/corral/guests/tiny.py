@@ -1,7 +1,7 @@
 """A Linux guest of a few megabytes: Debian's kernel, busybox and the QEMU guest agent, built on the user's machine.
 
 Built once and kept under a name made of what went in: the packages' versions and the digest of this recipe. A kernel
-unpacked to ELF (PVH) and an uncompressed initramfs cost disk space and save seconds of a guest without acceleration.
+unpacked beforehand and an uncompressed initramfs cost disk space and save seconds of a guest without acceleration.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CMDLINE = "console=ttyS0 quiet panic=-1 memhp_default_state=online cryptomgr.not
 _AGENT_PORT = "org.qemu.guest_agent.0"
 _BUILD_TIMEOUT = 1200.0
 _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib")
-_SCRIPTS = ("hotplug", "port", "consoles", "console", "udhcpc", "mdev.conf")
+_SCRIPTS = ("boot", "agent", "port", "hotplug", "consoles", "console", "resume", "udhcpc", "mdev.conf")
 _FILES = {
     "etc/passwd": "root::0:0:root:/root:/bin/sh\n",
     "etc/group": "root:x:0:\n",
     "etc/profile": "PS1='\\h:\\w\\$ '\nexport PATH=/bin:/sbin HOME=/root TERM=${TERM:-linux}\n",
-    "etc/inittab": "::ctrlaltdel:/bin/shutdown -r\n::shutdown:/bin/umount -a -r\n",
+    "etc/inittab": "::sysinit:/etc/boot\n::ctrlaltdel:/bin/shutdown -r\n::shutdown:/bin/umount -a -r\n",
     "etc/os-release": 'ID=tiny\nNAME="Corral tiny guest"\nPRETTY_NAME="Corral tiny guest"\n',
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 }
@@ -120,7 +120,7 @@ def _find(cache: Path, recipe: str) -> Tiny | None:
     for manifest in sorted(cache.glob("tiny-*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             facts = json.loads(manifest.read_text())
-            files = manifest.parent / "vmlinux", manifest.parent / "initrd"
+            files = manifest.parent / "bzImage", manifest.parent / "initrd"
             if facts["recipe"] == recipe and [file.stat().st_size for file in files] == facts["sizes"]:
                 return Tiny(*files, CMDLINE)
         except (OSError, ValueError, KeyError, TypeError):
@@ -227,10 +227,10 @@ def _assemble(parts: _Ingredients, sources: dict[str, str], recipe: str, scratch
     made = scratch / "made"
     made.mkdir(mode=0o755)
     image = parts.kernel.read_bytes()
-    (made / "vmlinux").write_bytes(kernel.vmlinux(image) or image)
+    (made / "bzImage").write_bytes(kernel.unpacked(image) or image)
     with (made / "initrd").open("wb") as out:
         _write_initramfs(Archive(out), parts)
-    sizes = [(made / name).stat().st_size for name in ("vmlinux", "initrd")]
+    sizes = [(made / name).stat().st_size for name in ("bzImage", "initrd")]
     (made / "manifest.json").write_text(json.dumps({"recipe": recipe, "sizes": sizes, "sources": sources}, indent=1))
     for path in made.iterdir():
         path.chmod(0o644)
@@ -238,7 +238,7 @@ def _assemble(parts: _Ingredients, sources: dict[str, str], recipe: str, scratch
     if place.exists():
         shutil.rmtree(place)
     made.rename(place)
-    return Tiny(place / "vmlinux", place / "initrd", CMDLINE)
+    return Tiny(place / "bzImage", place / "initrd", CMDLINE)
 
 
 def _write_initramfs(archive: Archive, parts: _Ingredients) -> None:
@@ -270,7 +270,7 @@ def _write_programs(archive: Archive, parts: _Ingredients) -> None:
     archive.file("bin/shutdown", _data("shutdown"), executable=True)
     archive.link("etc/acpi/PWRF/00000080", "/bin/shutdown")
     archive.file("bin/qemu-ga", parts.agent.read_bytes(), executable=True)
-    for command in ("shutdown", "poweroff", "reboot", "halt", "modprobe", "init"):
+    for command in ("shutdown", "poweroff", "reboot", "halt", "modprobe", "init", "hwclock"):
         archive.link(f"sbin/{command}", f"/bin/{command}")
     _write_libraries(archive, parts)
 
