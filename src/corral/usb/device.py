@@ -96,6 +96,7 @@ class Device:
         """Endpoints may have, or take, data now."""
         for endpoint in endpoints:
             self._pump(endpoint)
+        self.news()
 
     def halt(self, *endpoints: int) -> None:
         """Halt endpoints: their transfers stall until the host clears it."""

@@ -48,7 +48,9 @@ class Service(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the guest."""
+        self._soon = True  # what the device has to say meanwhile goes out at once below
         self.redirection.receive_data(data, self._loop.time())
+        self._soon = False
         self._flush()
 
     def eof_received(self) -> bool:
@@ -83,8 +85,9 @@ class Service(asyncio.Protocol):
             self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        self._soon = False
+        self._soon = True
         self.redirection.tick(self._loop.time())
+        self._soon = False
         self._flush()
 
     def _flush(self) -> None:
@@ -108,7 +111,9 @@ class Service(asyncio.Protocol):
         self._working -= 1
         if future.cancelled():
             return
+        self._soon = True
         self.redirection.settle(job, future.result(), self._loop.time())
+        self._soon = False
         self._flush()
 
     def _part(self) -> None:

@@ -91,7 +91,8 @@ class Place(NamedTuple):
 
 
 class Target(Protocol):
-    """A device that can be redirected. `news` is set by its user: called when there may be jobs or the device left."""
+    """A device that can be redirected. `news` is set by its user: called when there may be jobs, transfers have
+    ended outside a call of the user's, or the device has left."""
 
     descriptor: DeviceDescriptor
     speed: Speed
