@@ -60,7 +60,7 @@ async def test_answers_and_errors(short_path: Path) -> None:
         with pytest.raises(AgentCommandFailed, match="'guest-bad': no such thing"):
             await agent.execute("guest-bad")
         assert json.loads(await agent.passthrough('{"execute":"guest-get-time"}')) == {"return": 17}
-        assert fake.syncs == 1
+        assert fake.syncs == 4, "before each command"
         await agent.close()
 
 
@@ -68,7 +68,7 @@ async def test_a_late_answer_is_not_taken_for_the_next(short_path: Path) -> None
     async with guest(short_path / "ga") as fake:
         fake.answers["guest-slow"] = None
         agent = Agent(short_path / "ga", name="web")
-        with pytest.raises(AgentCommandTimeout, match=r"'guest-slow' was not answered in 0.05 s"):
+        with pytest.raises(AgentCommandTimeout, match="didn't respond to command within '0.05' seconds"):
             await agent.execute("guest-slow", timeout=0.05)
         # QEMU keeps what the agent says until somebody connects: the old answer comes first, cut or whole.
         fake.before_sync = b'{"return": "old"}\n{"retu\xff{"return": 3}\n'
@@ -107,7 +107,7 @@ async def test_nobody_there(short_path: Path, monkeypatch: pytest.MonkeyPatch) -
         await agent.execute("guest-ping")
     async with guest(short_path / "ga") as fake:
         fake.silent = True
-        with pytest.raises(AgentUnresponsive, match="does not answer"):
+        with pytest.raises(AgentUnresponsive, match="didn't respond to synchronization within"):
             await agent.execute("guest-ping")
         fake.silent = False
         await agent.execute("guest-ping")
@@ -163,7 +163,7 @@ async def test_nonsense_is_an_error_and_no_more(short_path: Path, answer: bytes)
 
 
 async def test_an_endless_answer_is_cut_off(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_module, "ANSWER_LIMIT", 1 << 16)
+    monkeypatch.setattr(agent_module, "FACTS_LIMIT", 1 << 16)
     async with guest(short_path / "ga") as fake:
         fake.answers["guest-file-read"] = b"x" * (1 << 18)
         agent = Agent(short_path / "ga", name="web")

@@ -1,29 +1,56 @@
-"""The guest agent on its virtio port: one command at a time, each with a deadline, resynchronised after any doubt.
+"""The guest agent on its virtio port: one command at a time, each with a deadline, each synchronised beforehand.
 
-The protocol has no ids: an answer that comes late would be taken for the next command's. After connecting and after any
-time-out `guest-sync-delimited` is sent, and everything up to its 0xFF byte and our own number is thrown away
-(QEMU Guest Agent Protocol Reference, guest-sync-delimited).
+The protocol has no ids that every agent knows: an answer that comes late, or twice, would be taken for the next
+command's. Before each command `guest-sync-delimited` is sent, and everything up to its 0xFF byte and our own number is
+thrown away (QEMU Guest Agent Protocol Reference, guest-sync-delimited). A guest is not trusted: what it sends is
+bounded while we read (a line, a synchronisation) and while we do not (the connection's own buffer).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from corral.errors import AgentCommandFailed, AgentCommandTimeout, AgentUnresponsive, InvalidArgument
+from corral.errors import (
+    AgentCommandFailed,
+    AgentCommandTimeout,
+    AgentUnresponsive,
+    InvalidArgument,
+    OperationTimeout,
+)
 
 #: Seconds that an agent may take to answer `guest-sync-delimited` (libvirt's own default).
 SYNC_TIMEOUT = 5.0
+#: The longest that it may take, whatever was chosen for the guest: it waits for nothing but the agent itself.
+SYNC_LONGEST = 60.0
 #: Seconds that a command may take unless its caller says otherwise.
 COMMAND_TIMEOUT = 5.0
-#: The longest answer taken from an agent, in bytes.
+#: Seconds that a command waits for those before it (libvirt's patience for a lock).
+TURN_TIMEOUT = 30.0
+#: The longest answer taken from an agent, in bytes, when its content is the caller's (a file, a program's output), and
+#: when it is parsed here: parsing holds the event loop.
 ANSWER_LIMIT = 16 * 1024 * 1024
+FACTS_LIMIT = 1024 * 1024
+#: Bytes that an agent may send before it answers the synchronisation.
+FLOOD_LIMIT = 2 * ANSWER_LIMIT
+#: Bytes that wait in a connection that nobody reads from.
+_BUFFER = 64 * 1024
+#: Bytes that the answer to the synchronisation has at most.
+_SYNC_ANSWER = 200
+
+#: The longest text of an error that is passed on, in characters.
+TEXT_LIMIT = 1000
 
 _SENTINEL = b"\xff"
+
+
+class AgentCommandUnknown(AgentCommandFailed):
+    """The agent has no such command, or it is switched off in the guest."""
 
 
 class AgentGone(AgentUnresponsive):
@@ -40,8 +67,11 @@ class Agent:
     def __init__(self, path: Path, *, name: str) -> None:
         self.path = path
         self.name = name
+        #: Seconds for every command and for the synchronisation, when somebody has chosen them for this guest.
+        self.response_timeout: float | None = None
         self._port_open: bool | None = None
         self._turn = asyncio.Lock()
+        self._running = ""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     @property
@@ -59,11 +89,13 @@ class Agent:
     ) -> Any:
         """Run one command and give what it returns.
 
-        `timeout` counts from when the command is sent; the turns of earlier callers and the synchronisation have
-        their own. AgentUnresponsive when nobody is there or the agent does not answer the synchronisation,
-        AgentCommandTimeout when it does not answer the command, AgentCommandFailed when it answers with an error.
+        `timeout` counts from when the command is sent (`response_timeout`, where it is set, goes before); the turns of
+        earlier callers and the synchronisation have their own. AgentUnresponsive when nobody is there or the agent
+        does not answer the synchronisation, AgentCommandTimeout when it does not answer the command,
+        AgentCommandFailed when it answers with an error, AgentCommandUnknown when that says it has no such command.
         """
-        answer = await self._ask(_message(command, arguments), timeout)
+        chosen = self.response_timeout
+        answer = await self._ask(_message(command, arguments), timeout if chosen is None else chosen, FACTS_LIMIT)
         return _returned(command, answer)
 
     async def passthrough(self, text: str, *, timeout: float = COMMAND_TIMEOUT) -> str:
@@ -77,7 +109,7 @@ class Agent:
             raise InvalidArgument(f"cannot parse json {text[:200]}: {error}") from error
         if not isinstance(message, dict) or not isinstance(message.get("execute"), str):
             raise InvalidArgument("an agent command is a JSON object with a member 'execute'")
-        answer = await self._ask(message, timeout)
+        answer = await self._ask(message, timeout, ANSWER_LIMIT)
         _returned(message["execute"], answer)
         return json.dumps(answer)
 
@@ -95,72 +127,108 @@ class Agent:
         """End the connection; the next command connects again."""
         self._drop()
 
-    async def _ask(self, message: Mapping[str, object], timeout: float) -> dict[str, Any]:
-        command = message["execute"]
-        async with self._turn:
-            if self._streams is not None and self._streams[0].at_eof():
-                self._drop()
-            reader, writer = self._streams or await self._synchronised()
-            try:
-                async with asyncio.timeout(timeout):
-                    writer.write(json.dumps(message).encode() + b"\n")
-                    await writer.drain()
-                    return _parsed(await reader.readuntil(b"\n"))
-            except TimeoutError as error:
-                self._drop()
-                raise AgentCommandTimeout(f"'{command}' was not answered in {timeout:g} s") from error
-            except asyncio.LimitOverrunError as error:
-                self._drop()
-                raise AgentUnresponsive(f"the answer to '{command}' is longer than {ANSWER_LIMIT} bytes") from error
-            except ValueError as error:
-                self._drop()
-                raise AgentUnresponsive(f"the answer to '{command}' is not JSON") from error
-            except (OSError, EOFError) as error:
-                self._drop()
-                raise AgentGone("guest agent disappeared while executing command") from error
-            except asyncio.CancelledError:
-                self._drop()
-                raise
+    async def _ask(self, message: Mapping[str, object], timeout: float, limit: int) -> dict[str, Any]:
+        command = str(message["execute"])
+        try:
+            async with asyncio.timeout(TURN_TIMEOUT):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            held = f"held by {self._running}" if self._running else "held"
+            raise OperationTimeout(f"cannot acquire state change lock ({held})") from error
+        self._running = command
+        try:
+            line = await self._exchange(message, command, timeout, limit)
+            return _parsed(line)
+        except ValueError as error:
+            self._drop()
+            raise AgentUnresponsive(f"the answer to '{command}' is not JSON") from error
+        except (OSError, EOFError) as error:
+            self._drop()
+            raise AgentGone("Guest agent disappeared while executing command") from error
+        except BaseException:
+            self._drop()
+            raise
+        finally:
+            self._running = ""
+            self._turn.release()
+
+    async def _exchange(self, message: Mapping[str, object], command: str, timeout: float, limit: int) -> bytes:
+        """The line that answers the message."""
+        reader, writer = await self._synchronised()
+        try:
+            async with asyncio.timeout(timeout):
+                writer.write(json.dumps(message).encode() + b"\n")
+                await writer.drain()
+                return await _line(reader, limit)
+        except TimeoutError as error:
+            raise AgentCommandTimeout(
+                f"guest agent didn't respond to command within '{timeout:g}' seconds", hint=f"it was {command}"
+            ) from error
+        except _TooLong as error:
+            raise AgentUnresponsive(f"the answer to '{command}' is longer than {limit} bytes") from error
 
     async def _synchronised(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection on which the agent has answered our own number, so that what follows answers what we ask."""
         if self._port_open is False:
             raise AgentUnresponsive("QEMU guest agent is not connected")
+        seconds = SYNC_TIMEOUT if self.response_timeout is None else min(self.response_timeout, SYNC_LONGEST)
         try:
-            async with asyncio.timeout(SYNC_TIMEOUT):
-                self._streams = await asyncio.open_unix_connection(self.path, limit=ANSWER_LIMIT)
-                await self._synchronise(*self._streams)
+            async with asyncio.timeout(seconds):
+                if self._streams is None or self._streams[0].at_eof():
+                    self._drop()
+                    self._streams = await asyncio.open_unix_connection(self.path, limit=_BUFFER)
+                await _synchronise(*self._streams)
         except TimeoutError as error:
-            self._drop()
-            raise AgentUnresponsive("guest agent is not available for now: it does not answer") from error
-        except (OSError, EOFError, asyncio.LimitOverrunError) as error:
-            self._drop()
+            raise AgentUnresponsive(
+                f"guest agent didn't respond to synchronization within '{seconds:g}' seconds"
+            ) from error
+        except _TooLong as error:
+            raise AgentUnresponsive(f"guest agent sent {FLOOD_LIMIT} bytes and did not synchronize") from error
+        except (OSError, EOFError) as error:
             raise AgentUnresponsive("QEMU guest agent is not connected") from error
-        except asyncio.CancelledError:
-            self._drop()
-            raise
-        assert self._streams is not None
+        if self._streams is None:  # the port closed in the meantime
+            raise AgentUnresponsive("QEMU guest agent is not connected")
         return self._streams
-
-    async def _synchronise(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        number = secrets.randbelow(1 << 31)
-        # The 0xFF before makes the agent forget a command that was cut off half-way.
-        writer.write(_SENTINEL + json.dumps(_message("guest-sync-delimited", {"id": number})).encode() + b"\n")
-        await writer.drain()
-        while True:
-            line = await reader.readuntil(b"\n")
-            _stale, sentinel, fresh = line.rpartition(_SENTINEL)
-            if sentinel:
-                try:
-                    if _parsed(fresh).get("return") == number:
-                        return
-                except ValueError:
-                    continue
 
     def _drop(self) -> None:
         if self._streams is not None:
             self._streams[1].transport.abort()
             self._streams = None
+
+
+class _TooLong(Exception):
+    """More bytes than there may be."""
+
+
+async def _line(reader: asyncio.StreamReader, limit: int) -> bytes:
+    """What comes up to the next end of a line, and nothing after it."""
+    line = bytearray()
+    while True:
+        try:
+            return bytes(line) + await reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError as error:
+            line += await reader.readexactly(error.consumed)
+            if len(line) > limit:
+                raise _TooLong from error
+
+
+async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ask for our own number back, and throw away what comes before it."""
+    number = secrets.randbelow(1 << 31)
+    # The 0xFF before makes the agent forget a command that was cut off half-way.
+    writer.write(_SENTINEL + json.dumps(_message("guest-sync-delimited", {"id": number})).encode() + b"\n")
+    await writer.drain()
+    left = FLOOD_LIMIT
+    while True:
+        line = await _line(reader, left)
+        left -= len(line)
+        if left < 0:
+            raise _TooLong
+        _stale, sentinel, fresh = line.rpartition(_SENTINEL)
+        if sentinel and len(fresh) < _SYNC_ANSWER:
+            with contextlib.suppress(ValueError):
+                if _parsed(fresh).get("return") == number:
+                    return
 
 
 def _message(command: str, arguments: Mapping[str, object] | None) -> dict[str, object]:
@@ -182,5 +250,9 @@ def _returned(command: str, answer: dict[str, Any]) -> Any:
     if "error" in answer:
         error = answer["error"]
         said = error.get("desc", error) if isinstance(error, dict) else error
-        raise AgentCommandFailed(f"unable to execute QEMU agent command '{command}': {said}")
+        unknown = isinstance(error, dict) and error.get("class") in ("CommandNotFound", "CommandDisabled")
+        kind = AgentCommandUnknown if unknown else AgentCommandFailed
+        raise kind(f"unable to execute QEMU agent command '{command}': {str(said)[:TEXT_LIMIT]}")
+    if "return" not in answer:
+        raise AgentCommandFailed(f"QEMU agent command '{command}' returned neither error nor success")
     return answer.get("return")
