@@ -21,13 +21,28 @@ class Command:
 
     @classmethod
     def of(cls, pid: int) -> Command:
-        """The command line of the machine that Corral runs as `pid`."""
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
+        """The command line of the machine that Corral runs as `pid`, with files in place of their descriptors."""
+        arguments = _with_files(Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0"))
         for option, value in itertools.pairwise(arguments):
             if option == "-chardev" and "fd=" in value and "socket" in value:
                 fields = dict(field.split("=", 1) for field in value.split(",")[1:])
                 return cls(tuple(arguments), fields["fd"])
         raise ValueError(f"no monitor on a descriptor in the command line of {pid}")
+
+
+def _with_files(arguments: list[str]) -> list[str]:
+    """The arguments without descriptor sets: QEMU opens the files itself."""
+    found, kept = {}, arguments[:1]
+    words = iter(arguments[1:])
+    for word in words:
+        if word == "-add-fd":
+            fields = dict(field.split("=", 1) for field in next(words).split(","))
+            found[f'"/dev/fdset/{fields["set"]}"'] = f'"{fields["opaque"]}"'
+        else:
+            kept.append(word)
+    for reference, path in found.items():
+        kept = [word.replace(reference, path) for word in kept]
+    return kept
 
 
 class Machine:

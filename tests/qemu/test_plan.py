@@ -113,9 +113,11 @@ def test_passwords_never_stand_on_the_command_line(binary: Binary, host: Host) -
 def test_commas_are_doubled(binary: Binary, host: Host) -> None:
     full = make("<serial type='file'><source path='/tmp/a,b=c'/></serial>", binary, host)
     full.name = "one,two"
-    words = argv(plan(full, binary, RUNTIME), {})
+    planned = plan(full, binary, RUNTIME)
+    file = next(part.id for part in planned.parts if part.kind == "fdset")
+    words = argv(planned, {file: 9})
     assert "guest=one,,two,debug-threads=on" in words
-    assert "file,id=charserial0,path=/tmp/a,,b=c,append=off" in words
+    assert f"fd=9,set={file},opaque=/tmp/a,,b=c" in words
 
 
 def test_current_memory_and_a_pulled_cable_are_set_before_the_guest_runs(binary: Binary, host: Host) -> None:

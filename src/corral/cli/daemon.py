@@ -17,6 +17,9 @@ def daemon(
     ] = None,
     emulator: Annotated[Path | None, typer.Option(metavar="PATH", help="Use this QEMU.")] = None,
     group: Annotated[str | None, typer.Option(metavar="NAME", help="Let this group use the socket.")] = None,
+    qemu_user: Annotated[
+        str | None, typer.Option("--qemu-user", metavar="NAME", help="Run QEMU as this user (root's daemon only).")
+    ] = None,
     allow_slow_kvm: Annotated[
         bool, typer.Option("--allow-slow-kvm", help="Offer KVM even where it is emulated and slow.")
     ] = False,
@@ -39,6 +42,7 @@ def daemon(
             allow_slow_kvm=allow_slow_kvm,
             emulator=emulator,
             group=group,
+            qemu_user=qemu_user,
             ready_fd=ready_fd,
             verbose=verbose,
         )

@@ -12,8 +12,8 @@ class Options:
 
     `state` keeps everything under one directory (a private daemon); `socket` is the read-write socket's path, the
     read-only one beside it has `-ro` added. `timeout` is the idle time in seconds after which the daemon leaves (never
-    with a client connected or a domain running). `ready_fd` is a descriptor that gets one newline, and is closed, when
-    the daemon accepts connections.
+    with a client connected or a domain running). `qemu_user` is whom QEMU runs as, None what is usual. `ready_fd` is a
+    descriptor that gets one newline, and is closed, when the daemon accepts connections.
     """
 
     state: Path | None = None
@@ -23,6 +23,7 @@ class Options:
     allow_slow_kvm: bool = False
     emulator: Path | None = None
     group: str | None = None
+    qemu_user: str | None = None
     ready_fd: int | None = None
     verbose: bool = False
 

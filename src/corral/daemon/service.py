@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -31,10 +32,14 @@ DESCRIPTORS = 65536
 
 def settings_for(options: Options) -> Settings:
     """Everything under one directory, or where the system's or the user's daemon keeps it."""
+    choices: dict[str, Any] = {
+        "qemu_user": options.qemu_user,
+        "allow_slow_kvm": options.allow_slow_kvm,
+        "emulator": options.emulator,
+    }
     if options.state is not None:
-        return Settings.under(options.state, allow_slow_kvm=options.allow_slow_kvm, emulator=options.emulator)
-    make = Settings.system if os.geteuid() == 0 else Settings.user
-    return make(allow_slow_kvm=options.allow_slow_kvm, emulator=options.emulator)
+        return Settings.under(options.state, **choices)
+    return Settings.system(**choices) if os.geteuid() == 0 else Settings.user(**choices)
 
 
 def socket_paths(options: Options, settings: Settings, *, handed: bool) -> list[Path]:
@@ -67,8 +72,9 @@ def serve(options: Options) -> int:
         if os.environ.get("JOURNAL_STREAM")
         else "%(asctime)s %(levelname)s %(message)s",
     )
-    for chatty in ("asyncio", "qemu"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # The QMP library reports each end of a connection; what follows from it is reported by those who use it.
+    logging.getLogger("qemu").setLevel(logging.CRITICAL)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Service(options).run())

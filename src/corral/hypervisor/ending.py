@@ -286,12 +286,12 @@ async def _dump(domain: Domain, run: Run) -> None:
     path = directory / f"{domain.name}-{run.id}.core"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if domain.hypervisor.settings.qemu_user is not None:
-            shutil.chown(directory, domain.hypervisor.settings.qemu_user)
         async with domain.jobs.hold("dump memory"):
-            await run.require_machine().monitor.execute(
-                "dump-guest-memory", {"paging": False, "protocol": f"file:{path}"}, timeout=600
-            )
+            monitor = run.require_machine().monitor
+            path.touch(mode=0o600, exist_ok=False)
+            with path.open("wb") as file:
+                await monitor.execute("getfd", {"fdname": "dump"}, descriptor=file.fileno())
+            await monitor.execute("dump-guest-memory", {"paging": False, "protocol": "fd:dump"}, timeout=600)
         log.warning("domain %s: the crashed guest's memory is in %s", domain.name, path)
     except (CorralError, OSError, LookupError):
         log.exception("domain %s: cannot dump the crashed guest's memory", domain.name)

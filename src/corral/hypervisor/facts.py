@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from corral.errors import CorralError
 from corral.host import kvm
+from corral.host.account import Account, choose
 from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
 from corral.host.node import Host
@@ -48,6 +49,8 @@ class Facts:
     functions: tuple[PhysicalFunction, ...] = ()
     firmwares: tuple[Firmware, ...] = ()
     uri: str = ""
+    system: bool = False
+    account: Account | None = None
 
     @property
     def binary(self) -> Binary | None:
@@ -87,4 +90,6 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         functions=functions,
         firmwares=firmwares,
         uri=settings.uri,
+        system=not settings.session,
+        account=await asyncio.to_thread(choose, settings.qemu_user),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,16 +71,7 @@ async def screenshot(domain: Domain, screen: int) -> Screenshot:
     """A picture of screen `screen`, counted over all video devices' heads."""
     run = domain.require_run()
     device, head = _head(run, screen)
-    path = run.directory / "screen"
-    try:
-        mime = await run.require_machine().screendump(path, device=device, head=head)
-        data = await asyncio.to_thread(path.read_bytes)
-    except OSError as error:
-        raise HostError(f"cannot read the picture of the screen: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-    return Screenshot(mime, data)
+    return Screenshot(*await run.require_machine().screendump(device=device, head=head))
 
 
 def _head(run: Run, screen: int) -> tuple[str | None, int]:

@@ -31,6 +31,7 @@ from corral.errors import (
     OperationInvalid,
     XMLError,
 )
+from corral.host.account import NAMES, choose
 from corral.hypervisor import events, reattach, starting
 from corral.hypervisor.autoscaling import Autoscaling
 from corral.hypervisor.domain import Domain
@@ -41,6 +42,7 @@ from corral.hypervisor.ports import Ports
 from corral.hypervisor.store import Store
 
 if TYPE_CHECKING:
+    from corral.host.account import Account
     from corral.host.node import NodeInfo
     from corral.hypervisor.run import Run
     from corral.hypervisor.settings import Settings
@@ -65,11 +67,13 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Hypervisor:
     """The daemon's whole knowledge; one event loop, queries without waiting."""
 
-    def __init__(self, settings: Settings, store: Store, boot: str, offer: Offer) -> None:
+    def __init__(self, settings: Settings, store: Store, boot: str, offer: Offer, account: Account | None) -> None:
         self.settings = settings
         self.store = store
         self.boot = boot
         self.offer = offer
+        #: Whom QEMU runs as; None: us.
+        self.account = account
         self.events = EventBus()
         #: Changes whenever any domain's `generation` changes, a domain appears, or one goes.
         self.generation = 0
@@ -100,11 +104,16 @@ class Hypervisor:
                 f" {_SOCKET_PATH_LIMIT} bytes)",
                 hint="choose a state directory with a shorter path",
             )
+        account = await asyncio.to_thread(choose, settings.qemu_user)
+        if account is None and not settings.session and settings.qemu_user is None:
+            log.warning(
+                "QEMU runs as root: there is no account for it (useradd --system --no-create-home %s)", NAMES[0]
+            )
         _make_directories(settings)
         store = await Store.open(settings.store)
         try:
             boot = (await asyncio.to_thread(_BOOT_ID.read_text)).strip()
-            hypervisor = cls(settings, store, boot, await Offer.look(settings))
+            hypervisor = cls(settings, store, boot, await Offer.look(settings), account)
             unsubscribe = hypervisor.events.subscribe(hypervisor._missed.append)
             await reattach.restore(hypervisor)
             unsubscribe()
@@ -155,6 +164,7 @@ class Hypervisor:
     async def reload(self) -> None:
         """Look at the host and its emulators again."""
         self.offer = await Offer.look(self.settings)
+        self.account = await asyncio.to_thread(choose, self.settings.qemu_user)
         self.generation += 1
 
     def watch(self, work: Coroutine[Any, Any, None]) -> None:
@@ -434,13 +444,12 @@ def _uuid(document: DomainDocument) -> UUID:
 
 
 def _make_directories(settings: Settings) -> None:
-    # QEMU under an account of its own must be able to pass through to what is its own.
-    mode = 0o700 if settings.qemu_user is None else 0o711
     for directory in (settings.state, settings.run, settings.cache, settings.log):
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             if directory in (settings.state, settings.run):
-                directory.chmod(mode)
+                # The system daemon's sockets lie in its run directory, and others pass through to those.
+                directory.chmod(0o711 if directory == settings.run and not settings.session else 0o700)
         except OSError as error:
             raise HostError(f"cannot make '{directory}': {error.strerror}") from error
 

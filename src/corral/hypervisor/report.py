@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from corral.host.account import KVM as KVM_DEVICE
+from corral.host.account import NAMES
 from corral.hypervisor.facts import Facts, Row, gather
 from corral.hypervisor.sixteen import sixteen
 
@@ -42,7 +45,7 @@ def as_json(report_rows: list[Row]) -> str:
 
 def rows(facts: Facts) -> list[Row]:
     """All rows, in the order a person reads them."""
-    found = [_accelerator(facts), *_emulators(facts), _host(facts), _firmware(facts)]
+    found = [_accelerator(facts), _account(facts), *_emulators(facts), _host(facts), _firmware(facts)]
     binary = facts.binary
     if binary is not None:
         found += sixteen(facts, binary)
@@ -70,6 +73,20 @@ def _accelerator(facts: Facts) -> Row:
     else:
         hint += "this virtual machine's host would have to pass on hardware virtualization"
     return Row("accelerator", None, f"tcg: {facts.kvm.reason}", hint)
+
+
+def _account(facts: Facts) -> Row:
+    """Whom guests' QEMU runs as."""
+    account = facts.account
+    if not facts.system:
+        return Row("QEMU's account", True, "your own")
+    if account is None:
+        text = "root: a guest that breaks out of QEMU has this whole host"
+        return Row("QEMU's account", False, text, f"useradd --system {NAMES[0]}, then restart the daemon")
+    if facts.accel == "kvm" and not account.may(KVM_DEVICE, os.R_OK | os.W_OK):
+        text = f"{account.name}, which may not open {KVM_DEVICE}: guests of type kvm do not start"
+        return Row("QEMU's account", False, text, f"chgrp kvm {KVM_DEVICE} && chmod 660 {KVM_DEVICE}")
+    return Row("QEMU's account", True, f"{account.name} (uid {account.uid}), unprivileged")
 
 
 def _emulators(facts: Facts) -> list[Row]:

@@ -15,8 +15,9 @@ class Settings:
     """The directories and choices of one daemon.
 
     `state` outlives a boot (definitions, NVRAM), `run` holds sockets, `cache` may be deleted at any time, `log` has one
-    file a domain. `qemu_user` is the account QEMU runs as (None: the daemon's own). `allow_slow_kvm` offers type `kvm`
-    even where it is software emulation in disguise; `emulator` overrides the search for a QEMU binary.
+    file a domain. `qemu_user` is the account QEMU runs as (None: the system daemon looks for one, as
+    `corral.host.account` says; a user's daemon is that user's). `allow_slow_kvm` offers type `kvm` even where it is
+    software emulation in disguise; `emulator` overrides the search for a QEMU binary.
     """
 
     state: Path
@@ -35,6 +36,7 @@ class Settings:
         directory: Path,
         *,
         session: bool | None = None,
+        qemu_user: str | None = None,
         allow_slow_kvm: bool = False,
         emulator: Path | None = None,
     ) -> Settings:
@@ -48,6 +50,7 @@ class Settings:
             log=root / "log",
             session=session,
             uri=SESSION_URI if session else SYSTEM_URI,
+            qemu_user=qemu_user,
             allow_slow_kvm=allow_slow_kvm,
             emulator=emulator,
         )
@@ -70,7 +73,9 @@ class Settings:
         )
 
     @classmethod
-    def user(cls, *, allow_slow_kvm: bool = False, emulator: Path | None = None) -> Settings:
+    def user(
+        cls, *, qemu_user: str | None = None, allow_slow_kvm: bool = False, emulator: Path | None = None
+    ) -> Settings:
         """The per-user daemon's directories (XDG Base Directory Specification)."""
         home = Path.home()
 
@@ -86,6 +91,7 @@ class Settings:
             log=cache / "log",
             session=True,
             uri=SESSION_URI,
+            qemu_user=qemu_user,
             allow_slow_kvm=allow_slow_kvm,
             emulator=emulator,
         )

@@ -32,11 +32,12 @@ from corral.hypervisor.run import Run
 from corral.hypervisor.store import LiveRow
 
 if TYPE_CHECKING:
+    from corral.host.account import Account
     from corral.hypervisor.domain import Domain
     from corral.model.devices.graphics import Graphics
     from corral.model.domain import Domain as DomainDocument
-    from corral.qemu.machine import Machine
-    from corral.qemu.plan import Command, GraphicsPorts, Image
+    from corral.qemu.machine import Listener, Machine
+    from corral.qemu.plan import Command, GraphicsPorts, Image, Plan
     from corral.qemu.process import Process
 
 log = logging.getLogger(__name__)
@@ -112,49 +113,32 @@ async def _make(
     domain: Domain, run: Run, document: DomainDocument, chains: dict[str, tuple[Image, ...]], flags: int
 ) -> Machine:
     """Make the process, paused, and the live document."""
-    from corral.qemu import descriptors, live, plan, render
-    from corral.qemu.machine import Listener, Machine
+    from corral.qemu import descriptors, live, plan
+    from corral.qemu.machine import Listener
 
     hypervisor = domain.hypervisor
     binary = await hypervisor.offer.binary(document.devices.emulator)
     accel = hypervisor.offer.accelerator(document)
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
-    await asyncio.to_thread(_prepare_nvram, document, reset, hypervisor.settings.qemu_user)
-    _make_directory(run.directory, hypervisor.settings.qemu_user)
+    await asyncio.to_thread(_prepare_nvram, document, reset)
+    _make_directory(run.directory, hypervisor.account)
+    lent = descriptors.readable(images.read_by_name(document), hypervisor.account)
     with Listener(run.monitor_path) as listener:
-        runtime = plan.Runtime(
-            accel=accel,
-            run_dir=run.directory,
-            monitor_fd=listener.fd,
-            chains=chains,
-            graphics=_take_ports(domain, document),
-            now=time.time(),
-        )
-        document = plan.settle(document, runtime)
-        document.id = run.id
-        _close_channels(document)
-        planned = plan.plan(document, binary, runtime)
-
-        def spawned(process: Process) -> None:
-            run.process = process
-
-        try:
-            async with descriptors.opened(planned.parts) as files:
-                machine = await Machine.start(
-                    render.argv(planned, files),
-                    name=domain.name,
-                    listener=listener,
-                    log=run.log,
-                    pass_fds=(*planned.fds, *files.values()),
-                    user=hypervisor.settings.qemu_user,
-                    # By which a later daemon knows it, should this one die before it wrote down the process.
-                    cwd=run.directory,
-                    env=_environment(planned.environment),
-                    on_spawn=spawned,
-                    on_event=lambda event: reactions.monitor_event(domain, run, event),
-                )
-        except InternalError as error:
-            raise InternalError(descriptors.with_paths(error.detail, planned.parts)) from error
+        async with lent as copies:
+            runtime = plan.Runtime(
+                accel=accel,
+                run_dir=run.directory,
+                monitor_fd=listener.fd,
+                chains=chains,
+                graphics=_take_ports(domain, document),
+                now=time.time(),
+                fds=copies,
+            )
+            document = plan.settle(document, runtime)
+            document.id = run.id
+            _close_channels(document)
+            planned = plan.plan(document, binary, runtime)
+            machine = await _spawn(domain, run, planned, listener)
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
     run.live = Definition.of(document)
@@ -167,6 +151,34 @@ async def _make(
 
 async def _prepare_machine(document: DomainDocument, machine: Machine, setup: Sequence[Command]) -> None:
     """What is asked of a machine before its CPUs run."""
+async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener) -> Machine:
+    """The process of a plan, paused, with its files."""
+    from corral.qemu import descriptors, render
+    from corral.qemu.machine import Machine
+
+    account = domain.hypervisor.account
+
+    def spawned(process: Process) -> None:
+        run.process = process
+
+    try:
+        async with descriptors.opened(planned.parts) as files:
+            return await Machine.start(
+                render.argv(planned, files),
+                name=domain.name,
+                listener=listener,
+                log=run.log,
+                pass_fds=(*planned.fds, *files.values()),
+                account=account,
+                cwd=run.directory,  # by which a later daemon knows it, should this one die before it noted the process
+                env=_environment(planned.environment),
+                on_spawn=spawned,
+                on_event=lambda event: reactions.monitor_event(domain, run, event),
+            )
+    except InternalError as error:
+        raise InternalError(descriptors.with_paths(error.detail, planned.parts)) from error
+
+
     if document.on_reboot == "destroy":
         # A guest that boots again ends instead; QEMU then reports a shutdown with the cause guest-reset.
         setup = [*setup, ("set-action", {"reboot": "shutdown"})]
@@ -221,13 +233,14 @@ async def _undo(domain: Domain, run: Run) -> None:
     run.ended.set()
 
 
-def _make_directory(directory: Path, user: str | None) -> None:
+def _make_directory(directory: Path, account: Account | None) -> None:
+    """The directory that QEMU runs in is its own; what it may not open lies elsewhere."""
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
-        if user is not None:
-            shutil.chown(directory, user)
-    except (OSError, LookupError) as error:
+        if account is not None:
+            os.chown(directory, account.uid, account.gid)
+    except OSError as error:
         raise HostError(f"cannot make the domain's directory {directory}: {error}") from error
 
 
@@ -281,7 +294,7 @@ def _listen_address(graphics: Graphics) -> str:
     return graphics.listen or "127.0.0.1"
 
 
-def _prepare_nvram(document: DomainDocument, reset: bool, user: str | None) -> None:
+def _prepare_nvram(document: DomainDocument, reset: bool) -> None:
     """The domain's own firmware variables, made from the template where there are none yet (or on `reset`)."""
     nvram = document.os.nvram
     if nvram is None or nvram.path is None:
@@ -293,11 +306,9 @@ def _prepare_nvram(document: DomainDocument, reset: bool, user: str | None) -> N
         raise HostError(f"there is no template for the firmware variables {path}")
     part = path.with_name(path.name + ".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if user is None else 0o711)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.copyfile(nvram.template, part)
         part.chmod(0o600)
-        if user is not None:
-            shutil.chown(part, user)
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from corral.errors import ConfigUnsupported, InternalError
@@ -71,6 +72,16 @@ class Context:
             case None:
                 return {}
         raise InternalError(f"device '{alias(device)}' has an address that its family has to render")
+
+    def readable(self, path: str) -> str:
+        """By which name QEMU opens a file for reading: its own, or that of the copy that was made for QEMU."""
+        copy = self.runtime.fds.get(path)
+        return path if copy is None else f"/dev/fd/{copy}"
+
+    def own(self, path: str) -> str:
+        """How QEMU names what lies in its own directory, which it is in: the way there may be closed to it."""
+        place = Path(path)
+        return str(place.relative_to(self.runtime.run_dir)) if place.is_relative_to(self.runtime.run_dir) else path
 
     def boot_index(self, device: Device) -> Properties:
         index = self.boot.get(alias(device))

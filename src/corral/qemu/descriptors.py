@@ -15,14 +15,17 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 from corral.errors import ConfigUnsupported, HostError, OperationTimeout
+from corral.host.account import Account
 from corral.qemu.runtime import Part
 
 #: Sets of images have the number of their node; firmware and what is no image are numbered beyond them.
 FIRMWARE_SETS = (1 << 20, (1 << 20) + 1)
+SCREEN_SET = (1 << 20) + 2
 _NAMED_SETS = 1 << 24
 
 #: Seconds that opening all files of one change may take.
@@ -68,20 +71,79 @@ async def opened(parts: Iterable[Part], *, timeout: float = OPEN_TIMEOUT) -> Asy
     if not wanted:
         yield {}
         return
-    opening = asyncio.ensure_future(asyncio.to_thread(_open_all, wanted))
+    async with _held(_open_all, (wanted,), timeout, ", ".join(str(part.props["path"]) for part in wanted)) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def _held(
+    make: Callable[..., dict[str, int]], arguments: tuple[Any, ...], timeout: float, what: str
+) -> AsyncIterator[Mapping[str, int]]:
+    """Descriptors that `make` opens in a thread, closed at the end, also when nobody waits for them any more."""
+    opening = asyncio.ensure_future(asyncio.to_thread(make, *arguments))
     try:
         async with asyncio.timeout(timeout):
             found = await asyncio.shield(opening)
     except BaseException as error:
         opening.add_done_callback(_close_late)
         if isinstance(error, TimeoutError):
-            paths = ", ".join(str(part.props["path"]) for part in wanted)
-            raise OperationTimeout(f"opening {paths} took more than {timeout:g} s") from error
+            raise OperationTimeout(f"opening {what} took more than {timeout:g} s") from error
         raise
     try:
         yield found
     finally:
         _close_all(found)
+
+
+@contextlib.asynccontextmanager
+async def readable(
+    paths: Iterable[str | None], account: Account | None, *, timeout: float = OPEN_TIMEOUT
+) -> AsyncIterator[Mapping[str, int]]:
+    """Copies in memory of those files that QEMU opens by name and that its account may not open: path → descriptor.
+
+    For kernels and the like, which QEMU does not take as a descriptor set. The copies are sealed: nobody changes them.
+    Raises HostError naming a file that is not there or cannot be read.
+    """
+    wanted = [path for path in paths if path is not None]
+    if not wanted or account is None:
+        yield {}
+        return
+    async with _held(_copy_all, (wanted, account), timeout, ", ".join(wanted)) as found:
+        yield found
+
+
+def _copy_all(paths: Iterable[str], account: Account) -> dict[str, int]:
+    found: dict[str, int] = {}
+    try:
+        for path in paths:
+            if path not in found and not account.may(Path(path), os.R_OK):
+                found[path] = _copy(path)
+    except BaseException:
+        _close_all(found)
+        raise
+    return found
+
+
+def _copy(path: str) -> int:
+    """A sealed copy of a regular file in memory."""
+    copy = os.memfd_create(Path(path).name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(path, "rb", buffering=0, opener=_opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigUnsupported(f"'{path}' is not a file")
+            while os.sendfile(copy, file.fileno(), None, 1 << 30):
+                pass
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except BaseException as error:
+        os.close(copy)
+        if isinstance(error, OSError):
+            raise HostError(f"cannot read '{path}' for QEMU: {error.strerror}") from error
+        raise
+    return copy
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _open_all(parts: Iterable[Part]) -> dict[str, int]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Self
 
 from corral.errors import CorralError, HostError, InternalError, OperationTimeout
+from corral.host.account import Account
+from corral.qemu import descriptors
 from corral.qemu.monitor import Monitor, MonitorClosed, MonitorCommandFailed, MonitorEvent
 from corral.qemu.process import Process, last_words
 
@@ -120,7 +122,7 @@ class Machine:
         listener: Listener,
         log: Path,
         pass_fds: Collection[int] = (),
-        user: str | None = None,
+        account: Account | None = None,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
         on_spawn: Callable[[Process], None] | None = None,
@@ -134,7 +136,7 @@ class Machine:
         cancellation, the process is killed and gone when the exception arrives.
         """
         log_start = _size(log)
-        process = Process.spawn(argv, log=log, pass_fds={*pass_fds, listener.fd}, user=user, cwd=cwd, env=env)
+        process = Process.spawn(argv, log=log, pass_fds={*pass_fds, listener.fd}, account=account, cwd=cwd, env=env)
         machine = cls(name, process, log, log_start, on_event)
         try:
             listener.close()
@@ -204,14 +206,26 @@ class Machine:
             arguments["hold-time"] = hold_ms
         await self.monitor.execute("send-key", arguments)
 
-    async def screendump(self, path: Path, *, device: str | None = None, head: int = 0) -> str:
-        """Write the screen to `path`, which QEMU must be allowed to write; gives the picture's MIME type.
-
-        PNG where this QEMU was built with it, else PPM.
-        """
-        arguments: dict[str, object] = {"filename": str(path)}
+    async def screendump(self, *, device: str | None = None, head: int = 0) -> tuple[str, bytes]:
+        """The screen as a picture: its MIME type and content. PNG where this QEMU was built with it, else PPM."""
+        number = descriptors.SCREEN_SET
+        arguments: dict[str, object] = {"filename": f"/dev/fdset/{number}"}
         if device is not None:
             arguments |= {"device": device, "head": head}
+        with contextlib.ExitStack() as stack:
+            picture = os.memfd_create("screen")
+            stack.callback(os.close, picture)
+            written = os.open(f"/proc/self/fd/{picture}", os.O_WRONLY | os.O_CLOEXEC)
+            stack.callback(os.close, written)
+            await self.monitor.execute("add-fd", {"fdset-id": number}, descriptor=written)
+            try:
+                mime = await self._screendump(arguments)
+            finally:
+                with contextlib.suppress(CorralError):
+                    await self.monitor.execute("remove-fd", {"fdset-id": number})
+            return mime, await asyncio.to_thread(os.pread, picture, os.fstat(picture).st_size, 0)
+
+    async def _screendump(self, arguments: dict[str, object]) -> str:
         try:
             await self.monitor.execute("screendump", arguments | {"format": "png"})
         except MonitorCommandFailed as error:

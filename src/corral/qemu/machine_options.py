@@ -301,7 +301,7 @@ def _firmware(context: Context) -> list[Option]:
     if loader is None or loader.path is None:
         return []
     if loader.type != "pflash":
-        return [("-bios", loader.path)]
+        return [("-bios", context.readable(loader.path))]
     return [("-global", "driver=cfi.pflash01,property=secure,value=on")] if loader.secure == "yes" else []
 
 
@@ -311,8 +311,8 @@ def _kernel(context: Context) -> list[Option]:
         if os.initrd is not None or os.cmdline is not None:
             raise ConfigUnsupported("initrd and cmdline need a kernel")
         return []
-    words: list[Option] = [("-kernel", os.kernel)]
-    words += [("-initrd", os.initrd)] if os.initrd is not None else []
+    words: list[Option] = [("-kernel", context.readable(os.kernel))]
+    words += [("-initrd", context.readable(os.initrd))] if os.initrd is not None else []
     words += [("-append", os.cmdline)] if os.cmdline is not None else []
     return words
 

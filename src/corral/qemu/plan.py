@@ -147,7 +147,7 @@ def plan(domain: Domain, binary: Binary, runtime: Runtime) -> Plan:
         options=tuple(machine_options.options(context)),
         parts=tuple(parts),
         setup=tuple(setup),
-        fds=() if runtime.monitor_fd is None else (runtime.monitor_fd,),
+        fds=(*(() if runtime.monitor_fd is None else (runtime.monitor_fd,)), *runtime.fds.values()),
         environment=machine_options.environment(context),
     )
 

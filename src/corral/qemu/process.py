@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pwd
 import signal
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from corral.errors import HostError
+from corral.host.account import Account
 
 
 class Process:
@@ -46,19 +45,18 @@ class Process:
         *,
         log: Path,
         pass_fds: Collection[int] = (),
-        user: str | None = None,
+        account: Account | None = None,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Process:
         """Start `argv` in a new session, stdin from /dev/null, stdout and stderr appended to `log`. About 1 ms.
 
-        `pass_fds` keep their numbers in the child. Raises HostError when it cannot be executed.
+        `pass_fds` keep their numbers in the child. No account means ours. Raises HostError when it cannot be executed.
         """
         try:
-            identity = _identity(user)
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                # The vfork path of subprocess: no page tables are copied unless the user changes.
+                # The vfork path of subprocess: no page tables are copied unless the user changes (1 ms).
                 child = subprocess.Popen(
                     argv,
                     stdin=subprocess.DEVNULL,
@@ -68,16 +66,14 @@ class Process:
                     start_new_session=True,
                     cwd=cwd,
                     env=env,
-                    user=identity.user,
-                    group=identity.group,
-                    extra_groups=identity.groups,
+                    user=account.uid if account else None,
+                    group=account.gid if account else None,
+                    extra_groups=account.groups if account else None,
                 )
             finally:
                 os.close(output)
         except OSError as error:
             raise HostError(f"cannot execute {argv[0]}: {error.strerror}") from error
-        except KeyError as error:
-            raise HostError(f"cannot run {argv[0]} as user '{user}': there is no such user") from error
         # Nobody reaps the child before us, so its pid cannot have been reused.
         return cls(child.pid, start_time(child.pid), os.pidfd_open(child.pid), child)
 
@@ -149,24 +145,6 @@ class Process:
             # A process that is left running on purpose: Popen shall neither warn of it nor wait for it.
             self._child.returncode = 0
         self._child = None
-
-
-class _Identity(NamedTuple):
-    """Whom to run as, as subprocess takes it: None changes nothing."""
-
-    user: int | None = None
-    group: int | None = None
-    groups: list[int] | None = None
-
-
-def _identity(user: str | None) -> _Identity:
-    """The user, group and supplementary groups of a user name; KeyError when there is no such user."""
-    if user is None:
-        return _Identity()
-    entry = pwd.getpwnam(user)
-    if entry.pw_uid == os.geteuid():
-        return _Identity()
-    return _Identity(entry.pw_uid, entry.pw_gid, os.getgrouplist(user, entry.pw_gid))
 
 
 def start_time(pid: int) -> int:

@@ -52,9 +52,9 @@ class Runtime:
     """What only the start knows. All paths are absolute; nothing here is opened or created by the plan.
 
     `accel`: the accelerator to use; the caller has refused `<domain type='kvm'>` where KVM is not to be used.
-    `run_dir`: the domain's own existing directory. QEMU makes the sockets of channels without a path there
-    (`channel-NAME`), and that of a VNC server with `<listen type='socket'/>` without one (`vnc.sock`); the kernel
-    limits such paths to 107 bytes.
+    `run_dir`: the domain's own existing directory, in which QEMU is started. QEMU makes the sockets of channels without
+    a path there (`channel-NAME`), and that of a VNC server with `<listen type='socket'/>` without one (`vnc.sock`); the
+    kernel limits such paths to 107 bytes.
     `monitor_fd`: number of the listening UNIX socket that QEMU inherits for its QMP monitor; None: QEMU listens itself
     at `run_dir/monitor.sock`.
     `chains`: for each disk's target name (`vda`) its images from the top down to the base. A disk missing here has the
@@ -62,7 +62,7 @@ class Runtime:
     `graphics`: ports by the index of the `<graphics>` in the document. One missing here has the ports of the document.
     `nvram`: the domain's own UEFI variable store, existing; None: the path in `<nvram>`.
     `now`: seconds since 1970, for `<clock offset='variable'>`.
-    `fds`: descriptors opened by the caller that QEMU inherits: name → number; `Plan.fds` lists those used.
+    `fds`: copies that QEMU inherits of files to be read that it may not open itself: path → descriptor.
     """
 
     accel: Literal["kvm", "tcg"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from corral.errors import ConfigUnsupported
 from corral.model.address import ISAAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console, Parallel, Serial
 from corral.model.devices.hub import Redirdev
+from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, alias, given, switch
 from corral.qemu.runtime import Part
 
@@ -56,15 +57,34 @@ def redirdev(device: Redirdev, context: Context) -> list[Part]:
     backend = backend_of(twin, context, spice_name="usbredir")
     props: Properties = {"driver": context.driver("usb-redir"), "chardev": f"char{alias(device)}"}
     props |= context.place(device) | context.boot_index(device)
-    return [Part("chardev", f"char{alias(device)}", backend), Part("device", alias(device), props)]
+    files = _files(f"char{alias(device)}", backend["type"], backend["data"])
+    return [*files, Part("chardev", f"char{alias(device)}", backend), Part("device", alias(device), props)]
 
 
 def _with_backend(device: Chardev, props: Properties, context: Context) -> list[Part]:
     name = f"char{alias(device)}"
+    backend = backend_of(device, context)
     return [
-        Part("chardev", name, backend_of(device, context)),
+        *_files(name, backend["type"], backend["data"]),
+        Part("chardev", name, backend),
         Part("device", alias(device), {"driver": props["driver"], "chardev": name} | props),
     ]
+
+
+def _files(name: str, kind: str, data: dict[str, Any]) -> list[Part]:
+    """The files that a backend opens, and the backend's data pointed to them."""
+    found = []
+    if kind == "file":
+        found.append(descriptors.other(name, data["out"], "append" if data["append"] else "truncate"))
+        data["out"] = descriptors.reference(found[-1])
+    if kind == "serial":
+        found.append(descriptors.other(name, data["device"], "device"))
+        data["device"] = descriptors.reference(found[-1])
+    if "logfile" in data:
+        mode: Literal["append", "truncate"] = "append" if data.get("logappend") else "truncate"
+        found.append(descriptors.other(f"log of {name}", data["logfile"], mode))
+        data["logfile"] = descriptors.reference(found[-1])
+    return found
 
 
 def _place(device: Serial, context: Context) -> Properties:
@@ -99,7 +119,7 @@ def _backend(device: Chardev, source: ChardevSource, spice_name: str, context: C
         case "pipe":
             return "pipe", {"device": _path(device, source)}
         case "unix":
-            address = {"type": "unix", "data": {"path": _path(device, source)}}
+            address = {"type": "unix", "data": {"path": context.own(_path(device, source))}}
             return "socket", _socket(device, source, address, context, default="bind")
         case "tcp":
             if source.service is None:

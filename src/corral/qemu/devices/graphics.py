@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from corral.errors import ConfigUnsupported
 from corral.model.devices.graphics import Graphics
 from corral.qemu.context import Context
@@ -45,7 +43,7 @@ def _moment(text: str) -> str:
 def _vnc(graphics: Graphics, context: Context) -> str:
     if not context.binary.has_vnc:
         raise ConfigUnsupported(f"vnc graphics are not supported with QEMU binary '{context.binary.path}'")
-    words = [_vnc_address(graphics)]
+    words = [_vnc_address(graphics, context)]
     if graphics.websocket is not None:
         words.append(f"websocket={graphics.websocket if graphics.websocket != -1 else 'on'}")
     if graphics.passwd is not None:
@@ -60,10 +58,10 @@ def _vnc(graphics: Graphics, context: Context) -> str:
     return ",".join(words)
 
 
-def _vnc_address(graphics: Graphics) -> str:
+def _vnc_address(graphics: Graphics, context: Context) -> str:
     listen = graphics.listens[0] if graphics.listens else None
     if listen is not None and listen.type == "socket":
-        return f"unix:{_escape(str(Path(listen.socket or '')))}"
+        return f"unix:{_escape(context.own(listen.socket or ''))}"
     if listen is not None and listen.type == "none":
         return "none"
     port = graphics.port
@@ -82,7 +80,7 @@ def _spice(graphics: Graphics, context: Context) -> str:
     listen = graphics.listens[0] if graphics.listens else None
     words = []
     if listen is not None and listen.type == "socket":
-        words += ["unix=on", f"addr={_escape(listen.socket or '')}"]
+        words += ["unix=on", f"addr={_escape(context.own(listen.socket or ''))}"]
     elif listen is not None and listen.type == "none":
         words.append("port=0")
     else:

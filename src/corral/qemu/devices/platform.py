@@ -8,9 +8,12 @@ from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
 from corral.model.devices.watchdog import Watchdog
+from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, alias, given, switch, virtio_options
 from corral.qemu.runtime import Command, Part
 
+EVERYBODYS = ("/dev/random", "/dev/urandom")
+"""Sources of random numbers that any account may read."""
 WATCHDOG_ACTIONS = {"dump": "pause"}
 """QEMU pauses the guest; what follows is the daemon's."""
 
@@ -24,11 +27,15 @@ def rng(device: Rng, context: Context) -> list[Part]:
         backend = {"qom-type": "rng-random", "filename": device.backend.path or "/dev/random"}
     if not context.binary.has_object(backend["qom-type"]):
         raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' has no object '{backend['qom-type']}'")
+    files = []
+    if backend.get("filename", "/dev/random") not in EVERYBODYS:
+        files.append(descriptors.other(source, backend["filename"], "source"))
+        backend["filename"] = descriptors.reference(files[0])
     props: Properties = {"driver": context.virtio("virtio-rng", device.model), "rng": source}
     if device.rate is not None:
         props |= {"max-bytes": device.rate.bytes, "period": device.rate.period or 1000}
     props |= context.place(device) | virtio_options(device.driver)
-    return [Part("object", source, backend), Part("device", alias(device), props)]
+    return [*files, Part("object", source, backend), Part("device", alias(device), props)]
 
 
 def memballoon(device: Memballoon, context: Context) -> list[Part]:
