@@ -74,7 +74,7 @@ async def test_read_only_stick_cannot_be_written(guest: Guest, tmp_path: Path) -
     async with guest.plugged(Stick(image, read_only=True), EHCI):
         disk = await guest.disk("Python stick")
         await guest.until(f"cat /sys/block/{disk}/ro", "1")
-        assert "not permitted" in await guest.sh(f"echo no >/dev/{disk}")
+        assert "Read-only" in await guest.sh(f"echo no >/dev/{disk}")
 
 
 async def test_folder_is_mounted(guest: Guest, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def test_keyboard_types_a_line_into_the_console(guest: Guest) -> None:
     keyboard = usb.Keyboard()
     async with guest.plugged(keyboard, EHCI):
         await guest.until("cat /proc/bus/input/devices", "USB keyboard")
-        await guest.sh("setsid sh -c 'exec sh </dev/tty1 >/dev/tty1 2>&1' </dev/null >/dev/null 2>&1 &")
+        await guest.sh("setsid sh -c 'exec sh </dev/tty1 >/dev/tty1 2>/dev/null' </dev/null >/dev/null 2>&1 &")
         keyboard.type('echo "It is: $((6 * 7))!" > /run/typed\n')
         assert await guest.until("cat /run/typed", "42") == "It is: 42!\n"
         keyboard.type("exit\n")
@@ -107,12 +107,11 @@ async def test_tablet_points(guest: Guest) -> None:
         entry = (await guest.until("cat /proc/bus/input/devices", "USB tablet")).split("USB tablet")[1]
         event = next(word for word in entry.split() if word.startswith("event"))
         watch = asyncio.create_task(
-            guest.sh(f"timeout 10 dd if=/dev/input/{event} bs=24 count=3 2>/dev/null | od -A n -t d4")
+            guest.sh(f"timeout 10 dd if=/dev/input/{event} bs=24 count=3 2>/dev/null | od -A n -t d4 -v")
         )
         await asyncio.sleep(1)
         tablet.move(12345, 23456)
-        numbers = [line.split()[-2:] for line in (await watch).splitlines()]
-        values = [int(word) for pair in numbers for word in pair]
+        values = [int(word) for word in (await watch).split() if word.isdigit()]
         assert 12345 in values and 23456 in values
 
 
