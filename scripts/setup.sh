@@ -53,5 +53,16 @@ install_program() {
     printf '%s' "$want" >"$stamp"
 }
 
+# Whom the system daemon runs QEMU as (systemd/corral.sysusers says the same for a package).
+make_account() {
+    [ "$(id -u)" = 0 ] || return 0
+    ! getent passwd corral-qemu >/dev/null || return 0
+    command -v useradd >/dev/null || return 0
+    say "making the account corral-qemu, as which guests' QEMU runs"
+    useradd --system --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin --comment "Corral's QEMU processes" corral-qemu ||
+        say "it could not be made; QEMU will run as libvirt-qemu, or as root"
+}
+
 install_packages
+make_account
 install_program
