@@ -43,6 +43,7 @@ SAMPLES: list[events.Event] = [
     events.MetadataChange(WEB, 2, "http://example.org/x"),
     events.MetadataChange(WEB, 0, None),
     events.MemoryFailure(WEB, 0, 1, 2),
+    events.Tunable(WEB, (("cputune.vcpupin0", 7, "0-1"),)),
 ]
 
 

@@ -123,7 +123,6 @@ REFUSED = {
         ConfigUnsupported,
         "huge pages is not supported yet",
     ),
-    "pinning": ({"head": "<vcpu cpuset='0'>1</vcpu>"}, ConfigUnsupported, "(pinning) is not supported yet"),
     "iothread": (
         {"devices": DISK.format(dev="vda", bus="virtio", more="<driver iothread='1'/>")},
         ConfigUnsupported,

@@ -22,11 +22,12 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import InvalidArgument, OperationInvalid
-from corral.hypervisor import ending, guest, starting, statistics
+from corral.hypervisor import ending, guest, guest_vcpus, pinning, starting, statistics, vcpus
 from corral.hypervisor.documents import Definition, check_metadata
 from corral.hypervisor.events import Identity, Lifecycle, MetadataChange
 from corral.hypervisor.jobs import JobSlot
 from corral.hypervisor.lifecycle import Cause, State, transition
+from corral.hypervisor.rewriting import rewrite
 from corral.hypervisor.run import Run
 from corral.hypervisor.statistics import Statistic
 
@@ -165,7 +166,7 @@ class Domain:
 
     def vcpus(self, flags: int = 0) -> tuple[int, int]:
         """(now, at most) of the running machine or of the definition, by virDomainModificationImpact."""
-        live, _ = self._impact(flags)
+        live, _ = self.impact(flags)
         definition = self.definition if live or self.config is None else self.config
         return statistics.vcpus(definition.document)
 
@@ -214,7 +215,7 @@ class Domain:
 
     def metadata(self, type: int, uri: str | None = None, flags: int = 0) -> str:
         """Title, description or a metadata element, by virDomainMetadataType and virDomainModificationImpact."""
-        live, _ = self._impact(flags)
+        live, _ = self.impact(flags)
         if live:
             return self.require_run().live.metadata(type, uri)
         if self.config is None:
@@ -297,32 +298,64 @@ class Domain:
 
         async def work() -> None:
             async with self.hypervisor.definitions:
-                await self._write_metadata(flags, lambda definition: definition.with_metadata(type, text, key, uri))
+                live, config = self.impact(flags)
+
+                def edit(definition: Definition) -> Definition:
+                    return definition.with_metadata(type, text, key, uri)
+
+                await rewrite(self, config=edit if config else None, live=edit if live else None)
             nsuri = uri if type == DomainMetadataType.ELEMENT else None
             self.hypervisor.events.emit(MetadataChange(self.identity(), type, nsuri))
 
         await self.change("set metadata", work)
 
-    async def _write_metadata(self, flags: int, edit: Callable[[Definition], Definition]) -> None:
-        live, config = self._impact(flags)
-        store = self.hypervisor.store
-        new_config = edit(self.config) if config and self.config else None
-        run = self.require_run() if live else None
-        before, after, base = (run.live, edit(run.live), edit(run.base)) if run else (None, None, None)
-        await store.set_metadata(
-            self._uuid,
-            xml=new_config.secure_xml if new_config else None,
-            live_xml=after.secure_xml if after else None,
-            base_xml=base.secure_xml if base else None,
-        )
-        if new_config:
-            self.config = new_config
-        if run and after and base:
-            if run.live is not before:  # the guest changed something in the meantime (a channel, a tray)
-                after = edit(run.live)
-                await store.update_live(run.id, xml=after.secure_xml)
-            run.live, run.base = after, base
-        self.touch()
+    async def set_vcpus(self, count: int, flags: int = 0) -> int:
+        """Have `count` vCPUs, by virDomainVcpuFlags; how many the guest uses afterwards, as far as it is known.
+
+        Returns when the guest uses, or has let go of, every one; raises with the guest's reason, and what was changed
+        by then is undone.
+        """
+        return await self.change("set vcpus", lambda: vcpus.set_count(self, count, flags))
+
+    async def set_vcpu(self, numbers: str, present: bool, flags: int = 0) -> None:
+        """Plug or unplug single vCPUs (`1,3-4`), by virDomainModificationImpact."""
+        await self.change("set vcpus", lambda: vcpus.set_single(self, numbers, present, flags))
+
+    async def guest_vcpus(self) -> dict[str, str]:
+        """Which CPUs the guest has (`vcpus`), uses (`online`), and could do without (`offlinable`), by its agent."""
+        return await self.hypervisor.complete(guest_vcpus.describe(self))
+
+    async def guest_vcpu_count(self, *, maximum: bool = False) -> int:
+        """How many CPUs the guest uses, or has, by its agent."""
+        return await self.hypervisor.complete(guest_vcpus.maximum(self) if maximum else guest_vcpus.count(self))
+
+    async def set_guest_vcpus(self, numbers: str, online: bool) -> None:
+        """Have the guest use some of its CPUs (`1,3-4`), or not, by its agent."""
+        await self.change("set guest vcpus", lambda: guest_vcpus.set_single(self, numbers, online))
+
+    async def pin_vcpu(self, number: int, cpus: frozenset[int], flags: int = 0) -> None:
+        """Let one vCPU run on these host CPUs only, by virDomainModificationImpact."""
+        await self.change("pin", lambda: pinning.pin_vcpu(self, number, cpus, flags))
+
+    async def pin_emulator(self, cpus: frozenset[int], flags: int = 0) -> None:
+        """Let QEMU's own work run on these host CPUs only."""
+        await self.change("pin", lambda: pinning.pin_emulator(self, cpus, flags))
+
+    async def pin_iothread(self, number: int, cpus: frozenset[int], flags: int = 0) -> None:
+        """Let one I/O thread run on these host CPUs only."""
+        await self.change("pin", lambda: pinning.pin_iothread(self, number, cpus, flags))
+
+    def vcpu_pins(self, flags: int = 0) -> list[frozenset[int]]:
+        """The host CPUs on which each vCPU that there can be may run."""
+        return pinning.vcpu_pins(self, flags)
+
+    def emulator_pin(self, flags: int = 0) -> frozenset[int]:
+        """The host CPUs on which QEMU's own work may run."""
+        return pinning.emulator_pin(self, flags)
+
+    def iothread_pins(self, flags: int = 0) -> dict[int, frozenset[int]]:
+        """The host CPUs on which each I/O thread may run, by its number."""
+        return pinning.iothread_pins(self, flags)
 
     async def rename(self, new_name: str) -> None:
         """Give a defined domain that is off another name."""
@@ -423,7 +456,7 @@ class Domain:
         self._autostart = self._autostart if autostart is None else autostart
         self.touch()
 
-    def _impact(self, flags: int) -> tuple[bool, bool]:
+    def impact(self, flags: int) -> tuple[bool, bool]:
         """(live, config) that virDomainModificationImpact means now."""
         live = bool(flags & DomainModificationImpact.LIVE)
         config = bool(flags & DomainModificationImpact.CONFIG)

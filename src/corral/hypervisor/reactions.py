@@ -24,7 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import ending, events
+from corral.hypervisor import answers, ending, events, vcpus
 from corral.hypervisor.guest import AGENT_PORT
 from corral.hypervisor.lifecycle import Cause
 
@@ -244,13 +244,22 @@ def _tray(domain: Domain, run: Run, data: Data) -> None:
 
 
 def _device_deleted(domain: Domain, run: Run, data: Data) -> None:
-    if data.get("device"):
+    number = vcpus.number_of(str(data.get("device", "")))
+    if number is not None:
+        vcpus.gone(domain, run, number)
+    elif data.get("device"):
         domain.hypervisor.events.emit(events.DeviceRemoved(domain.identity(), str(data["device"])))
 
 
 def _unplug_refused(domain: Domain, run: Run, data: Data) -> None:
     if data.get("device"):
         domain.hypervisor.events.emit(events.DeviceRemovalFailed(domain.identity(), str(data["device"])))
+
+
+def _ost(domain: Domain, run: Run, data: Data) -> None:
+    number = answers.status_reported(run, data)
+    if number is not None:
+        vcpus.gone(domain, run, number)
 
 
 def _port(domain: Domain, run: Run, data: Data) -> None:
@@ -361,6 +370,7 @@ _REACTIONS: dict[str, Callable[[Domain, Run, Data], None]] = {
     "DEVICE_TRAY_MOVED": _tray,
     "DEVICE_DELETED": _device_deleted,
     "DEVICE_UNPLUG_GUEST_ERROR": _unplug_refused,
+    "ACPI_DEVICE_OST": _ost,
     "VSERPORT_CHANGE": _port,
     "VNC_CONNECTED": _graphics(DomainEventGraphicsPhase.CONNECT),
     "VNC_INITIALIZED": _graphics(DomainEventGraphicsPhase.INITIALIZE),

@@ -59,6 +59,8 @@ class Run:
     starting: asyncio.Task[Any] | None = None
     #: What QEMU reported while the start was not complete: heard when it is.
     early: list[MonitorEvent] = field(default_factory=list)
+    #: Who waits for the guest's answer to a plug or an unplug of a vCPU, by device alias (`answers`).
+    answers: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     #: Open console and channel sessions by device alias: one at a time each.
     sessions: dict[str, ByteStream] = field(default_factory=dict)
 

@@ -25,7 +25,7 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
-from corral.hypervisor import ending, guest, images, ports, reactions, statistics
+from corral.hypervisor import ending, guest, images, pinning, ports, reactions, statistics, vcpus
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import Cause
 from corral.hypervisor.run import Run
@@ -145,6 +145,8 @@ async def _make(
     run.agent = guest.agent_of(document, domain.name)
     run.balloon = statistics.memory(document)[0]
     domain.touch()
+    await vcpus.plug_before_start(document, machine)
+    await pinning.apply(document, machine)
     await _prepare_machine(document, machine, planned.setup)
     return machine
 

@@ -28,6 +28,7 @@ from corral.model.features import Features
 from corral.model.memory import MemoryBacking
 from corral.model.metadata import Metadata
 from corral.model.os import OS
+from corral.model.tune import CPUTune
 from corral.model.units import CrashAction, Lifecycle, MaxMemory, Memory
 
 
@@ -134,6 +135,7 @@ class Domain(Element, tag="domain"):
     vcpus: VCPUs | None = element(default=None)
     iothreads: Unsigned | None = element(default=None)
     iothreadids: IOThreadIDs | None = element(default=None)
+    cputune: CPUTune | None = element(default=None)
     resource: Resource | None = element(default=None)
     os: OS = element()
     features: Features | None = element(default=None)

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from corral.errors import ConfigUnsupported, XMLError
 from corral.host.firmware import Firmware, choose
+from corral.model import cpuset
 from corral.model.clock import Clock
 from corral.model.cpu import CPU, CPUModel
 from corral.model.domain import VCPU, Domain
 from corral.model.features import SMM, Features
 from corral.model.os import NVRAM, BootDevice, FirmwareFeature, Loader
 from corral.model.os import Firmware as FirmwareInfo
-from corral.qemu import addresses, default_devices, unsupported
+from corral.qemu import addresses, default_devices, unsupported, vcpus
 from corral.qemu.binary import Binary
+from corral.qemu.context import iothreads
 from corral.qemu.pci_slots import is_q35
 from corral.qemu.plan import GraphicsPorts, Runtime, plan
 
@@ -99,11 +101,57 @@ def _complete_vcpus(domain: Domain, binary: Binary) -> None:
     vcpu.placement = vcpu.placement or "static"
     if vcpu.current is not None and vcpu.current > vcpu.count:
         raise XMLError(f"maxvcpus must not be less than current vcpus ({vcpu.count} < {vcpu.current})")
+    _complete_single_vcpus(domain, vcpu)
+    _check_pinning(domain, vcpu)
     if vcpu.current == vcpu.count:
         vcpu.current = None
     limit = binary.machine(domain.os.type.machine).max_cpus
     if vcpu.count > limit:
         raise ConfigUnsupported(f"Maximum CPUs greater than specified machine type limit {limit}")
+
+
+def _complete_single_vcpus(domain: Domain, vcpu: VCPU) -> None:
+    """Where `<vcpus>` says which vCPUs there are, they are what counts; the first is always there."""
+    if domain.vcpus is None or not domain.vcpus.vcpus:
+        domain.vcpus = None
+        return
+    told = [state.id for state in domain.vcpus.vcpus]
+    if len(set(told)) < len(told):
+        raise XMLError("a vCPU is listed twice in <vcpus>")
+    if max(told) >= vcpu.count:
+        raise XMLError(f"vcpu id '{max(told)}' is out of range: there are {vcpu.count}")
+    found = vcpus.states(domain)
+    if found[0].enabled == "no":
+        raise XMLError("vCPU 0 can't be offline")
+    if found[0].hotpluggable == "yes":
+        raise ConfigUnsupported("vCPU 0 can't be hotpluggable")
+    for state in found:
+        if state.enabled == "yes":
+            state.hotpluggable = state.hotpluggable or "no"
+    boot = [state.id for state in found if state.enabled == "yes" and state.hotpluggable == "no"]
+    if boot != list(range(len(boot))):
+        raise ConfigUnsupported("vCPUs that are not hotpluggable must be the first ones")
+    vcpus.keep(domain, found)
+
+
+def _check_pinning(domain: Domain, vcpu: VCPU) -> None:
+    """Refuse sets of host CPUs that are none, and pins of what the domain does not have."""
+    if vcpu.cpuset is not None:
+        cpuset.parse(vcpu.cpuset)
+    tune = domain.cputune
+    if tune is None:
+        return
+    sets = [pin.cpuset for pin in tune.vcpupins] + [pin.cpuset for pin in tune.iothreadpins]
+    for text in sets + ([tune.emulatorpin.cpuset] if tune.emulatorpin is not None else []):
+        cpuset.parse(text)
+    pinned = [pin.vcpu for pin in tune.vcpupins]
+    if len(set(pinned)) < len(pinned):
+        raise XMLError("duplicate vcpupin for same vcpu")
+    tune.vcpupins = [pin for pin in tune.vcpupins if pin.vcpu < vcpu.count]
+    known = iothreads(domain)
+    for thread in tune.iothreadpins:
+        if thread.iothread not in known:
+            raise XMLError(f"Cannot find 'iothread' : {thread.iothread}")
 
 
 def _complete_iothreads(domain: Domain) -> None:

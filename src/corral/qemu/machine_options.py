@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from corral.errors import ConfigUnsupported
 from corral.model.os import Loader
-from corral.qemu import descriptors
+from corral.qemu import descriptors, vcpus
 from corral.qemu.context import Context, given, iothreads
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import graphics, platform, sound
@@ -126,7 +126,7 @@ def _accel(context: Context) -> str:
 def _smp(context: Context) -> str:
     vcpu, cpu = context.domain.vcpu, context.domain.cpu
     most = vcpu.count if vcpu is not None else 1
-    now = (vcpu.current if vcpu is not None else None) or most
+    now = len(vcpus.at_boot(context.domain))
     words = [str(now)] + ([f"maxcpus={most}"] if now != most else [])
     topology = cpu.topology if cpu is not None else None
     if topology is None:

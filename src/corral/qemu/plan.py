@@ -29,7 +29,7 @@ from corral.model.devices.sound import Sound
 from corral.model.devices.video import Video
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
-from corral.qemu import aliases, machine_options
+from corral.qemu import aliases, machine_options, vcpus
 from corral.qemu.binary import Binary
 from corral.qemu.context import Context
 from corral.qemu.devices import chardev, controller, disk, graphics, input, interface, platform, sound, video
@@ -74,6 +74,7 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
     ptys are known only when QEMU runs: `live.set_ptys`.
     """
     live = domain.copy()
+    vcpus.settle(live)
     for drive in live.devices.disks:
         _settle_images(drive, runtime.chains.get(drive.target.dev, ()))
     for number, display in enumerate(live.devices.graphics):

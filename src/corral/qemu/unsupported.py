@@ -46,10 +46,7 @@ def _claims(domain: Domain) -> Iterator[Claim]:
 def _machine(domain: Domain) -> Iterator[Claim]:
     vcpu, backing, features = domain.vcpu, domain.memory_backing, domain.features
     yield domain.max_memory is not None, "maxMemory (memory hotplug)"
-    yield vcpu is not None and vcpu.cpuset is not None, "<vcpu cpuset='…'> (pinning)"
     yield vcpu is not None and vcpu.placement == "auto", "<vcpu placement='auto'>"
-    single = domain.vcpus.vcpus if domain.vcpus is not None else []
-    yield any(state.enabled == "no" for state in single), "disabling single vCPUs (use <vcpu current='…'>)"
     yield domain.on_lockfailure is not None, "on_lockfailure"
     yield backing is not None and backing.hugepages is not None, "memory backing by huge pages"
     yield backing is not None and backing.discard, "<discard/> of memory backing"

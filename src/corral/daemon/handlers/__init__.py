@@ -19,6 +19,7 @@ def load() -> None:
         qemu,
         stats,
         streams,
+        vcpus,
     )
 
     assert all(
@@ -36,5 +37,6 @@ def load() -> None:
             qemu,
             stats,
             streams,
+            vcpus,
         )
     )

@@ -105,7 +105,6 @@ EMPTY_OF_DOMAIN: dict[str, dict[str, Any]] = {
     "domain_get_block_job_info": {"found": 0, "type": 0, "bandwidth": 0, "cur": 0, "end": 0},
     "domain_get_messages": {"msgs": []},
     "domain_get_autostart_once": {"autostart": 0},
-    "domain_get_iothread_info": {"info": [], "ret": 0},
 }
 
 #: Procedures that look something up: the error, and its text made from the arguments.

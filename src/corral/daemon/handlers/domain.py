@@ -9,12 +9,11 @@ from corral.constants import (
     DomainGetJobStatsFlags,
     DomainJobType,
     DomainModificationImpact,
-    DomainVcpuFlags,
     DomainXMLFlags,
     TypedParameterType,
 )
 from corral.daemon.dispatch import finds, on_domain
-from corral.errors import InvalidArgument, OperationInvalid, OperationUnsupported
+from corral.errors import OperationInvalid, OperationUnsupported
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -85,18 +84,6 @@ def get_max_vcpus(session: Session, domain: Domain, args: Any) -> dict[str, Any]
     """The most vCPUs that a running domain can get; libvirt answers this for running domains only."""
     _require_active(domain)
     return {"num": domain.max_vcpus}
-
-
-@on_domain(
-    "domain_get_vcpus_flags", flags=DomainVcpuFlags.LIVE | DomainVcpuFlags.CONFIG | DomainVcpuFlags.MAXIMUM, cached=True
-)
-def get_vcpus_flags(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """vCPUs now, or at most, of the running machine or of the definition."""
-    impact = args.flags & IMPACT
-    if impact == IMPACT:
-        raise InvalidArgument("flags for the running and for the defined domain exclude each other")
-    now, most = domain.vcpus(impact)
-    return {"num": most if args.flags & DomainVcpuFlags.MAXIMUM else now}
 
 
 @on_domain("domain_get_os_type", cached=True)

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import (
     ConnectGetAllDomainStatsFlags,
     DomainMemoryStatTags,
-    DomainModificationImpact,
     DomainStatsTypes,
     TypedParameterFlags,
     TypedParameterType,
-    VcpuState,
 )
 from corral.daemon.dispatch import domain_of, handler, on_domain, reference
 from corral.errors import ArgumentUnsupported, InvalidArgument, OperationInvalid
@@ -69,9 +67,6 @@ BLOCK_PARAMS = {
     "flush_total_times": "fl.times",
 }
 UNKNOWN = -1
-
-#: Bytes of one CPU map (REMOTE_CPUMAP_MAX).
-CPUMAP_MAX = 2048
 
 
 @handler("connect_get_all_domain_stats", flags=ALL_STATS_FLAGS)
@@ -153,40 +148,6 @@ async def interface_stats(session: Session, domain: Domain, args: Any) -> dict[s
         if interface.get("name") == args.device:
             return {member: interface.get(name, UNKNOWN) for member, name in INTERFACE.items()}
     raise InvalidArgument(f"'{args.device}' is not a known interface")
-
-
-@on_domain("domain_get_vcpus")
-async def get_vcpus(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """The vCPUs' states, times and the host CPU that each last ran on; the kernel may choose any."""
-    _require_active(domain)
-    figures = _values(await domain.stats(DomainStatsTypes.VCPU))
-    anywhere = _any_cpu(session, args.maplen)
-    running_on = statistics.vcpu_cpus(domain)
-    info = [
-        {
-            "number": number,
-            "state": vcpu.get("state", VcpuState.RUNNING),
-            "cpu_time": vcpu.get("time", 0),
-            "cpu": running_on.get(number, UNKNOWN),
-        }
-        for number, vcpu in enumerate(_numbered(figures, "vcpu"))
-    ][: max(args.maxinfo, 0)]
-    return {"info": info, "cpumaps": anywhere * len(info)}
-
-
-@on_domain("domain_get_vcpu_pin_info", flags=DomainModificationImpact.LIVE | DomainModificationImpact.CONFIG)
-def get_vcpu_pin_info(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """Every vCPU may run anywhere."""
-    count = min(max(args.ncpumaps, 0), domain.max_vcpus)
-    return {"cpumaps": _any_cpu(session, args.maplen) * count, "num": count}
-
-
-def _any_cpu(session: Session, size: int) -> bytes:
-    """The map of all host CPUs in `size` bytes."""
-    if not 0 <= size <= CPUMAP_MAX:
-        raise InvalidArgument(f"a CPU map of {size} bytes; it must be 0 to {CPUMAP_MAX}")
-    host = session.hypervisor.node_info().cpus
-    return ((1 << host) - 1).to_bytes((host + 7) // 8, "little")[:size].ljust(size, b"\0")
 
 
 async def _disks(domain: Domain, path: str) -> list[dict[str, Any]]:
