@@ -56,6 +56,12 @@ class Images:
                 del self._uses[path]
 
 
+def read_by_name(document: DomainDocument) -> list[str | None]:
+    """The files that QEMU loads into the guest's memory: kernel, initial ramdisk, a BIOS that is no flash chip."""
+    os, loader = document.os, document.os.loader
+    return [os.kernel, os.initrd, loader.path if loader is not None and loader.type != "pflash" else None]
+
+
 def writes(disk: Disk) -> bool:
     """Whether the guest can write to the disk's top image."""
     return not disk.readonly and disk.device == "disk"
@@ -67,12 +73,6 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
     for disk in document.devices.disks:
         if disk.source is None or disk.source.path is None:
             continue
-def read_by_name(document: DomainDocument) -> list[str | None]:
-    """The files that QEMU loads into the guest's memory: kernel, initial ramdisk, a BIOS that is no flash chip."""
-    os, loader = document.os, document.os.loader
-    return [os.kernel, os.initrd, loader.path if loader is not None and loader.type != "pflash" else None]
-
-
         found[os.path.realpath(disk.source.path)] = (writes(disk), disk.shareable)
         for below in chains.get(disk.target.dev, ())[1:]:
             found.setdefault(os.path.realpath(below.path), (False, False))
