@@ -151,10 +151,6 @@ async def _make(
     return machine
 
 
-async def _prepare_machine(document: DomainDocument, machine: Machine, setup: Sequence[Command]) -> None:
-    """What is asked of a machine before its CPUs run."""
-
-
 async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener) -> Machine:
     """The process of a plan, paused, with its files."""
     from corral.qemu import descriptors, render
@@ -182,6 +178,9 @@ async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener) ->
     except InternalError as error:
         raise InternalError(descriptors.with_paths(error.detail, planned.parts)) from error
 
+
+async def _prepare_machine(document: DomainDocument, machine: Machine, setup: Sequence[Command]) -> None:
+    """What is asked of a machine before its CPUs run."""
     if document.on_reboot == "destroy":
         # A guest that boots again ends instead; QEMU then reports a shutdown with the cause guest-reset.
         setup = [*setup, ("set-action", {"reboot": "shutdown"})]
