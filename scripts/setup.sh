@@ -14,7 +14,15 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 
 packages="python3 python3-venv qemu-system-x86 qemu-utils ovmf"
-[ "$kind" = run ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client"
+[ "$kind" = run ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents"
+
+same_version() {
+    version=$(dpkg-query -W -f '${Version}' "$1")
+    if ! installed "$2" && apt-cache show "$2=$version" >/dev/null 2>&1; then
+        say "installing $2"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$2=$version" >&2
+    fi
+}
 
 install_packages() {
     if ! command -v dpkg-query >/dev/null; then
@@ -32,12 +40,9 @@ install_packages() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2 ||
             die "apt-get could not install:$missing"
     fi
-    # Where SPICE is a package of its own (Debian 13), take the one that fits the QEMU that is installed.
-    version=$(dpkg-query -W -f '${Version}' qemu-system-x86)
-    if ! installed qemu-system-modules-spice && apt-cache show "qemu-system-modules-spice=$version" >/dev/null 2>&1; then
-        say "installing qemu-system-modules-spice"
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "qemu-system-modules-spice=$version" >&2
-    fi
+    # Debian 13 has parts of QEMU and libvirt in packages of their own: take those that fit what is installed.
+    same_version qemu-system-x86 qemu-system-modules-spice
+    [ "$kind" = run ] || same_version libvirt-daemon libvirt-daemon-driver-storage
 }
 
 install_program() {
