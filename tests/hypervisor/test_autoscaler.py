@@ -142,6 +142,13 @@ def test_old_samples_decide_nothing() -> None:
     assert decide(samples, VCPUS, PACE, 100.0).verdict is Verdict.HOLD
 
 
+def test_what_was_seen_before_a_change_decides_nothing_after_it() -> None:
+    samples = [Sample(5.0, 1, 1.0), Sample(10.0, 1, 1.0)]
+    done = [Outcome(10.2, 1, 2, 2)]
+    assert decide(samples, VCPUS, PACE, 11.0).verdict is Verdict.UP
+    assert decide(samples, VCPUS, PACE, 11.0, outcomes=done).verdict is Verdict.HOLD
+
+
 def test_no_swinging() -> None:
     """A steady load settles: after the first minutes nothing changes any more, whatever the load is."""
     for tenths in range(81):

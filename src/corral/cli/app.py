@@ -38,6 +38,12 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("logs", "Show what a machine's QEMU has written"),
         "events": ("events", "Follow what happens to machines"),
     },
+    "Figures": {
+        "top": ("top", "Show live what machines use"),
+        "metrics": ("metrics", "Offer machines' figures to Prometheus"),
+        "perf": ("perf", "Measure one machine with the host's perf: stat, record"),
+        "autoscale": ("autoscale", "Have a machine scaled by its load"),
+    },
     "Documents": {
         "show": ("document", "Show a machine's document"),
         "define": ("document", "Keep a machine's document: new, or in place of the old"),
@@ -64,6 +70,8 @@ class Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"corral.cli.{COMMANDS[cmd_name][0]}")
+        if cmd_name in GROUPS:
+            return typer.main.get_command(_group(cmd_name, module))
         app = typer.Typer(**PLAIN)  # type: ignore[arg-type]
         settings = {"context_settings": HELP_OPTIONS, **getattr(module, "SETTINGS", {}).get(cmd_name, {})}
         app.command(cmd_name, **settings)(getattr(module, f"{cmd_name}_" if cmd_name in KEYWORDS else cmd_name))
@@ -87,6 +95,16 @@ class Commands(TyperGroup):
                 formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
 
 
+def _group(name: str, module: Any) -> typer.Typer:
+    """A command with commands of its own: functions of its module."""
+    app = typer.Typer(context_settings=HELP_OPTIONS, no_args_is_help=True, help=COMMANDS[name][1] + ".", **PLAIN)  # type: ignore[arg-type]
+    for each in GROUPS[name]:
+        app.command(each, context_settings=HELP_OPTIONS)(getattr(module, each))
+    return app
+
+
+#: Commands that are groups, and their own commands.
+GROUPS = {"perf": ("stat", "record")}
 KEYWORDS = {"exec"}  # names that Python has a use for
 ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}
 ALIASES |= {
@@ -118,7 +136,8 @@ def root(
 ) -> None:
     """Run virtual machines. Try: corral run tiny --name web"""
     if connect is not None and ctx.invoked_subcommand:
-        ctx.default_map = {ctx.invoked_subcommand: {"connect": connect}}
+        name = ctx.invoked_subcommand
+        ctx.default_map = {name: {"connect": connect, **{each: {"connect": connect} for each in GROUPS.get(name, ())}}}
 
 
 def program() -> Any:

@@ -6,6 +6,7 @@ One class an event of libvirt (virConnectDomainEventID in libvirt-domain.h); `KI
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -110,6 +111,29 @@ class ControlError(Event):
     """The daemon lost its hold on the domain's QEMU."""
 
     kind: ClassVar[str] = "control-error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autoscale(Event):
+    """The autoscaler decided something else than before, or has done it (`result`); Corral's own daemon only."""
+
+    kind: ClassVar[str] = "autoscale"
+    resource: str
+    verdict: str
+    amount: int
+    wanted: int
+    reason: str
+    inputs: dict[str, float]
+    dry_run: bool
+    result: str = ""
+
+    def __str__(self) -> str:
+        to = f" to {self.amount}" if self.verdict in ("up", "down") else ""
+        figures = ", ".join(f"{name} {value:g}" for name, value in self.inputs.items())
+        return (
+            f"{self.resource} {self.verdict}{to}: {self.result or self.reason} ({figures})"
+            f"{', dry run' if self.dry_run else ''}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,6 +461,14 @@ KINDS: dict[int, tuple[str, type[Event], Build]] = {
     ),
 }
 
+#: Corral's own events have numbers here that libvirt's will never have.
+AUTOSCALE = 1 << 20
+KINDS[AUTOSCALE] = (
+    "corral.event_autoscale",
+    Autoscale,
+    lambda msg: {name: value for name, value in json.loads(msg.json).items() if name in Autoscale.__dataclass_fields__},
+)
+
 NAMES: dict[str, int] = {event_class.kind: number for number, (_, event_class, _) in KINDS.items()}
 
 
@@ -490,11 +522,29 @@ class Events:
                 body = getattr(message, "msg", message)
                 self._push(event_class(domain=self._host.wrap(body.dom), **build(body)))
 
+        if number == AUTOSCALE:
+            await self._register_own(message, event_class, build)
+            return
         silence = connection.listen(message, heard)
         try:
             await connection.call(
                 "connect_domain_event_callback_register_any", {"eventID": number, "dom": dom}, receive=registered
             )
+        except BaseException:
+            silence()
+            raise
+        self._silencers.append(silence)
+
+    async def _register_own(self, message: str, event_class: Any, build: Callable[[Any], dict[str, Any]]) -> None:
+        """Listen to what only Corral's own daemon tells; NoSupport from a libvirtd."""
+
+        def heard(msg: Any) -> None:
+            if self._domain is None or msg.dom.uuid == self._domain.reference.uuid:
+                self._push(event_class(domain=self._host.wrap(msg.dom), **build(msg)))
+
+        silence = self._host.connection.listen(message, heard)
+        try:
+            await self._host.call_own("corral.autoscale_watch", on=1)
         except BaseException:
             silence()
             raise

@@ -80,10 +80,10 @@ class Host:
                 fields[key] = value.reference
         return await self.connection.call(name, fields, timeout=CALL_TIMEOUT)
 
-    async def call_own(self, name: str, **fields: Any) -> Any:
+    async def call_own(self, name: str, *, timeout: float | None = CALL_TIMEOUT, **fields: Any) -> Any:
         """Call a procedure of Corral's own program; NoSupport from a libvirtd, which does not have it."""
         try:
-            return await self.connection.call(name, fields)
+            return await self.connection.call(name, fields, timeout=timeout)
         except RPCError as error:
             if "Cannot find program" in str(error):
                 raise NoSupport("only Corral's own daemon has it") from error

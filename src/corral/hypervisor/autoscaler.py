@@ -154,6 +154,8 @@ def decide(
         return held(Verdict.FROZEN, last.frozen)
     if now - last.time > FRESH * pace.period:
         return held(Verdict.HOLD, f"the last sample is {now - last.time:.0f} s old")
+    if outcomes and last.time <= outcomes[-1].time:
+        return held(Verdict.HOLD, "nothing is known since the last change")
     wanted, reason, bound = _wanted(samples, limits, pace, now, outcomes)
     amount = wanted
     if allowed is not None and amount > (share := max(allowed, limits.minimum)):

@@ -58,7 +58,7 @@ class Budget:
 class Track:
     """What is known of one resource of one domain."""
 
-    samples: deque[Sample] = field(default_factory=deque)
+    samples: list[Sample] = field(default_factory=list)
     outcomes: deque[Outcome] = field(default_factory=lambda: deque(maxlen=32))
     decision: Decision | None = None
     counts: Counter[str] = field(default_factory=Counter)
@@ -354,7 +354,7 @@ class Autoscaling:
                 "counts": dict(track.counts),
                 "samples": [
                     {"age": round(time.monotonic() - each.time, 1), "amount": each.amount, "use": round(each.use, 1)}
-                    for each in list(track.samples)[-3:]
+                    for each in track.samples[-3:]
                 ],
             }
         return shown
@@ -395,8 +395,7 @@ async def _ask_load(watch: Watch, agent: Agent) -> None:
 
 def _keep(track: Track, sample: Sample, count: int) -> None:
     track.samples.append(sample)
-    while len(track.samples) > count:
-        track.samples.popleft()
+    del track.samples[:-count]
 
 
 def _vcpus(run: Run) -> int:

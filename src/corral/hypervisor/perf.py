@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LONGEST = 600.0
 FREQUENCY_MAX = 9999
 #: Bytes of a file of the guest's that are fetched at most, and at once.
-FILE_MAX, CHUNK = 48 << 20, 1 << 20
+FILE_MAX, CHUNK = 48 << 20, 1 << 19
 #: Seconds that the fetching may take.
 FETCHING = 60.0
 #: Characters of stacks that one answer carries; a string on the wire has 4 MiB at most.
@@ -60,7 +60,11 @@ async def record(domain: Domain, seconds: float, frequency: int, *, symbols: boo
     pid = _pid(domain, seconds)
     perf.require(tracepoints=False)
     with tempfile.TemporaryDirectory(prefix="corral-symbols-") as directory:
-        found, why_not = await _symbols(domain, Path(directory)) if symbols else (None, "not asked for")
+        found, why_not = None, "not asked for"
+        if symbols and domain.definition.document.type != "kvm":
+            why_not = "the guest runs in software emulation, where its code is QEMU's"
+        elif symbols:
+            found, why_not = await fetch_symbols(domain, Path(directory))
         sampled = await perf.record(pid, seconds, frequency, found)
     kept, left_out = most_frequent(sampled, STACKS_MAX)
     return {
@@ -83,7 +87,7 @@ def _pid(domain: Domain, seconds: float) -> int:
     return run.process.pid
 
 
-async def _symbols(domain: Domain, directory: Path) -> tuple[Symbols | None, str]:
+async def fetch_symbols(domain: Domain, directory: Path) -> tuple[Symbols | None, str]:
     """The guest's symbols in files below `directory`, or why there are none."""
     agent = domain.require_run().agent
     if agent is None:
