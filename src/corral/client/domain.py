@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from corral.client.host import Host
     from corral.client.stream import Stream
     from corral.model.domain import Domain as DomainDocument
+    from corral.model.element import Element
 
 ACTIVE = ("running", "blocked", "paused", "shutdown", "pmsuspended")
 
@@ -197,6 +198,42 @@ class Domain:
         """Give it another name; it must be off."""
         await self._call("domain_rename", new_name=name, flags=0)
         self.reference = (await self.host.domain(self.uuid)).reference
+
+    # Its devices.
+
+    async def attach(self, device: str | Element, *, live: bool | None = None, config: bool | None = None) -> None:
+        """Give it one more device, as libvirt's XML or as a model; returns when the machine has it.
+
+        `live` is about the running machine, `config` about the definition; None: where there is one.
+        """
+        await self._change_device("domain_attach_device_flags", device, live, config)
+
+    async def detach(self, device: str | Element, *, live: bool | None = None, config: bool | None = None) -> None:
+        """Take a device away; returns when the guest has let go of it.
+
+        OperationFailed with the guest's reason when it refuses, OperationTimeout when it does not answer: it then still
+        has the device, and it may be tried again. DeviceMissing when there is none like that.
+        """
+        await self._change_device("domain_detach_device_flags", device, live, config)
+
+    async def update(
+        self, device: str | Element, *, live: bool | None = None, config: bool | None = None, force: bool = False
+    ) -> None:
+        """Change a device in place: a drive's medium, a network cable, a password.
+
+        `force` opens a drive that the guest holds.
+        """
+        more = constants.DomainDeviceModifyFlags.FORCE * force
+        await self._change_device("domain_update_device_flags", device, live, config, more)
+
+    async def _change_device(
+        self, call: str, device: str | Element, live: bool | None, config: bool | None, more: int = 0
+    ) -> None:
+        xml = device if isinstance(device, str) else device.to_xml(secure=True)
+        flags = constants.DomainDeviceModifyFlags
+        chosen = flags.LIVE * (await self.active() if live is None else live)
+        chosen |= flags.CONFIG * (await self.persistent() if config is None else config)
+        await self._call(call, xml=xml, flags=chosen | more)
 
     # Waiting.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,16 @@ class Images:
         for path, (writes, shareable) in paths.items():
             self._uses.setdefault(path, []).append(Use(uuid, name, writes and not shareable, shareable))
 
+    def release_paths(self, uuid: UUID, paths: Iterable[str]) -> None:
+        """The domain has let go of some of its images: of one use of each."""
+        for path in paths:
+            uses = self._uses.get(path, [])
+            own = next((use for use in uses if use.uuid == uuid), None)
+            if own is not None:
+                uses.remove(own)
+            if not uses:
+                self._uses.pop(path, None)
+
     def release(self, uuid: UUID) -> None:
         """The domain has let go of all its images."""
         for path in list(self._uses):
@@ -77,6 +88,17 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
         for below in chains.get(disk.target.dev, ())[1:]:
             found.setdefault(os.path.realpath(below.path), (False, False))
     return found
+
+
+def real_paths(disk: Disk) -> list[str]:
+    """The real paths of all images of one disk of a live document."""
+    paths = [disk.source.path] if disk.source is not None and disk.source.path is not None else []
+    store = disk.backing_store
+    while store is not None:
+        if store.source is not None and store.source.path is not None:
+            paths.append(store.source.path)
+        store = store.backing_store
+    return [os.path.realpath(path) for path in paths]
 
 
 async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ...]], set[str]]:

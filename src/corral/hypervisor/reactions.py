@@ -24,7 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import answers, ending, events, vcpus
+from corral.hypervisor import answers, ending, events, media, unplug, vcpus
 from corral.hypervisor.guest import AGENT_PORT
 from corral.hypervisor.lifecycle import Cause
 
@@ -239,6 +239,7 @@ def _tray(domain: Domain, run: Run, data: Data) -> None:
                 disk.target.tray = "open" if is_open else None
 
     _edit_live(domain, run, edit)
+    media.tray_moved(run, alias, is_open)
     reason = DomainEventTrayChangeReason.OPEN if is_open else DomainEventTrayChangeReason.CLOSE
     domain.hypervisor.events.emit(events.TrayChange(domain.identity(), alias, reason))
 
@@ -248,12 +249,13 @@ def _device_deleted(domain: Domain, run: Run, data: Data) -> None:
     if number is not None:
         vcpus.gone(domain, run, number)
     elif data.get("device"):
-        domain.hypervisor.events.emit(events.DeviceRemoved(domain.identity(), str(data["device"])))
+        unplug.device_deleted(domain, run, str(data["device"]))
 
 
 def _unplug_refused(domain: Domain, run: Run, data: Data) -> None:
-    if data.get("device"):
-        domain.hypervisor.events.emit(events.DeviceRemovalFailed(domain.identity(), str(data["device"])))
+    alias = str(data.get("device") or str(data.get("path", "")).rpartition("/")[2])
+    if alias:
+        unplug.unplug_refused(domain, run, alias)
 
 
 def _ost(domain: Domain, run: Run, data: Data) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainShutoffReason, DomainState
 from corral.errors import CorralError, HostError
-from corral.hypervisor import ending, events, guest, images, reactions, vcpus
+from corral.hypervisor import ending, events, guest, images, plug_recovery, reactions, vcpus
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
 from corral.hypervisor.run import Run
@@ -262,6 +262,7 @@ async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
         except CorralError as error:
             log.debug("domain %s: %s", domain.name, error)
     await vcpus.reconcile(domain, run, machine)
+    await plug_recovery.reconcile(domain, run, machine)
     for channel in run.live.document.devices.channels:
         alias = channel.alias.name if channel.alias else ""
         chardev = machine.chardevs.get(f"char{alias}")

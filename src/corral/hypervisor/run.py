@@ -13,13 +13,23 @@ from corral.hypervisor.lifecycle import Cause
 if TYPE_CHECKING:
     from corral.hypervisor.documents import Definition
     from corral.hypervisor.stream import ByteStream
+    from corral.model.devices.device import Device
     from corral.qemu.agent import Agent
     from corral.qemu.machine import Machine
     from corral.qemu.monitor import MonitorEvent
     from corral.qemu.process import Process
+    from corral.qemu.runtime import Part
 
 #: The file in a run's directory on which QEMU's monitor listens.
 MONITOR_SOCKET = "monitor.sock"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leftover:
+    """What a plug that failed has left in QEMU, until the guest lets go of it."""
+
+    parts: tuple[Part, ...]
+    devices: tuple[Device, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +69,12 @@ class Run:
     starting: asyncio.Task[Any] | None = None
     #: What QEMU reported while the start was not complete: heard when it is.
     early: list[MonitorEvent] = field(default_factory=list)
-    #: Who waits for the guest's answer to a plug or an unplug of a vCPU, by device alias (`answers`).
+    #: Who waits for the guest's answer to a plug or an unplug, by device alias (`answers`).
     answers: dict[str, asyncio.Future[str]] = field(default_factory=dict)
+    #: The lowest number that no block node of this run has had; 0 when only the document tells.
+    next_node: int = 0
+    #: Parts of plugs that failed, which the guest has yet to let go of.
+    leftovers: list[Leftover] = field(default_factory=list)
     #: Open console and channel sessions by device alias: one at a time each.
     sessions: dict[str, ByteStream] = field(default_factory=dict)
 

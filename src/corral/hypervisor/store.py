@@ -245,6 +245,7 @@ class Store:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM live WHERE id = ?", (domain_id,))
+            connection.execute("DELETE FROM meta WHERE key = ?", (_plug_key(domain_id),))
             connection.execute("UPDATE domains SET shutoff_reason = ? WHERE uuid = ?", (shutoff_reason, str(uuid)))
 
         await self._transaction(work, durable=False)
@@ -262,6 +263,38 @@ class Store:
 
         await self._transaction(work, durable=xml is not None)
 
+    async def begin_plug(self, domain_id: int, plug: str) -> None:
+        """Note what is about to be changed in the machine of the live row with that id, for a daemon that finds it."""
+        await self.set_meta(_plug_key(domain_id), plug)
+
+    async def plug(self, domain_id: int) -> str | None:
+        """The change of that machine that was begun and of which the end is not known."""
+        return await self.meta(_plug_key(domain_id))
+
+    async def end_plug(
+        self,
+        domain_id: int,
+        *,
+        live_xml: str | None = None,
+        base_xml: str | None = None,
+        definition: tuple[UUID, str] | None = None,
+    ) -> None:
+        """The change has ended: forget that it was begun, and replace the documents given, in one transaction.
+
+        `definition` is UUID and document of the domain's definition.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM meta WHERE key = ?", (_plug_key(domain_id),))
+            if live_xml is not None:
+                connection.execute("UPDATE live SET xml = ? WHERE id = ?", (live_xml, domain_id))
+            if base_xml is not None:
+                connection.execute("UPDATE live SET base_xml = ? WHERE id = ?", (base_xml, domain_id))
+            if definition is not None:
+                connection.execute("UPDATE domains SET xml = ? WHERE uuid = ?", (definition[1], str(definition[0])))
+
+        await self._transaction(work, durable=definition is not None)
+
     async def meta(self, key: str) -> str | None:
         """A fact of the store's own."""
 
@@ -277,6 +310,10 @@ class Store:
             lambda connection: connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value)),
             durable=False,
         )
+
+
+def _plug_key(domain_id: int) -> str:
+    return f"plug of {domain_id}"
 
 
 def _open(path: Path) -> tuple[int, sqlite3.Connection]:

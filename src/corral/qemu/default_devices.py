@@ -44,7 +44,7 @@ def complete(domain: Domain, binary: Binary) -> None:
     for disk in devices.disks:
         complete_disk(disk)
         assign_drive(disk)
-    devices.disks = _grouped(devices.disks)
+    devices.disks = grouped(devices.disks)
     for interface in devices.interfaces:
         complete_interface(interface)
     _complete_controllers(domain)
@@ -91,7 +91,7 @@ def complete_interface(interface: Interface) -> None:
         interface.model = InterfaceModel(type="rtl8139")
 
 
-def _grouped(disks: list[Disk]) -> list[Disk]:
+def grouped(disks: list[Disk]) -> list[Disk]:
     """The disks with those of one bus together, in the order of their names, at the place of the bus's first."""
     ordered: list[Disk] = []
     for disk in disks:

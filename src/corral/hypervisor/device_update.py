@@ -1,0 +1,252 @@
+"""Changing a device in place: a drive's medium, an interface's cable, a display's password, the balloon's period.
+
+What else a document says of the device must be as it is; a difference is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from corral.errors import OperationUnsupported
+from corral.hypervisor import media
+from corral.hypervisor.device_changes import Change, Edit, write
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.hypervisor.run import Run
+    from corral.model.devices.device import Device
+    from corral.model.devices.disk import Disk
+    from corral.model.devices.graphics import Graphics
+    from corral.model.devices.interface import Interface
+    from corral.model.devices.memballoon import Memballoon
+    from corral.model.domain import Domain as DomainDocument
+    from corral.model.element import Element
+    from corral.qemu.runtime import Command
+
+#: What a document of the same device may leave out or say otherwise.
+_NAMES = ("alias", "address")
+
+
+async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, config: Edit | None) -> None:
+    """Bring a device of the running machine to what `wanted` says."""
+    from corral.model import device_set
+    from corral.model.devices.disk import Disk
+    from corral.model.devices.graphics import Graphics
+    from corral.model.devices.interface import Interface
+    from corral.model.devices.memballoon import Memballoon
+
+    match wanted:
+        case Disk():
+            await _update_disk(domain, run, wanted, force=force, config=config)
+        case Interface():
+            await _update_interface(domain, run, wanted, config)
+        case Graphics():
+            await _update_graphics(domain, run, wanted, config)
+        case Memballoon():
+            await _update_balloon(domain, run, wanted, config)
+        case _:
+            raise OperationUnsupported(f"live update of device '{device_set.kind(wanted)}' is not supported")
+
+
+def config_edit(wanted: Element) -> Edit:
+    """The edit that puts `wanted` into a definition in place of the device it means."""
+    from corral.model import device_set
+    from corral.model.devices.disk import Disk
+    from corral.model.devices.graphics import Graphics
+    from corral.model.devices.interface import Interface
+    from corral.model.devices.memballoon import Memballoon
+
+    if not isinstance(wanted, Disk | Interface | Graphics | Memballoon):
+        raise OperationUnsupported(f"persistent update of device '{device_set.kind(wanted)}' is not supported")
+
+    def edit(document: DomainDocument) -> None:
+        if isinstance(wanted, Graphics):
+            _put_display(document, wanted.copy())
+            return
+        new = _of_definition(wanted)
+        if isinstance(new, Memballoon):
+            document.devices.memballoon = new
+            return
+        old = device_set.find(document, new)
+        if new.address is None:
+            new.address = old.address
+        if isinstance(new, Disk) and isinstance(old, Disk):
+            new.target.bus = new.target.bus or old.target.bus
+        device_set.replace(document, old, new)
+
+    return edit
+
+
+def _of_definition(device: Device) -> Device:
+    """A copy without what belongs to a run."""
+    from corral.model import device_set
+    from corral.model.devices.disk import Disk
+
+    twin = device.copy()
+    if twin.alias is not None and not twin.alias.name.startswith(device_set.USER_ALIAS):
+        twin.alias = None
+    if isinstance(twin, Disk):
+        if twin.source is not None:
+            twin.source.index = None
+        twin.target.tray = None
+        if twin.backing_store is not None and twin.backing_store.terminator:
+            twin.backing_store = None
+    return twin
+
+
+def _differences(old: Element, new: Element, *apart: str) -> list[str]:
+    """The fields of which `new` says something else than is so, but for those named."""
+    before, after = old.to_data(secure=True), new.to_data(secure=True)
+    kept = [name for name in {**before, **after} if name not in (*apart, *_NAMES)]
+    return [name for name in kept if name in after and not _agrees(before.get(name), after[name])]
+
+
+def _agrees(before: Any, after: Any) -> bool:
+    if isinstance(after, dict) and isinstance(before, dict):
+        return all(_agrees(before.get(name), value) for name, value in after.items())
+    return bool(before == after)
+
+
+async def _update_disk(domain: Domain, run: Run, wanted: Disk, *, force: bool, config: Edit | None) -> None:
+    from corral.model import device_set
+    from corral.model.devices.disk import Disk
+
+    drive = device_set.find(run.live.document, wanted)
+    assert isinstance(drive, Disk)
+    new = wanted.copy()
+    if new.driver is not None:
+        new.driver.type = None
+    new.target.tray = None
+    if different := _differences(drive, new, "source", "backing_store", "type", "readonly"):
+        raise OperationUnsupported(f"cannot modify field '{different[0]}' of the disk")
+    paths = [disk.source.path if disk.source is not None else None for disk in (drive, wanted)]
+    if paths[0] == paths[1] and not (force and paths[1] is None):
+        await write(domain, None, Change(config=config))
+        return
+    if drive.device != "cdrom":
+        raise OperationUnsupported("disk source can be changed only in removable drives")
+    await media.run_change(domain, run, drive, wanted, force=force, config=config)
+
+
+_INTERFACE_TEXTS = {
+    "model": "cannot modify network device model from {old} to {new}",
+    "boot": "cannot modify network device boot index setting",
+    "rom": "cannot modify network device rom bar setting",
+    "mtu": "cannot modify MTU",
+    "driver": "cannot modify virtio network device driver attributes",
+    "backend": "cannot modify network device backend settings",
+    "target": "cannot modify network device tap name",
+    "type": "cannot change network interface type to '{new}'",
+}
+
+
+async def _update_interface(domain: Domain, run: Run, wanted: Interface, config: Edit | None) -> None:
+    from corral.model import device_set
+    from corral.model.devices.interface import Interface
+
+    card = device_set.find(run.live.document, wanted)
+    assert isinstance(card, Interface)
+    if different := _differences(card, wanted, "link", "mac"):
+        name = different[0]
+        old, new = (_shown(getattr(each, name)) for each in (card, wanted))
+        text = _INTERFACE_TEXTS.get(name, f"cannot modify '{name}' of the network interface")
+        raise OperationUnsupported(text.format(old=old, new=new))
+    commands: list[Command] = []
+    if _link_up(card) != _link_up(wanted):
+        commands.append(("set_link", {"name": _alias(card), "up": _link_up(wanted)}))
+
+    def edit(document: DomainDocument) -> None:
+        found = device_set.twin(document, card)
+        if isinstance(found, Interface):
+            changed = found.copy()
+            changed.link = wanted.link.copy() if wanted.link is not None else None
+            device_set.replace(document, found, changed)
+
+    await _run(domain, run, commands, Change(live=edit, base=edit, config=config), [])
+
+
+def _shown(value: Any) -> str:
+    return str(getattr(value, "type", value))
+
+
+def _link_up(interface: Interface) -> bool:
+    return interface.link is None or interface.link.state == "up"
+
+
+def _alias(device: Device) -> str:
+    return device.alias.name if device.alias is not None else ""
+
+
+def _display(document: DomainDocument, wanted: Graphics) -> Graphics:
+    for display in document.devices.graphics:
+        if display.type == wanted.type:
+            return display
+    raise OperationUnsupported("cannot find existing graphics device to modify")
+
+
+def _put_display(document: DomainDocument, new: Graphics) -> None:
+    """Put a display in the place of the one of its kind."""
+    old = _display(document, new)
+    document.devices.graphics = [new if each is old else each for each in document.devices.graphics]
+
+
+async def _update_graphics(domain: Domain, run: Run, wanted: Graphics, config: Edit | None) -> None:
+    """Only a password, and until when it is good, can be changed while the machine runs."""
+    from corral.qemu.devices import graphics
+
+    display = _display(run.live.document, wanted)
+    passwords = ("passwd", "passwd_valid_to", "connected")
+    if different := _differences(
+        display, wanted, *passwords, "port", "tls_port", "websocket", "autoport", "listens", "listen", "socket"
+    ):
+        raise OperationUnsupported(f"cannot change {different[0]} setting on {wanted.type} graphics")
+    if (display.passwd is None) != (wanted.passwd is None):
+        raise OperationUnsupported("a password cannot be added or removed while the display is open, only changed")
+
+    def edit(document: DomainDocument) -> None:
+        changed = _display(document, wanted).copy()
+        for name in passwords:
+            setattr(changed, name, getattr(wanted, name))
+        _put_display(document, changed)
+
+    before = graphics.setup(display)
+    await _run(domain, run, graphics.setup(wanted), Change(live=edit, base=edit, config=config), before)
+
+
+async def _update_balloon(domain: Domain, run: Run, wanted: Memballoon, config: Edit | None) -> None:
+    """How often the guest reports its memory."""
+    balloon = run.live.document.devices.memballoon
+    if balloon is None or balloon.model == "none" or _differences(balloon, wanted, "stats"):
+        raise OperationUnsupported("only the period of the memory balloon's statistics can be changed")
+
+    def command(device: Memballoon) -> Command:
+        period = device.stats.period if device.stats is not None else None
+        path = f"/machine/peripheral/{_alias(balloon)}"
+        return "qom-set", {"path": path, "property": "guest-stats-polling-interval", "value": period or 0}
+
+    def edit(document: DomainDocument) -> None:
+        if document.devices.memballoon is not None:
+            changed = document.devices.memballoon.copy()
+            changed.stats = wanted.stats.copy() if wanted.stats is not None else None
+            document.devices.memballoon = changed
+
+    await _run(domain, run, [command(wanted)], Change(live=edit, base=edit, config=config), [command(balloon)])
+
+
+async def _run(domain: Domain, run: Run, commands: list[Command], change: Change, back: list[Command]) -> None:
+    """Tell QEMU, then write it down; a document that cannot be written has QEMU told the old again."""
+    machine = run.require_machine()
+    for name, arguments in commands:
+        await machine.monitor.execute(name, arguments)
+    try:
+        await write(domain, run, change)
+    except BaseException:
+        for name, arguments in back or [_opposite(command) for command in commands]:
+            await machine.monitor.execute(name, arguments)
+        raise
+
+
+def _opposite(command: Command) -> Command:
+    """A cable's other state."""
+    name, arguments = command
+    return name, {**arguments, "up": not arguments["up"]} if name == "set_link" else arguments

@@ -1,0 +1,312 @@
+"""What a device becomes before it is plugged into a running machine: complete, placed, named, and in parts.
+
+A pure function of the live document and of the device: the same completion as at definition, then a free place on the
+buses that the machine has, and where a bus is missing that can be plugged too, its controller first. What comes out is
+the next live document and the parts of the plan that are new in it; `render` makes the commands and their undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corral.errors import CorralError, OperationFailed, OperationUnsupported, XMLError
+from corral.model import device_set
+from corral.model.address import DriveAddress, USBAddress, VirtioSerialAddress
+from corral.model.devices.chardev import Channel, Serial
+from corral.model.devices.controller import Controller
+from corral.model.devices.device import Device
+from corral.model.devices.disk import Disk
+from corral.model.devices.hub import Hub, Redirdev
+from corral.model.devices.input import Input
+from corral.model.devices.interface import Interface
+from corral.model.devices.rng import Rng
+from corral.model.devices.sound import Sound
+from corral.model.devices.watchdog import Watchdog
+from corral.model.domain import Domain
+from corral.qemu import addresses, controllers, default_devices, pci_slots, unsupported
+from corral.qemu.binary import Binary
+from corral.qemu.devices import controller as controller_parts
+from corral.qemu.devices.disk import WIDE_SCSI
+from corral.qemu.plan import device_parts, device_setup, settle
+from corral.qemu.runtime import Command, Part, Runtime
+
+HOTPLUG_DISK_BUSES = ("virtio", "scsi", "usb")
+WIDE_TARGETS = 256
+"""SCSI targets on one virtio-scsi controller."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plug:
+    """A device ready to be plugged in.
+
+    `document` is the live document with it; `devices` what is new there, a controller before what sits on it, and
+    `plain` the same as a document that does not run has them: without aliases, numbers and paths of this run.
+    """
+
+    document: Domain
+    devices: tuple[Device, ...]
+    plain: tuple[Device, ...]
+    parts: tuple[Part, ...]
+    setup: tuple[Command, ...]
+
+
+def prepare(
+    live: Domain,
+    device: Device,
+    binary: Binary,
+    runtime: Runtime,
+    *,
+    first_node: int = 1,
+    besides: Sequence[Device] = (),
+) -> Plug:
+    """Make a device fit for the running machine `live`; `runtime.chains` has the images of a disk.
+
+    `first_node` is the lowest number for nodes of images that this run has not used yet; `besides` are devices that the
+    machine still has although its document has them no more. Raises OperationUnsupported, ConfigUnsupported or XMLError
+    for what cannot be plugged; nothing is changed by it.
+    """
+    refuse(live, device)
+    before = device_set.shared(live)
+    for other in besides:
+        insert(before, other)
+    document = device_set.shared(before)
+    own = device.copy()
+    _forget_run(own)
+    device_set.family(document, own).append(own)
+    _complete(document, own, binary)
+    new = _new(before, document)
+    _place(document, new)
+    checked = device_set.shared(document)
+    checked.devices.disks = [each for each in new if isinstance(each, Disk)]  # those that run may have their tray open
+    unsupported.refuse(checked)
+    document.check()
+    plain = tuple(_plain(each) for each in new)
+    if isinstance(own, Disk) and own.source is not None and own.source.path is not None and own.source.index is None:
+        own.source.index = first_node
+    marks = [(device_set.field_of(each), _position(document, each)) for each in new]
+    document = settle(document, runtime)
+    devices = tuple(getattr(document.devices, field)[position] for field, position in marks)
+    parts = [part for each in devices for part in device_parts(document, each, binary, runtime)]
+    parts.sort(key=lambda part: part.kind == "device")
+    setup = [command for each in devices for command in after(each)]
+    return Plug(document=document, devices=devices, plain=plain, parts=tuple(parts), setup=tuple(setup))
+
+
+def insert(document: Domain, device: Device) -> None:
+    """Put a complete device where a definition would have it."""
+    if isinstance(device, Controller):
+        controllers.insert(document, device)
+        return
+    device_set.family(document, device).append(device)
+    if isinstance(device, Disk):
+        document.devices.disks = default_devices.grouped(document.devices.disks)
+
+
+def refuse(live: Domain, device: Device) -> None:
+    """Raise for a device that no running machine can take; texts are libvirt's."""
+    match device:
+        case Disk():
+            if any(disk.target.dev == device.target.dev for disk in live.devices.disks):
+                raise OperationFailed(f"target {device.target.dev} already exists")
+            bus = device.target.bus or default_devices.BUS_OF_PREFIX.get(device.target.dev[:2])
+            if bus is not None and bus not in HOTPLUG_DISK_BUSES:
+                raise OperationUnsupported(f"disk bus '{bus}' cannot be hotplugged.")
+        case Controller():
+            if any(c.type == device.type and c.index == device.index for c in live.devices.controllers):
+                raise OperationFailed(f"controller index='{device.index}' already exists")
+            usb = device.type == "usb" and device.model in ("qemu-xhci", "nec-xhci")
+            if device.type not in ("scsi", "virtio-serial") and not usb:
+                raise OperationUnsupported(f"'{device.type}' controller cannot be hot plugged.")
+        case Input():
+            if device.bus == "ps2" or (device.bus is None and device.type != "tablet"):
+                raise OperationUnsupported("input device on bus 'ps2' cannot be hot plugged.")
+        case Watchdog():
+            if device.model != "i6300esb":
+                raise OperationUnsupported(f"hotplug of watchdog model '{device.model}' is not supported")
+        case Serial():
+            kind = device.target.type if device.target is not None else None
+            if kind not in ("usb-serial", "pci-serial"):
+                raise OperationUnsupported(
+                    f"Hotplug unsupported for char device type '{kind or 'isa-serial'}'",
+                    hint="the ISA bus cannot be changed while the machine runs; use target type 'pci-serial'",
+                )
+        case Interface() | Channel() | Rng() | Redirdev() | Hub():
+            pass
+        case Sound():
+            if device.model in ("pcspk", "sb16", "ich6", "ich9"):  # the codecs' bus takes none later
+                raise OperationUnsupported(f"hotplug is not supported for the {device.model} device")
+        case _:
+            raise OperationUnsupported(f"live attach of device '{device_set.kind(device)}' is not supported")
+
+
+def refuse_unplug(live: Domain, device: Device) -> None:
+    """Raise for a device that no running machine can give back; texts are libvirt's."""
+    match device:
+        case Disk():
+            if device.target.bus not in HOTPLUG_DISK_BUSES:
+                raise OperationFailed("This type of disk cannot be hot unplugged")
+        case Controller():
+            usb = device.type == "usb" and device.model in ("qemu-xhci", "nec-xhci")
+            if device.type not in ("scsi", "virtio-serial") and not usb:
+                raise OperationUnsupported(f"'{device.type}' controller cannot be hot unplugged.")
+            if _busy(live, device):
+                raise OperationFailed("device cannot be detached: device is busy")
+        case Input():
+            if device.bus == "ps2":
+                raise OperationUnsupported("input device on bus 'ps2' cannot be hot unplugged.")
+        case Watchdog():
+            if device.model != "i6300esb":
+                raise OperationUnsupported(f"hot unplug of watchdog of model {device.model} is not supported")
+        case Serial():
+            if device.target is None or device.target.type not in ("usb-serial", "pci-serial"):
+                raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
+        case Interface() | Channel() | Rng() | Redirdev() | Hub():
+            pass
+        case Sound():
+            if device.model in ("pcspk", "sb16"):
+                raise OperationUnsupported("live detach of device 'sound' is not supported")
+        case _:
+            raise OperationUnsupported(f"live detach of device '{device_set.kind(device)}' is not supported")
+
+
+def _busy(live: Domain, controller: Controller) -> bool:
+    """Whether something sits on the controller."""
+    index = controller.index or 0
+    for device in device_set.all_of(live):
+        address = device.address
+        match controller.type:
+            case "scsi":
+                on_scsi = isinstance(device, Disk) and device.target.bus == "scsi"
+                found = on_scsi and isinstance(address, DriveAddress) and address.controller == index
+            case "usb":
+                found = isinstance(address, USBAddress) and address.bus == index
+            case _:
+                found = isinstance(address, VirtioSerialAddress) and address.controller == index
+        if found:
+            return True
+    return False
+
+
+def _forget_run(device: Device) -> None:
+    """What a client copied from some live document means nothing in this one."""
+    if device.alias is not None and not device.alias.name.startswith(device_set.USER_ALIAS):
+        device.alias = None
+    if isinstance(device, Disk) and device.source is not None:
+        device.source.index = None
+
+
+def _complete(document: Domain, device: Device, binary: Binary) -> None:
+    """Fill in the device as a definition would, with the controllers that it needs."""
+    known = list(document.devices.controllers)
+    default_devices.complete(document, binary)
+    for controller in document.devices.controllers:
+        # The one controller that guests notice disks on while they run is the one they have, if any.
+        if controller.type == "scsi" and controller is not device and all(controller is not each for each in known):
+            models = [each.model for each in known if each.type == "scsi"]
+            if models:
+                controller.model = models[-1]
+
+
+def _new(live: Domain, document: Domain) -> list[Device]:
+    """What `document` has and `live` has not, a bus before what sits on it."""
+    before = {id(device) for device in device_set.all_of(live)}
+    mirrors = {id(console) for console in document.devices.consoles}  # made anew from the serial port each time
+    new = [each for each in device_set.all_of(document) if id(each) not in before | mirrors]
+    buses = sorted((each for each in new if isinstance(each, Controller)), key=controller_parts.plugged_first)
+    return [*buses, *(each for each in new if not isinstance(each, Controller))]
+
+
+def _position(document: Domain, device: Device) -> int:
+    return next(place for place, each in enumerate(device_set.family(document, device)) if each is device)
+
+
+def _place(document: Domain, new: list[Device]) -> None:
+    """Give the new devices their addresses among those that the machine has."""
+    for device in tuple(new):
+        if pci_slots.connection(document, device) is None:
+            continue
+        address = device.address
+        if address is None or (address.type == "pci" and not address.assigned):
+            try:
+                device.address = pci_slots.free_place(document, device)
+            except CorralError:
+                if not _double_up(document, device, new):
+                    raise XMLError(
+                        "No more available PCI slots",
+                        hint="a machine has as many as its root ports and bridges; add some to its definition",
+                    ) from None
+    addresses.assign_virtio_serial(document)
+    ports = None
+    for device in addresses.usb_devices(document):
+        place = device.address
+        if not isinstance(place, USBAddress) or place.port is None:
+            ports = ports or addresses.USBPorts(document)
+            device.address = ports.next(place.bus if isinstance(place, USBAddress) else None)
+
+
+def _double_up(document: Domain, device: Device, new: list[Device]) -> bool:
+    """Where there is no place for a further SCSI controller, use a free target of a wide one that is there."""
+    if not isinstance(device, Controller) or device.type != "scsi":
+        return False
+    disks = [
+        disk
+        for disk in new
+        if isinstance(disk, Disk)
+        and isinstance(disk.address, DriveAddress)
+        and disk.target.bus == "scsi"
+        and disk.address.controller == device.index
+    ]
+    wide = [c for c in controllers.of_type(document, "scsi") if c.model in WIDE_SCSI and c is not device]
+    places = [place for controller in wide if (place := free_target(document, controller.index or 0)) is not None]
+    if not disks or not places:
+        return False
+    disks[0].address = places[0]
+    device_set.remove(document, device)
+    new.remove(device)
+    return True
+
+
+def free_target(document: Domain, controller: int) -> DriveAddress | None:
+    """The first SCSI target of a wide controller on which nothing sits; None when all are taken."""
+    used = {
+        address.target
+        for disk in document.devices.disks
+        if disk.target.bus == "scsi"
+        and isinstance(address := disk.address, DriveAddress)
+        and address.controller == controller
+    }
+    free = next((target for target in range(WIDE_TARGETS) if target not in used), None)
+    return None if free is None else DriveAddress(controller=controller, target=free)
+
+
+def _plain(device: Device) -> Device:
+    """A copy for documents that do not run."""
+    twin = device.copy()
+    if twin.alias is not None and not twin.alias.name.startswith(device_set.USER_ALIAS):
+        twin.alias = None
+    if isinstance(twin, Disk) and twin.source is not None:
+        twin.source.index = None
+    return twin
+
+
+def after(device: Device) -> Sequence[Command]:
+    """What is told to QEMU once the device is there; may be told again."""
+    if isinstance(device, Watchdog):  # the action is the machine's: there is one for all watchdogs
+        action = device.action or "reset"
+        return [("set-action", {"watchdog": "pause" if action == "dump" else action})]
+    return device_setup(device)
+
+
+def next_node(live: Domain) -> int:
+    """The lowest node number above all that the document's images have."""
+    highest = 0
+    for disk in live.devices.disks:
+        if disk.source is not None:
+            highest = max(highest, disk.source.index or 0)
+        store = disk.backing_store
+        while store is not None:
+            if store.source is not None:
+                highest = max(highest, store.source.index or 0)
+            store = store.backing_store
+    return highest + 1

@@ -1,0 +1,77 @@
+"""A daemon that changes a machine's devices and dies by SIGKILL before one of the monitor's commands or the store's.
+
+`plug_victim.py DIRECTORY CACHE CALL N`: starts a machine, runs CALL, dies before its Nth step; prints `acknowledged`
+when the call came back first, and dies then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.hypervisor import plugs
+from tests.hypervisor.test_hotplug import LIVE, machine
+
+from corral.hypervisor import hotplug
+from corral.hypervisor.hypervisor import Hypervisor
+from corral.hypervisor.settings import Settings
+from corral.hypervisor.store import Store
+from corral.qemu.monitor import Monitor
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(step: int) -> None:
+    """Make the Nth step from now deadly: commands of the monitor, transactions of the store."""
+    count = 0
+
+    def deadly(original: Any) -> Any:
+        async def run(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == step:
+                die()
+            return await original(*args, **kwargs)
+
+        return run
+
+    Monitor.execute = deadly(Monitor.execute)  # type: ignore[method-assign]
+    Store._transaction = deadly(Store._transaction)  # type: ignore[method-assign]
+
+
+async def main(directory: Path, cache: Path, call: str, step: int) -> None:
+    hypervisor = await Hypervisor.open(replace(Settings.under(directory), cache=cache))
+    image, other = directory / "disk.img", directory / "other.img"
+    image.write_bytes(b"\0" * 65536)
+    other.write_bytes(b"\1" * 65536)
+    await hypervisor.define(machine())
+    domain = hypervisor.lookup_by_name("a")
+    await domain.create()
+    xml = plugs.disk(image, "sdb", "scsi") if "disk" in call else plugs.kinds(image)["channel"]
+    if call.startswith("unplug"):
+        await hotplug.attach(domain, xml, LIVE)
+    if call == "media":
+        await hotplug.attach(domain, plugs.drive(image), LIVE)
+    arm(step)
+    match call.split()[0]:
+        case "plug":
+            await hotplug.attach(domain, xml, LIVE)
+        case "unplug":
+            await hotplug.detach(domain, xml, LIVE)
+        case "media":
+            await hotplug.update(domain, plugs.drive(other), LIVE)
+    print("acknowledged", flush=True)
+    die()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])))

@@ -1,0 +1,71 @@
+"""What the tests of plugging share: devices of every kind, and all that QEMU has, to be compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from corral.hypervisor.domain import Domain
+
+CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>"
+
+
+def disk(path: Path, target: str, bus: str = "virtio", *, more: str = "", kind: str = "raw") -> str:
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' type='{kind}'/><source file='{path}'/>"
+        f"<target dev='{target}' bus='{bus}'/>{more}</disk>"
+    )
+
+
+def drive(path: Path | None, target: str = "sda") -> str:
+    source = f"<source file='{path}'/>" if path else ""
+    return f"<disk type='file' device='cdrom'>{source}<target dev='{target}' bus='scsi'/></disk>"
+
+
+def kinds(path: Path) -> dict[str, str]:
+    """A device of every kind that can be plugged, by what to call it."""
+    return {
+        "virtio disk": disk(path, "vda"),
+        "scsi disk": disk(path, "sdb", "scsi"),
+        "scsi disk and its controller": disk(path, "sdh", "scsi"),
+        "usb disk": disk(path, "sdc", "usb"),
+        "cdrom": drive(path, "sdd"),
+        "interface": CARD,
+        "interface without its cable": CARD.replace("</interface>", "<link state='down'/></interface>"),
+        "controller": "<controller type='scsi' index='3' model='virtio-scsi'/>",
+        "usb controller": "<controller type='usb' index='2' model='qemu-xhci'/>",
+        "channel": "<channel type='unix'><target type='virtio' name='org.example.0'/></channel>",
+        "channel on a pty": "<channel type='pty'><target type='virtio' name='org.example.1'/></channel>",
+        "serial port": "<serial type='pty'><target type='pci-serial'/></serial>",
+        "tablet": "<input type='tablet' bus='usb'/>",
+        "virtio keyboard": "<input type='keyboard' bus='virtio'/>",
+        "random numbers": "<rng model='virtio'><rate bytes='100'/><backend model='builtin'/></rng>",
+        "random numbers of a device": "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
+        "usb sound": "<sound model='usb'/>",
+        "sound": "<sound model='ac97'/>",
+        "watchdog": "<watchdog model='i6300esb' action='reset'/>",
+        "redirected usb": "<redirdev bus='usb' type='null'/>",
+        "hub": "<hub type='usb'/>",
+    }
+
+
+async def view(domain: Domain) -> dict[str, Any]:
+    """All that QEMU has: devices, block nodes, descriptor sets, character devices, objects, network back ends."""
+    machine = domain.require_run().require_machine()
+    ask = machine.monitor.execute
+    network = await machine.monitor.human("info network")
+    nodes = await ask("query-named-block-nodes", {"flat": True})
+    return {
+        "devices": sorted(each["name"] for each in await ask("qom-list", {"path": "/machine/peripheral"})),
+        "objects": sorted(each["name"] for each in await ask("qom-list", {"path": "/objects"})),
+        "nodes": sorted(each["node-name"] for each in nodes if not each["node-name"].startswith("#")),
+        "files": sorted(each["fdset-id"] for each in await ask("query-fdsets")),
+        "chardevs": sorted(each["label"] for each in await ask("query-chardev")),
+        "netdevs": sorted(re.findall(r"(host\w+): index=", network)),
+    }
+
+
+def shown(view: dict[str, Any]) -> str:
+    return json.dumps(view, indent=1)
