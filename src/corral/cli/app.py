@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "pause": ("life", "Halt machines' CPUs"),
         "resume": ("life", "Let paused machines go on"),
         "restart": ("life", "Reboot machines, and wait until they have"),
+        "set": ("size", "Change a machine's CPUs and memory, also while it runs"),
         "rm": ("life", "Remove machines"),
     },
     "Inside": {
@@ -105,7 +106,7 @@ def _group(name: str, module: Any) -> typer.Typer:
 
 #: Commands that are groups, and their own commands.
 GROUPS = {"perf": ("stat", "record")}
-KEYWORDS = {"exec"}  # names that Python has a use for
+KEYWORDS = {"exec", "set"}  # names that Python has a use for
 ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}
 ALIASES |= {
     "delete": "rm",

@@ -28,6 +28,9 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The machine's name.", show_default="chosen")] = None,
     cpus: Annotated[int, typer.Option("--cpus", help="How many vCPUs.", min=1)] = 1,
+    max_cpus: Annotated[
+        int | None, typer.Option("--max-cpus", metavar="N", help="How many it can be given by corral set.", min=1)
+    ] = None,
     memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="Such as 512M or 2G.")] = "",
     kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel directly.")] = None,
     initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Its initial RAM disk.")] = None,
@@ -58,6 +61,7 @@ def run(
         image=image or "",
         name=name,
         cpus=cpus,
+        max_cpus=max_cpus,
         memory=memory or ("256M" if image == "tiny" else "1G"),
         kernel=kernel,
         initrd=initrd,

@@ -194,6 +194,29 @@ class Domain:
         chosen = flags.MANAGED_SAVE | flags.SNAPSHOTS_METADATA | flags.CHECKPOINTS_METADATA
         await self._call("domain_undefine_flags", flags=chosen | (flags.NVRAM if nvram else flags.KEEP_NVRAM))
 
+    async def vcpus(self, *, maximum: bool = False, live: bool | None = None) -> int:
+        """How many vCPUs there are, or can be; `live` False asks the definition (None: what is now)."""
+        flags = _impact(live) | (constants.DomainVcpuFlags.MAXIMUM if maximum else 0)
+        return int((await self._call("domain_get_vcpus_flags", flags=flags)).num)
+
+    async def set_vcpus(self, count: int, *, maximum: bool = False, live: bool = False, config: bool = False) -> None:
+        """Have `count` vCPUs, or at most so many; neither live nor config: what it is now, running or off.
+
+        A running guest uses, or has let go of, every one when this returns; a refusal is an error with its reason.
+        """
+        flags = _flags(live, config) | (constants.DomainVcpuFlags.MAXIMUM if maximum else 0)
+        await self._call("domain_set_vcpus_flags", nvcpus=count, flags=flags)
+
+    async def guest_vcpus(self) -> dict[str, str]:
+        """Which CPUs the guest has (`vcpus`), uses (`online`), and could do without (`offlinable`), by its agent."""
+        answer = await self._call("domain_get_guest_vcpus", flags=0)
+        return {each.field: str(each.value[1]) for each in answer.params}
+
+    async def set_memory(self, kib: int, *, maximum: bool = False, live: bool = False, config: bool = False) -> None:
+        """Give the guest so many KiB, or change what it can have at its next start (`maximum` with `config`)."""
+        flags = _flags(live, config) | (constants.DomainMemoryModFlags.MAXIMUM if maximum else 0)
+        await self._call("domain_set_memory_flags", memory=kib, flags=flags)
+
     async def rename(self, name: str) -> None:
         """Give it another name; it must be off."""
         await self._call("domain_rename", new_name=name, flags=0)
@@ -362,6 +385,16 @@ class Domain:
         from corral.client.agent import addresses
 
         return await addresses(self)
+
+
+def _flags(live: bool, config: bool) -> int:
+    """virDomainModificationImpact."""
+    impact = constants.DomainModificationImpact
+    return (impact.LIVE if live else 0) | (impact.CONFIG if config else 0)
+
+
+def _impact(live: bool | None) -> int:
+    return 0 if live is None else _flags(live, not live)
 
 
 def _parsed(text: str, who: str) -> dict[str, Any]:

@@ -38,13 +38,15 @@ class Recipe:
     """What `run` was asked for; `document` makes the machine's XML of it.
 
     `image` is "tiny", or the path of a disk image (raw or qcow2) or of an installation CD (`.iso`), "" with a kernel
-    alone. `memory` as in `memory_kib`. `firmware` is "bios" or "efi". `graphics` adds a screen, served by VNC.
+    alone. Up to `max_cpus` may be plugged while it runs. `memory` as in `memory_kib`. `firmware` is "bios" or "efi".
+    `graphics` adds a screen, served by VNC.
     `accel` is "kvm" or "tcg"; by default it is KVM where the daemon offers it.
     """
 
     image: str = "tiny"
     name: str | None = None
     cpus: int = 1
+    max_cpus: int | None = None
     memory: int | str = "256M"
     kernel: str | None = None
     initrd: str | None = None
@@ -57,6 +59,8 @@ class Recipe:
         """The XML to define, for `host`; a free name is chosen when none was given."""
         if self.cpus < 1:
             raise InvalidArgument(f"{self.cpus} vCPUs", hint="at least one is needed")
+        if self.max_cpus is not None and self.max_cpus < self.cpus:
+            raise InvalidArgument(f"at most {self.max_cpus} vCPUs are fewer than {self.cpus}")
         memory = memory_kib(self.memory)
         if self.accel not in (None, "kvm", "tcg"):
             raise InvalidArgument(f"accelerator '{self.accel}'", hint="kvm or tcg")
@@ -66,7 +70,7 @@ class Recipe:
             from corral.guests import tiny
 
             built = await tiny.build(progress=progress)
-            model = tiny.document(name, tiny=built, cpus=self.cpus, memory_kib=memory, kvm=kvm)
+            model = tiny.document(name, tiny=built, cpus=self.cpus, max_cpus=self.max_cpus, memory_kib=memory, kvm=kvm)
             return model.to_xml(secure=True)
         disk = await asyncio.to_thread(self._disk) if self.image else ""
         return self._xml(name, memory, kvm, disk)
@@ -120,7 +124,7 @@ class Recipe:
 <domain type='{"kvm" if kvm else "qemu"}'>
   <name>{escape(name)}</name>
   <memory unit='KiB'>{memory}</memory>
-  <vcpu>{self.cpus}</vcpu>
+  <vcpu current='{self.cpus}'>{self.max_cpus or self.cpus}</vcpu>
   <os{" firmware='efi'" if self.firmware == "efi" else ""}><type machine='q35'>hvm</type>{self._boot()}</os>
   <features><acpi/><apic/></features>
   <cpu mode='{"host-passthrough" if kvm else "maximum"}'/>

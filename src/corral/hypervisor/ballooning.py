@@ -20,10 +20,11 @@ async def resize(domain: Domain, kib: int) -> int:
 
     OperationFailed when it does not move at all.
     """
-    return await domain.change("set memory", lambda: _resize(domain, kib))
+    return await domain.change("set memory", lambda: inflate(domain, kib))
 
 
-async def _resize(domain: Domain, kib: int) -> int:
+async def inflate(domain: Domain, kib: int) -> int:
+    """The same inside a change."""
     run = domain.require_run()
     machine = run.require_machine()
     before = run.balloon

@@ -22,7 +22,7 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import InvalidArgument, OperationInvalid
-from corral.hypervisor import ending, guest, guest_vcpus, pinning, starting, statistics, vcpus
+from corral.hypervisor import ending, guest, guest_vcpus, memory, pinning, starting, statistics, vcpus
 from corral.hypervisor.documents import Definition, check_metadata
 from corral.hypervisor.events import Identity, Lifecycle, MetadataChange
 from corral.hypervisor.jobs import JobSlot
@@ -332,6 +332,14 @@ class Domain:
     async def set_guest_vcpus(self, numbers: str, online: bool) -> None:
         """Have the guest use some of its CPUs (`1,3-4`), or not, by its agent."""
         await self.change("set guest vcpus", lambda: guest_vcpus.set_single(self, numbers, online))
+
+    async def set_memory(self, kib: int, flags: int = 0) -> int:
+        """Give the guest so many KiB, by virDomainMemoryModFlags; returns what it has when its balloon has moved."""
+        return await self.change("set memory", lambda: memory.set_size(self, kib, flags))
+
+    async def set_memory_stats_period(self, period: int, flags: int = 0) -> None:
+        """Have the guest report its memory every `period` seconds (0: never), by virDomainModificationImpact."""
+        await self.change("set memory statistics", lambda: memory.set_stats_period(self, period, flags))
 
     async def pin_vcpu(self, number: int, cpus: frozenset[int], flags: int = 0) -> None:
         """Let one vCPU run on these host CPUs only, by virDomainModificationImpact."""

@@ -1,0 +1,54 @@
+"""Memory as the guest counts it: taken and given by its balloon, reported with a period."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from corral.constants import DomainMemoryModFlags, DomainStatsTypes
+from corral.errors import InvalidArgument, OperationFailed, OperationInvalid
+from corral.hypervisor import ballooning
+
+from .test_guest_vcpus import directory, guest, run
+
+__all__ = ["directory"]
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+
+MIB = 1024
+
+
+async def test_the_balloon_takes_and_gives(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with guest(directory) as (domain, _):
+
+        async def total() -> int:
+            return int((await run(domain, "grep MemTotal /proc/meminfo")).split()[1])
+
+        before = await total()
+        assert await domain.set_memory(200 * MIB) == 200 * MIB
+        assert abs(before - await total() - 56 * MIB) < MIB
+        assert domain.info().memory == 200 * MIB
+        assert "<currentMemory unit='KiB'>204800</currentMemory>" in domain.xml()
+        with pytest.raises(InvalidArgument, match="cannot set memory higher than max memory"):
+            await domain.set_memory(257 * MIB)
+        with pytest.raises(OperationInvalid, match="cannot resize the maximum memory on an active domain"):
+            await domain.set_memory(300 * MIB, DomainMemoryModFlags.MAXIMUM)
+        await domain.set_memory(300 * MIB, DomainMemoryModFlags.MAXIMUM | DomainMemoryModFlags.CONFIG)
+        assert domain.config is not None
+        assert "<memory unit='KiB'>307200</memory>" in domain.config.secure_xml
+
+        await domain.set_memory_stats_period(1)
+        assert "<stats period='1'/>" in domain.xml()
+        await asyncio.sleep(2.5)
+        stats = {name: value for name, _, value in await domain.stats(DomainStatsTypes.BALLOON)}
+        assert stats["balloon.current"] == 200 * MIB
+        assert 0 < stats["balloon.unused"] < stats["balloon.available"]
+
+        assert await domain.set_memory(256 * MIB) == 256 * MIB
+        assert await total() == before
+        monkeypatch.setattr(ballooning, "PATIENCE", 1.0)
+        await run(domain, "rmmod virtio_balloon")
+        with pytest.raises(OperationFailed, match="the guest's balloon stays at 262144 KiB"):
+            await domain.set_memory(200 * MIB)
