@@ -38,6 +38,8 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
 from corral.hypervisor.images import Images
 from corral.hypervisor.offer import Offer
+from corral.hypervisor.pools import Pools
+from corral.hypervisor.perf_events import PerfCounters
 from corral.hypervisor.ports import Ports
 from corral.hypervisor.store import Store
 
@@ -81,6 +83,7 @@ class Hypervisor:
         self.definitions = asyncio.Lock()
         self.images = Images()
         self.ports = Ports()
+        self.pools = Pools(self)
         self.closing = False
         self._by_uuid: dict[UUID, Domain] = {}
         self._by_name: dict[str, Domain] = {}
@@ -89,6 +92,7 @@ class Hypervisor:
         self._missed: list[Event] = []
         self._opened = time.monotonic()
         self.autoscaling = Autoscaling(self)
+        self.perf = PerfCounters(self)
 
     # Life of the daemon.
 
@@ -116,9 +120,11 @@ class Hypervisor:
             hypervisor = cls(settings, store, boot, await Offer.look(settings), account)
             unsubscribe = hypervisor.events.subscribe(hypervisor._missed.append)
             await reattach.restore(hypervisor)
+            await hypervisor.pools.open()
             unsubscribe()
             hypervisor._opened = time.monotonic()
             await hypervisor.autoscaling.open()
+            hypervisor.perf.review()
             return hypervisor
         except BaseException:
             await store.close()
@@ -132,6 +138,7 @@ class Hypervisor:
         """
         if await self.store.meta("autostarted") == self.boot:
             return
+        await self.pools.autostart()
         for domain in self.domains(ConnectListAllDomainsFlags.INACTIVE | ConnectListAllDomainsFlags.AUTOSTART):
             if domain.last_boot != self.boot:
                 try:
@@ -144,6 +151,7 @@ class Hypervisor:
         """Let go of everything: machines run on."""
         self.closing = True
         self.autoscaling.close()
+        self.perf.close()
         for watch in self._watches:
             watch.cancel()
         if self._tasks:
@@ -159,6 +167,7 @@ class Hypervisor:
             await self.store.set_meta("autostarted", "")
         except CorralError:
             log.exception("cannot write to the store")
+        self.pools.close()
         await self.store.close()
 
     async def reload(self) -> None:

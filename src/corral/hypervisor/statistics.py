@@ -98,6 +98,8 @@ async def collect(domain: Domain, groups: int, *, nowait: bool) -> list[Statisti
         found += _interfaces(document)
     if groups & DomainStatsTypes.BLOCK:
         found += await _block(document, machine)
+    if run and groups & DomainStatsTypes.PERF:
+        found += [(f"perf.{name}", _ULLONG, count) for name, count in domain.hypervisor.perf.read(run).items()]
     return found
 
 

@@ -28,6 +28,7 @@ from corral.model.features import Features
 from corral.model.memory import MemoryBacking
 from corral.model.metadata import Metadata
 from corral.model.os import OS
+from corral.model.perf import Perf
 from corral.model.tune import CPUTune
 from corral.model.units import CrashAction, Lifecycle, MaxMemory, Memory
 
@@ -146,6 +147,7 @@ class Domain(Element, tag="domain"):
     on_crash: CrashAction | None = element(default=None)
     on_lockfailure: Literal["poweroff", "restart", "pause", "ignore"] | None = element(default=None)
     pm: PM | None = element(default=None)
+    perf: Perf | None = element(default=None)
     devices: Devices = element(default_factory=Devices)
     seclabels: list[Seclabel] = element(tag="seclabel", default_factory=list)
 

@@ -217,8 +217,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "node_get_memory_parameters",
         "domain_add_iothread",
         "domain_del_iothread",
-        "domain_get_perf_events",
-        "domain_set_perf_events",
         "domain_set_lifecycle_action",
         "domain_get_launch_security_info",
         "domain_set_iothread_params",
