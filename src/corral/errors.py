@@ -163,6 +163,14 @@ class NoStorageVolume(CorralError):
     domain = ErrorDomain.STORAGE
 
 
+class StorageVolumeExists(CorralError):
+    """The pool has a volume of that name."""
+
+    code = ErrorNumber.STORAGE_VOL_EXIST
+    kind = ""
+    domain = ErrorDomain.STORAGE
+
+
 class NoNodeDevice(CorralError):
     """The host has no such device."""
 

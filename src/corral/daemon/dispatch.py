@@ -120,6 +120,11 @@ def streams(name: str, flags: int = 0) -> Callable[[Function], Function]:
     return _register(name, flags, on_domain=True, cached=False, result=Result.STREAM)
 
 
+def transfers(name: str, flags: int = 0) -> Callable[[Function], Function]:
+    """Register `async function(session, args) -> (record, ByteStream)`: the same for what is no domain's."""
+    return _register(name, flags, on_domain=False, cached=False, result=Result.STREAM)
+
+
 def route_of(called: Procedure) -> Route:
     """The procedure's route; raises NoSupport where there is none."""
     route = ROUTES.get(called)

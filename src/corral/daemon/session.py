@@ -173,8 +173,10 @@ class Session:
                 stream.feed(data)
                 if stream.full:
                     self._pause("stream")
-            case StreamHole():
-                stream.hole()
+            case StreamHole(length=length):
+                stream.hole(length)
+                if stream.full:
+                    self._pause("stream")
             case StreamEnd():
                 stream.finish()
             case StreamAbort():
@@ -285,6 +287,11 @@ class Session:
     def send_stream(self, stream: Stream, data: bytes) -> None:
         """Bytes of a stream for the client."""
         self._connection.send_stream_data(stream.serial, stream.procedure, data)
+        self._wake()
+
+    def send_hole(self, stream: Stream, length: int) -> None:
+        """A hole in a stream for the client."""
+        self._connection.send_stream_hole(stream.serial, stream.procedure, length)
         self._wake()
 
     def end_stream(self, stream: Stream) -> None:

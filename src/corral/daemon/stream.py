@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 #: Bytes from the client that may wait for a slow console before we stop reading from the client.
 INCOMING_HIGH = 1 << 20
 INCOMING_LOW = 1 << 18
+#: Bytes that a hole counts as.
+HOLE_WEIGHT = 64
 
 
 class Picture(ByteStream):
@@ -64,7 +66,8 @@ class Stream:
         self.procedure = procedure
         self.over = False
         self._source: ByteStream | None = None
-        self._incoming: deque[bytes] = deque()
+        #: Bytes, or the length of a hole.
+        self._incoming: deque[bytes | int] = deque()
         self._size = 0
         self._arrived = asyncio.Event()
         self._finished = False
@@ -93,9 +96,12 @@ class Stream:
             self._size += len(data)
             self._arrived.set()
 
-    def hole(self) -> None:
-        """A hole arrived; a console has nowhere to leave one."""
-        self.abort(InvalidStream("this stream cannot hold holes"))
+    def hole(self, length: int) -> None:
+        """A hole arrived; what it weighs here keeps a client from sending them without end."""
+        if not self.over:
+            self._incoming.append(length)
+            self._size += HOLE_WEIGHT
+            self._arrived.set()
 
     def finish(self) -> None:
         """The client has sent all; confirmed when it is written."""
@@ -127,11 +133,14 @@ class Stream:
 
     async def _send(self, source: ByteStream) -> None:
         try:
-            while data := await source.read(STREAM_CHUNK):
+            while data := await source.section(STREAM_CHUNK):
                 await self.session.writable()
                 if self.over:
                     return
-                self.session.send_stream(self, data)
+                if isinstance(data, int):
+                    self.session.send_hole(self, data)
+                else:
+                    self.session.send_stream(self, data)
             if not self.over and not self._finished:
                 self.session.end_stream(self)
         except CorralError as error:
@@ -147,14 +156,19 @@ class Stream:
             while True:
                 while self._incoming:
                     data = self._incoming.popleft()
-                    await source.write(data)
-                    self._size -= len(data)
+                    if isinstance(data, int):
+                        await source.skip(data)
+                        self._size -= HOLE_WEIGHT
+                    else:
+                        await source.write(data)
+                        self._size -= len(data)
                     if self._size < INCOMING_LOW:
                         self.session.stream_drained()
                 if self._finished:
                     break
                 self._arrived.clear()
                 await self._arrived.wait()
+            await source.finish()
             if not self.over:
                 self.session.end_stream(self)
                 self.close()

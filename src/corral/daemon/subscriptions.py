@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from corral.constants import DomainEventID
+from corral.constants import DomainEventID, StoragePoolEventID
 from corral.errors import InternalError, InvalidArgument
 from corral.hypervisor import events
 from corral.hypervisor.events import Autoscale, Event, Identity, MonitorEvent
@@ -20,12 +20,19 @@ from corral.protocol.procedures import Procedure, procedure
 
 if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
+    from corral.hypervisor.pools import PoolEvent
 
 #: One more than the greatest virDomainEventID.
 EVENT_IDS = 1 + max(value for name, value in vars(DomainEventID).items() if name.isupper())
 
 #: Registrations one client may have: every kind of event for some thousand domains.
 CALLBACKS_MAX = 32768
+
+#: virStoragePoolEventID → the message's procedure.
+POOL_EVENTS = {
+    StoragePoolEventID.LIFECYCLE: "storage_pool_event_lifecycle",
+    StoragePoolEventID.REFRESH: "storage_pool_event_refresh",
+}
 
 Send = Callable[[Procedure, dict[str, Any]], None]
 
@@ -158,6 +165,8 @@ class Subscriptions:
         self._stop: Callable[[], None] | None = None
         self._plain: set[int] = set()
         self._callbacks: dict[int, _Callback] = {}
+        self._stop_pools: Callable[[], None] | None = None
+        self._pool_callbacks: dict[int, tuple[int, UUID | None]] = {}
         self._next_id = 0
         self._close_watched = False
         self._scaling_watched = False
@@ -198,8 +207,19 @@ class Subscriptions:
         """Register for events of things that are not served; the callback id."""
         return self._add(_Callback(-1, None))
 
+    def add_pool(self, event_id: int, uuid: UUID | None) -> int:
+        """Register for a virStoragePoolEventID of one pool or all; the callback id."""
+        if event_id not in POOL_EVENTS:
+            raise InternalError(f"unsupported event ID {event_id}")
+        callback_id = self._add(_Callback(-1, None))
+        self._pool_callbacks[callback_id] = (event_id, uuid)
+        if self._stop_pools is None:
+            self._stop_pools = self._hypervisor.pools.subscribe(self._deliver_pool)
+        return callback_id
+
     def remove(self, callback_id: int) -> None:
         """Undo the registration with that id."""
+        self._pool_callbacks.pop(callback_id, None)
         if self._callbacks.pop(callback_id, None) is None:
             raise InternalError(f"event callback {callback_id} not registered")
 
@@ -226,8 +246,12 @@ class Subscriptions:
         if self._stop is not None:
             self._stop()
             self._stop = None
+        if self._stop_pools is not None:
+            self._stop_pools()
+            self._stop_pools = None
         self._plain.clear()
         self._callbacks.clear()
+        self._pool_callbacks.clear()
 
     def deliver(self, event: Event) -> None:
         """Send the messages that an event becomes for this client."""
@@ -271,6 +295,17 @@ class Subscriptions:
                 "details": event.details,
             }
             self._send(procedure("qemu.domain_monitor_event"), body)
+
+    def _deliver_pool(self, event: PoolEvent) -> None:
+        lifecycle = event.lifecycle is not None
+        wanted = StoragePoolEventID.LIFECYCLE if lifecycle else StoragePoolEventID.REFRESH
+        for callback_id, (event_id, uuid) in tuple(self._pool_callbacks.items()):
+            if event_id == wanted and uuid in (None, event.uuid):
+                body: dict[str, Any] = {"callbackID": callback_id}
+                body["pool"] = {"name": event.name, "uuid": event.uuid.bytes}
+                if lifecycle:
+                    body |= {"event": event.lifecycle, "detail": 0}
+                self._send(procedure(POOL_EVENTS[wanted]), body)
 
     def _check(self, event_id: int) -> None:
         if not 0 <= event_id < EVENT_IDS:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One domain's use of one image; `exclusive`: it writes there and shares with nobody."""
+    """One use of one image, mostly a domain's; `exclusive`: it writes there and shares with nobody."""
 
     uuid: UUID
     name: str
     exclusive: bool
     shareable: bool
+    what: str = "running domain"
 
 
 class Images:
@@ -35,17 +36,23 @@ class Images:
     def __init__(self) -> None:
         self._uses: dict[str, list[Use]] = {}
 
-    def claim(self, uuid: UUID, name: str, paths: dict[str, tuple[bool, bool]]) -> None:
+    def users(self, path: str) -> list[Use]:
+        """Who uses the image of that real path."""
+        return list(self._uses.get(path, ()))
+
+    def claim(
+        self, uuid: UUID, name: str, paths: dict[str, tuple[bool, bool]], what: str = "running domain"
+    ) -> None:
         """Note that a domain uses these images: real path → (writes, shareable); ResourceBusy naming who has one."""
         for path, (writes, shareable) in paths.items():
             for other in self._uses.get(path, ()):
                 if other.uuid != uuid and ((writes and not (shareable and other.shareable)) or other.exclusive):
                     raise ResourceBusy(
-                        f"disk image '{path}' of domain '{name}' is in use by running domain '{other.name}'",
+                        f"disk image '{path}' of domain '{name}' is in use by {other.what} '{other.name}'",
                         hint="stop that domain, or mark the disk <shareable/> or <readonly/> in both",
                     )
         for path, (writes, shareable) in paths.items():
-            self._uses.setdefault(path, []).append(Use(uuid, name, writes and not shareable, shareable))
+            self._uses.setdefault(path, []).append(Use(uuid, name, writes and not shareable, shareable, what))
 
     def release_paths(self, uuid: UUID, paths: Iterable[str]) -> None:
         """The domain has let go of some of its images: of one use of each."""

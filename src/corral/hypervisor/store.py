@@ -24,11 +24,13 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from corral.errors import HostError, ResourceBusy, StoreDamaged
+from corral.hypervisor import pool_rows
 
 T = TypeVar("T")
 
 APPLICATION_ID = 0x436F7272  # "Corr", so that file(1) and we can tell the store from any other SQLite file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: The first schema; MIGRATIONS say how it became what it is.
 SCHEMA = """
 CREATE TABLE domains (
     uuid TEXT PRIMARY KEY,
@@ -59,6 +61,8 @@ CREATE TABLE live (
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 INSERT INTO meta VALUES ('next_id', '1');
 """
+#: Schema version → what makes the next one of it.
+MIGRATIONS = {1: pool_rows.SCHEMA}
 
 Phase = Literal["starting", "running", "stopping"]
 
@@ -138,6 +142,10 @@ class Store:
     def _close(self) -> None:
         self._connection.close()
         os.close(self._lock)
+
+    async def transaction(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
+        """Run `work` as one transaction, for the modules that keep tables of their own (`pool_rows`)."""
+        return await self._transaction(work, durable=durable)
 
     async def _transaction(self, work: Callable[[sqlite3.Connection], T], *, durable: bool) -> T:
         """Run `work` as one transaction in the store's thread; it is committed even if our caller is cancelled."""
@@ -349,10 +357,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA cache_size=-512")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-            # One script, one transaction: a daemon killed in here leaves an empty file, and the next one begins again.
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version < SCHEMA_VERSION:
+            # One script, one transaction: a daemon killed in here leaves the file as it was, and the next begins again.
+            script = "" if version else SCHEMA
+            script += "".join(MIGRATIONS[step] for step in range(max(version, 1), SCHEMA_VERSION))
             connection.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+                f"BEGIN IMMEDIATE; {script} PRAGMA application_id={APPLICATION_ID};"
                 f" PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
             )
         for (problem,) in connection.execute("PRAGMA quick_check(3)"):

@@ -11,7 +11,7 @@ import tty
 from collections.abc import Callable
 from pathlib import Path
 
-from corral.errors import HostError
+from corral.errors import HostError, InvalidStream
 
 
 class ByteStream(abc.ABC):
@@ -24,6 +24,17 @@ class ByteStream(abc.ABC):
     @abc.abstractmethod
     async def write(self, data: bytes) -> None:
         """Write all of `data`, waiting while the other side is slow; HostError when it is gone."""
+
+    async def section(self, limit: int = 65536) -> bytes | int:
+        """The next bytes, or the length of a hole where there are none, for clients that know of holes."""
+        return await self.read(limit)
+
+    async def skip(self, length: int) -> None:
+        """Leave a hole of `length` bytes; InvalidStream where there is no place for one."""
+        raise InvalidStream("this stream cannot hold holes")
+
+    async def finish(self) -> None:  # noqa: B027 - most streams have nothing to make last
+        """All has been written: make it last, before the other side is told that it was taken."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -20,6 +20,7 @@ def load() -> None:
         perf,
         qemu,
         stats,
+        storage,
         streams,
         vcpus,
     )
@@ -40,6 +41,7 @@ def load() -> None:
             perf,
             qemu,
             stats,
+            storage,
             streams,
             vcpus,
         )

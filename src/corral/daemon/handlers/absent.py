@@ -1,4 +1,4 @@
-"""What this host does not have: networks, pools, volumes, interfaces, node devices, secrets, filters, snapshots.
+"""What this host does not have: networks, interfaces, node devices, secrets, filters, snapshots.
 
 Lists of them are empty and looking one up finds nothing, so that clients which look at everything work. The tables
 below say it for each procedure; `unsupported.py` names those that are answered "not supported".
@@ -18,8 +18,6 @@ from corral.errors import (
     NoNetwork,
     NoNodeDevice,
     NoSecret,
-    NoStoragePool,
-    NoStorageVolume,
 )
 
 if TYPE_CHECKING:
@@ -68,8 +66,6 @@ EMPTY: dict[str, dict[str, Any]] = {
         for kind in (
             "networks",
             "defined_networks",
-            "storage_pools",
-            "defined_storage_pools",
             "interfaces",
             "defined_interfaces",
             "secrets",
@@ -78,14 +74,11 @@ EMPTY: dict[str, dict[str, Any]] = {
     },
     "connect_list_networks": {"names": []},
     "connect_list_defined_networks": {"names": []},
-    "connect_list_storage_pools": {"names": []},
-    "connect_list_defined_storage_pools": {"names": []},
     "connect_list_interfaces": {"names": []},
     "connect_list_defined_interfaces": {"names": []},
     "connect_list_secrets": {"uuids": []},
     "connect_list_nwfilters": {"names": []},
     "connect_list_all_networks": {"nets": [], "ret": 0},
-    "connect_list_all_storage_pools": {"pools": [], "ret": 0},
     "connect_list_all_interfaces": {"ifaces": [], "ret": 0},
     "connect_list_all_node_devices": {"devices": [], "ret": 0},
     "connect_list_all_nwfilters": {"filters": [], "ret": 0},
@@ -111,30 +104,6 @@ EMPTY_OF_DOMAIN: dict[str, dict[str, Any]] = {
 LOOKUPS: dict[str, tuple[type[CorralError], Callable[[Any], str]]] = {
     "network_lookup_by_name": (NoNetwork, lambda args: f"no network with matching name '{args.name}'"),
     "network_lookup_by_uuid": (NoNetwork, lambda args: f"no network with matching uuid '{UUID(bytes=args.uuid)}'"),
-    "storage_pool_lookup_by_name": (
-        NoStoragePool,
-        lambda args: f"no storage pool with matching name '{args.name}'",
-    ),
-    "storage_pool_lookup_by_uuid": (
-        NoStoragePool,
-        lambda args: f"no storage pool with matching uuid '{UUID(bytes=args.uuid)}'",
-    ),
-    "storage_pool_lookup_by_volume": (
-        NoStoragePool,
-        lambda args: f"no storage pool with matching name '{args.vol.pool}'",
-    ),
-    "storage_pool_lookup_by_target_path": (
-        NoStoragePool,
-        lambda args: f"no storage pool with matching target path '{args.path}'",
-    ),
-    "storage_vol_lookup_by_key": (
-        NoStorageVolume,
-        lambda args: f"no storage vol with matching key '{args.key}'",
-    ),
-    "storage_vol_lookup_by_path": (
-        NoStorageVolume,
-        lambda args: f"no storage vol with matching path '{args.path}'",
-    ),
     "interface_lookup_by_name": (NoInterface, lambda args: f"couldn't find interface named '{args.name}'"),
     "interface_lookup_by_mac_string": (
         NoInterface,

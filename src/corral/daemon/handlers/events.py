@@ -103,8 +103,10 @@ def network_event_deregister_any(session: Session, args: Any) -> None:
 
 @handler("connect_storage_pool_event_register_any")
 def storage_pool_event_register_any(session: Session, args: Any) -> dict[str, Any]:
-    """There are no pools, so nothing will come."""
-    return {"callbackID": session.subscriptions.add_silent()}
+    """Events of one kind, of one pool or all."""
+    if args.pool is not None:
+        session.hypervisor.pools.lookup_by_uuid(UUID(bytes=args.pool.uuid), args.pool.name)
+    return {"callbackID": session.subscriptions.add_pool(args.eventID, _uuid(args.pool))}
 
 
 @handler("connect_storage_pool_event_deregister_any")
