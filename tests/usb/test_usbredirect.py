@@ -33,7 +33,7 @@ async def program(folder: Path) -> None:
         pytest.skip("usbredirect is Debian's, and there is no apt-get here")
     root = folder.parent / "root"
     try:
-        names = await packages.with_libraries("usbredirect")
+        names = [*await packages.with_libraries("usbredirect"), "zlib1g"]
         for file in await packages.download(names, folder.parent):
             await packages.unpack(file, root)
     except OperationFailed as error:
@@ -116,8 +116,11 @@ async def test_disk_given_away_by_usbredirect(tmp_path: Path) -> None:
             assert "usbredir" in hello.version.lower(), hello
             await check_disk(peer, image.read_bytes())
             await guest.machine.monitor.execute("device_del", {"id": "victim"})
+            # Without udev in the guest usbredirect learns of it at the next transfer.
+            await guest.until("grep -l QEMU /sys/bus/usb/devices/*/manufacturer || echo gone", "gone")
+            peer.send(p.BulkPacket(0x81, 0, 13, 0, 10))
             await peer.wait(lambda each: isinstance(each, p.DeviceDisconnect))
-            await guest.until("umount /mnt/p; grep -c /mnt/p /proc/mounts", "0")
+            await guest.until("killall loader; umount /mnt/p; grep -q /mnt/p /proc/mounts || echo free", "free")
 
 
 async def check_disk(peer: Peer, content: bytes) -> None:
@@ -137,6 +140,7 @@ async def check_disk(peer: Peer, content: bytes) -> None:
     assert status.data == struct.pack("<4sIIB", b"USBS", 1, 0, 0)
     peer.send(p.BulkPacket(0x81, 0, 13, 0, 7))
     cancelled = await peer.ask(p.CancelDataPacket(7))
-    assert cancelled.status == usb.Status.CANCELLED
+    # A disk without a command stalls, if it is asked before the cancel comes; there is an answer either way.
+    assert cancelled.status in (usb.Status.CANCELLED, usb.Status.STALL)
     peer.send(p.Reset(8))
     assert (await peer.ask(p.GetConfiguration(9))).configuration == 1
