@@ -14,6 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import uvloop
 from tests.usb.guestlab import EHCI, XHCI, Guest, booted
 
 from corral import usb
@@ -77,4 +78,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    # The loop that the daemon and the client use.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 from tests.usb.test_storage import Memory
 
 from corral import usb
@@ -168,3 +169,11 @@ async def test_nothing_stays_open(tmp_path: Path) -> None:
             await service.ended()
         stick.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_on_the_daemons_loop() -> None:
+    """uvloop's transports are not asyncio's."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test_serves_reads_from_a_thread_and_unplugs())
+        runner.run(test_end_of_the_stream_is_no_error())
+        runner.run(test_keys_typed_go_out_by_themselves())

@@ -48,7 +48,7 @@ class Device:
     def __init__(self, *, speed: Speed = Speed.HIGH, serial: str = "000000000001") -> None:
         if speed not in (Speed.FULL, Speed.HIGH):
             raise InvalidArgument(f"USB speed {speed.name}: devices in Python are full or high speed")
-        self.speed = speed
+        self.speed: Speed = speed
         self.gone: str | None = None
         self.news: Callable[[], None] = _nothing
         self.descriptor = DeviceDescriptor(self.vendor, self.product, self.version, *self.device_class)

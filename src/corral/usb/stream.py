@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from corral.errors import OperationFailed
 from corral.usb.filter import Filter
@@ -18,6 +19,7 @@ from corral.usb.redirection import Redirection
 from corral.usb.transfer import Job, Target
 
 _MAX_UNSENT = 4 << 20
+_SEND_BUFFER = 1 << 20
 _PARTING = 2.0
 """Seconds that the last bytes may take to go out."""
 
@@ -40,9 +42,14 @@ class Service(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
-        assert isinstance(transport, asyncio.Transport)
+        # Not asyncio's own class under uvloop.
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=_MAX_UNSENT)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            # A whole command's data leaves in one call.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._write = transport.write
         self._flush()
 
