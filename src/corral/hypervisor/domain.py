@@ -22,7 +22,7 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import InvalidArgument, OperationInvalid
-from corral.hypervisor import ending, guest, guest_vcpus, memory, pinning, starting, statistics, vcpus
+from corral.hypervisor import ending, guest, guest_agent, guest_vcpus, memory, pinning, starting, statistics, vcpus
 from corral.hypervisor.documents import Definition, check_metadata
 from corral.hypervisor.events import Identity, Lifecycle, MetadataChange
 from corral.hypervisor.jobs import JobSlot
@@ -403,7 +403,7 @@ class Domain:
 
     async def hostname(self, flags: int = 0) -> str:
         """The guest's own host name, from its agent."""
-        return await guest.hostname(self, flags)
+        return await guest_agent.hostname(self, flags)
 
     async def log_text(self, lines: int = 0) -> str:
         """The last `lines` lines (0: at most 1 MiB) of QEMU's own log."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 from corral.constants import (
     DomainChannelFlags,
     DomainConsoleFlags,
-    DomainGetHostnameFlags,
     DomainQemuAgentCommandTimeout,
     DomainQemuMonitorCommandFlags,
-    ErrorDomain,
 )
 from corral.errors import (
-    AgentCommandFailed,
     ArgumentUnsupported,
     HostError,
     InternalError,
     InvalidArgument,
     OperationFailed,
     OperationInvalid,
-    OperationUnsupported,
 )
 from corral.hypervisor import keys, stream
 
@@ -179,18 +174,6 @@ async def agent_command(domain: Domain, text: str, timeout: int) -> str:
         DomainQemuAgentCommandTimeout.DEFAULT: AGENT_TIMEOUT,
     }.get(timeout, float(timeout))
     return await domain.hypervisor.complete(agent.passthrough(text, timeout=seconds))
-
-
-async def hostname(domain: Domain, flags: int) -> str:
-    """The guest's host name by its agent; leases are known only to networks, which there are none of."""
-    domain.require_run()
-    if flags & DomainGetHostnameFlags.LEASE and not flags & DomainGetHostnameFlags.AGENT:
-        raise OperationUnsupported("there are no networks whose leases could tell the host name")
-    answer = await _agent(domain).execute("guest-get-host-name")
-    name = answer.get("host-name") if isinstance(answer, dict) else None
-    if not isinstance(name, str):
-        raise AgentCommandFailed(f"guest-get-host-name answered {json.dumps(answer)[:200]}", domain=ErrorDomain.QEMU)
-    return name
 
 
 async def log_text(domain: Domain, lines: int) -> str:

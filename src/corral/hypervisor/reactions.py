@@ -88,6 +88,11 @@ def panicked(domain: Domain, run: Run) -> None:
     _panic(domain, run, {})
 
 
+def slept_or_woke(domain: Domain, run: Run, *, asleep: bool) -> None:
+    """The guest has fallen asleep, or woken up, before we came."""
+    (_suspend_memory if asleep else _wakeup)(domain, run, {})
+
+
 def _monitor_closed(domain: Domain, run: Run) -> None:
     """QEMU closes its monitor as it ends; if it does not end, the monitor is lost."""
     if domain.run is run and not run.ending and not domain.hypervisor.closing:
@@ -128,7 +133,8 @@ def _shutdown(domain: Domain, run: Run, data: Data) -> None:
     if run.booting_again:
         return
     by_guest = bool(data.get("guest"))
-    if not run.ending and by_guest and _boots_again(run, str(data.get("reason", ""))):
+    asleep = domain.state()[0] == DomainState.PMSUSPENDED  # to disk: its next boot is for somebody to ask for
+    if not run.ending and by_guest and not asleep and _boots_again(run, str(data.get("reason", ""))):
         run.booting_again = True
         domain.hypervisor.spawn(ending.boot_again(domain, run, Cause.REBOOTED))
         return

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainShutoffReason, DomainState
 from corral.errors import CorralError, HostError
-from corral.hypervisor import ending, events, guest, images, plug_recovery, reactions, vcpus
+from corral.hypervisor import ending, events, guest, guest_agent, images, plug_recovery, reactions, sleeping, vcpus
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
 from corral.hypervisor.run import Run
@@ -36,6 +36,8 @@ REATTACH_TIMEOUT = 2.0
 PATIENCE = 600.0
 #: Seconds between the end of a monitor's connection and our doubt that its process ends too.
 GRACE = 1.0
+#: Events that QEMU's run state tells of, too.
+_SEEN_IN_STATE = ("STOP", "SHUTDOWN", "GUEST_PANICKED", "SUSPEND", "WAKEUP")
 #: What QEMU writes last when it was told to end by a signal, and does not write when it died.
 _ASKED_TO_END = "terminating on signal"
 
@@ -51,6 +53,7 @@ async def restore(hypervisor: Hypervisor) -> None:
         domain.restore(State(DomainState.SHUTOFF, reason))
     await asyncio.gather(*(_restore(hypervisor, row) for row in live))
     await asyncio.to_thread(_sweep, hypervisor)
+    sleeping.restore(hypervisor)
 
 
 async def _restore(hypervisor: Hypervisor, row: LiveRow) -> None:
@@ -222,6 +225,7 @@ async def _go_on(domain: Domain, run: Run, machine: Machine) -> None:
     """The machine answers: take over its state, and finish what was begun."""
     noted = domain.state()
     run.agent = run.agent or guest.agent_of(run.live.document, domain.name)
+    guest_agent.take_up(run)
     run_state = await machine.status()
     if run_state == "prelaunch" and not run.start_paused:
         # Its start was written down, all was prepared, and the CPUs had yet to run.
@@ -242,11 +246,13 @@ def _take_over(domain: Domain, run: Run, run_state: str) -> None:
     noted = State(*domain.state())
     found = found_again(run_state, noted)
     # What led to that state was also reported, perhaps; the rest of what was is still to be heard.
-    run.early = [event for event in run.early if event.name not in ("STOP", "SHUTDOWN", "GUEST_PANICKED")]
+    run.early = [event for event in run.early if event.name not in _SEEN_IN_STATE]
     if found.state == DomainState.SHUTDOWN:
         reactions.powered_off(domain, run)
     elif found.state == DomainState.CRASHED and noted.state != DomainState.CRASHED:
         reactions.panicked(domain, run)
+    elif {found.state, noted.state} == {DomainState.RUNNING, DomainState.PMSUSPENDED}:
+        reactions.slept_or_woke(domain, run, asleep=found.state == DomainState.PMSUSPENDED)
     else:
         domain.restore(found)
     reactions.hear_early(domain, run)
