@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+from corral.cli import daemon as command
 from corral.cli import listing, quick
 from corral.cli import ps as ps_module
+from corral.daemon import Options
 
 PLAIN = {"everything": False, "addresses": False, "quiet": False, "uri": None, "as_json": False}
 
@@ -67,3 +71,27 @@ def test_the_short_way_is_light() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert result.stdout.strip() == "[]"
     assert result.stderr.startswith("corral: no daemon listens at /nowhere")
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen"),
+    [
+        (["daemon"], {}),
+        (["daemon", "--state", "/s", "--socket=/k"], {"state": Path("/s"), "socket": Path("/k")}),
+        (["daemon", "--timeout", "2.5", "--as-libvirt", "-v"], {"timeout": 2.5, "as_libvirt": True, "verbose": True}),
+        (["daemon", "--qemu-user", "q", "--ready-fd=3"], {"qemu_user": "q", "ready_fd": 3}),
+        (["daemon", "--timeout", "-1"], None),
+        (["daemon", "--timeout", "soon"], None),
+        (["daemon", "--state"], None),
+        (["daemon", "--help"], None),
+        (["daemon", "--qemu_user", "q"], None),
+        (["--connect", "x", "daemon"], None),
+    ],
+)
+def test_plain_forms_of_daemon(words: list[str], chosen: dict[str, object] | None) -> None:
+    assert quick.daemon(words) == chosen
+
+
+def test_all_options_of_daemon_are_known_to_both() -> None:
+    known = set(inspect.signature(command.daemon).parameters)
+    assert {*quick._VALUES, *quick._SWITCHES.values()} == known == {field.name for field in fields(Options)}

@@ -16,6 +16,13 @@ def main() -> int:
             from corral.cli.listing import show
 
             return guarded(lambda: show(**chosen))
+    elif "daemon" in sys.argv[1:2]:
+        from corral.cli import quick
+
+        if (options := quick.daemon(sys.argv[1:])) is not None:
+            from corral.daemon import Options, run
+
+            return run(Options(**options))
     from corral.cli.app import execute
 
     return execute()

@@ -1,13 +1,15 @@
-"""The short way for `corral ps`, the command that is typed most and watched in loops.
+"""The short way for `corral ps`, the command that is typed most and watched in loops, and for `corral daemon`.
 
-The command-line library takes longer to load than the answer takes to come. So the plain forms of
-`ps` are read here, and everything else, a mistake too, is left to `ps.py`, which knows the same options.
+The command-line library takes longer to load than the answer of `ps` takes to come, and two mebibytes that the daemon
+would keep as long as it lives. So the plain forms of both are read here, and everything else, a mistake too, is left to
+`ps.py` and `daemon.py`, which know the same options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
 
 
 class Choices(TypedDict):
@@ -42,3 +44,42 @@ def ps(arguments: Sequence[str]) -> Choices | None:
         else:
             return None
     return chosen if named else None
+
+
+#: The daemon's options that take a value, and what makes the value of its text.
+_VALUES: dict[str, Callable[[str], Any]] = {
+    "state": Path,
+    "socket": Path,
+    "timeout": float,
+    "emulator": Path,
+    "group": str,
+    "qemu_user": str,
+    "ready_fd": int,
+}
+_SWITCHES = {
+    "--as-libvirt": "as_libvirt",
+    "--allow-slow-kvm": "allow_slow_kvm",
+    "--verbose": "verbose",
+    "-v": "verbose",
+}
+
+
+def daemon(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """The fields of the daemon's `Options` that `arguments` mean, or None when they are not plain."""
+    if not arguments or arguments[0] != "daemon":
+        return None
+    chosen: dict[str, Any] = {}
+    words = iter(arguments[1:])
+    for word in words:
+        option, _, text = word.partition("=")
+        name = option.removeprefix("--").replace("-", "_")
+        if word in _SWITCHES:
+            chosen[_SWITCHES[word]] = True
+        elif option.startswith("--") and name in _VALUES and "_" not in option and (text := text or next(words, "")):
+            try:
+                chosen[name] = _VALUES[name](text)
+            except ValueError:
+                return None
+        else:
+            return None
+    return chosen if chosen.get("timeout", 0.0) >= 0 else None

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 GROUP = "corral"
 #: Open descriptors that the daemon may have.
 DESCRIPTORS = 65536
+#: Seconds that a thread which computes may keep the event loop waiting.
+SWITCH_INTERVAL = 0.001
 
 
 def settings_for(options: Options) -> Settings:
@@ -75,6 +77,7 @@ def serve(options: Options) -> int:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # The QMP library reports each end of a connection; what follows from it is reported by those who use it.
     logging.getLogger("qemu").setLevel(logging.CRITICAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_Service(options).run())
@@ -102,6 +105,7 @@ class _Service:
         handlers.load()
         hypervisor = await Hypervisor.open(self.settings)
         try:
+            await asyncio.to_thread(hypervisor.offer.warm_up)
             server = Server(
                 hypervisor,
                 loop,

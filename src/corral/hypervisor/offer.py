@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from corral.errors import ConfigUnsupported, CorralError, InvalidArgument
 from corral.host import firmware
@@ -21,8 +23,24 @@ if TYPE_CHECKING:
     from corral.host.firmware import Firmware
     from corral.hypervisor.settings import Settings
     from corral.model.domain import Domain as DomainDocument
+    from corral.qemu import defaults
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+#: Documents longer than this, in characters, are worked on in a thread: they take milliseconds.
+LONG = 6_000
+
+_SAMPLE = """<domain type='qemu'><name>sample</name><memory unit='MiB'>1</memory><os><type>hvm</type></os><devices>
+<disk type='file'><source file='/sample'/><target dev='vda'/></disk><interface type='user'/><serial type='pty'/>
+<graphics type='vnc'/><rng model='virtio'><backend model='random'/></rng></devices></domain>"""
+
+
+async def _computed(xml: str, work: Callable[[], T]) -> T:
+    """What `work` makes of a document, off the event loop if that is long."""
+    return await asyncio.to_thread(work) if len(xml) > LONG else work()
 
 
 class Offer:
@@ -93,24 +111,50 @@ class Offer:
             from corral.model.schema import validate_schema
 
             await asyncio.to_thread(validate_schema, xml)
-        document = DomainDocument.from_xml(xml)
-        document.check(xml)
+
+        def read() -> DomainDocument:
+            document = DomainDocument.from_xml(xml)
+            document.check(xml)
+            return document
+
+        document = await _computed(xml, read)
         if self._firmwares is None:
             self._firmwares = await asyncio.to_thread(firmware.descriptors)
         binary = await self.binary(document.devices.emulator)
-        host = defaults.Host(
-            kvm=self._kvm_offered,
-            kvm_reason=self.kvm.reason,
-            firmwares=self._firmwares,
-            nvram_dir=self.settings.nvram,
-        )
-        completed = defaults.complete(document, binary, host)
-        for action in (completed.on_poweroff, completed.on_reboot):
-            if action == "preserve":
+        host = self._host(self._firmwares)
+
+        def complete() -> Definition:
+            completed = defaults.complete(document, binary, host)
+            if "preserve" in (completed.on_poweroff, completed.on_reboot):
                 raise ConfigUnsupported(
                     "qemu driver doesn't support the 'preserve' action for 'on_reboot'/'on_poweroff'"
                 )
-        return Definition.of(completed)
+            return Definition.of(completed)
+
+        return await _computed(xml, complete)
+
+    def _host(self, firmwares: tuple[Firmware, ...]) -> defaults.Host:
+        from corral.qemu import defaults
+
+        return defaults.Host(
+            kvm=self._kvm_offered,
+            kvm_reason=self.kvm.reason,
+            firmwares=firmwares,
+            nvram_dir=self.settings.nvram,
+        )
+
+    def warm_up(self) -> None:
+        """Build what the first document of a process would wait for (validators, a tenth of a second); in a thread."""
+        from corral.model.domain import Domain as DomainDocument
+        from corral.qemu import defaults
+
+        self._firmwares = firmware.descriptors()
+        document = DomainDocument.from_xml(_SAMPLE)
+        document.check(_SAMPLE)
+        if self._default is not None:
+            with contextlib.suppress(CorralError):
+                document = defaults.complete(document, self._default, self._host(self._firmwares))
+        Definition.of(document)
 
     def capabilities(self) -> str:
         """The host's capabilities document."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ async def _line(reader: asyncio.StreamReader, limit: int) -> bytes:
 
 async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Ask for our own number back, and throw away what comes before it."""
-    number = secrets.randbelow(1 << 31)
+    number = int.from_bytes(os.urandom(4)) >> 1
     # The 0xFF before makes the agent forget a command that was cut off half-way.
     writer.write(_SENTINEL + json.dumps(_message("guest-sync-delimited", {"id": number})).encode() + b"\n")
     await writer.drain()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 
 from corral.errors import ConfigUnsupported, XMLError
 from corral.model.address import DriveAddress, VirtioSerialAddress
@@ -86,7 +86,7 @@ def complete_disk(disk: Disk) -> None:
 def complete_interface(interface: Interface) -> None:
     """Card and MAC address of one interface."""
     if interface.mac is None:
-        interface.mac = Mac(address=":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *secrets.token_bytes(3))))
+        interface.mac = Mac(address=":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *os.urandom(3))))
     if interface.model is None:
         interface.model = InterfaceModel(type="rtl8139")
 
