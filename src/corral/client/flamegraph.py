@@ -7,16 +7,26 @@ field above marks frames by name (Brendan Gregg, "The Flame Graph", CACM 59(6), 
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape as _escape
 
 WIDTH, ROW, MARGIN, HEAD = 1200.0, 17, 10.0, 64
 #: Narrower frames (in points) are left out: nobody could see them, and they are most of the file.
 NARROWEST = 0.15
 #: Points of one letter of the font.
 LETTER = 6.6
+
+
+#: What XML cannot hold, not even escaped.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def escape(text: str) -> str:
+    """For an element's text or an attribute's value."""
+    return _escape(_FORBIDDEN.sub("·", text))
 
 
 @dataclass(slots=True)

@@ -101,7 +101,7 @@ def _numbers(reading: Reading, group: str, figure: str) -> list[str]:
     return [
         number
         for name in reading.figures
-        if name.startswith(start) and name.endswith(end) and (number := name[len(start) : -len(end)]).isdigit()
+        if name.startswith(start) and name.endswith(end) and (number := name[len(start) : -len(end)]).isdecimal()
     ]
 
 

@@ -7,6 +7,7 @@ readings and the seconds between them; `Meter` takes the readings.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -118,7 +119,7 @@ def _load(old: Reading, new: Reading, seconds: float) -> Load:
         memory=_count(figures, "balloon.current", ""),
         max_memory=_count(figures, "balloon.maximum", ""),
         resident=_count(figures, "balloon.rss", ""),
-        unused=int(unused) if unused is not None else None,
+        unused=int(unused) if isinstance(unused, int | float) else None,
         disk_read=round(total("block", "rd.bytes"), 1),
         disk_written=round(total("block", "wr.bytes"), 1),
         received=round(total("net", "rx.bytes"), 1),
@@ -147,7 +148,10 @@ def _numbers(figures: Figures) -> list[int]:
     return [
         int(number)
         for name in figures
-        if name.startswith("vcpu.") and name.endswith(".time") and (number := name[5:-5]).isdigit()
+        if name.startswith("vcpu.")
+        and name.endswith(".time")
+        and (number := name[5:-5]).isdecimal()
+        and number.isascii()
     ]
 
 
