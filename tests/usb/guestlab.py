@@ -83,10 +83,12 @@ class Guest:
                 async with asyncio.timeout(10):
                     await service.ended()
                 device.close()
+                # The next device may have the same name: the guest is to have let go of this one.
+                await self.until("grep -ls Corral /sys/bus/usb/devices/*/manufacturer || echo none", "none")
 
     async def disk(self, model: str, seconds: float = 30) -> str:
         """The name of the SCSI disk of a model, once it is there."""
-        script = f"for d in /sys/block/sd*; do grep -q '{model}' $d/device/model && echo disk=${{d##*/}}; done"
+        script = f"for d in /sys/block/sd*; do [ -b /dev/${{d##*/}} ] && grep -q '{model}' $d/device/model && echo disk=${{d##*/}}; done"
         output = await self.until(script, "disk=", seconds)
         return output.split("disk=")[1].split()[0]
 
