@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corral.errors import CorralError, OperationFailed, OperationUnsupported, XMLError
+from corral.errors import OperationFailed, OperationUnsupported, XMLError
 from corral.model import device_set
-from corral.model.address import DriveAddress, USBAddress, VirtioSerialAddress
+from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Serial
 from corral.model.devices.controller import Controller
 from corral.model.devices.device import Device
@@ -76,7 +76,7 @@ def prepare(
     device_set.family(document, own).append(own)
     _complete(document, own, binary)
     new = _new(before, document)
-    _place(document, new)
+    _place(document, new, movable=device.address is None)
     checked = device_set.shared(document)
     checked.devices.disks = [each for each in new if isinstance(each, Disk)]  # those that run may have their tray open
     unsupported.refuse(checked)
@@ -221,21 +221,20 @@ def _position(document: Domain, device: Device) -> int:
     return next(place for place, each in enumerate(device_set.family(document, device)) if each is device)
 
 
-def _place(document: Domain, new: list[Device]) -> None:
-    """Give the new devices their addresses among those that the machine has."""
-    for device in tuple(new):
-        if pci_slots.connection(document, device) is None:
-            continue
-        address = device.address
-        if address is None or (address.type == "pci" and not address.assigned):
-            try:
-                device.address = pci_slots.free_place(document, device)
-            except CorralError:
-                if not _double_up(document, device, new):
-                    raise XMLError(
-                        "No more available PCI slots",
-                        hint="a machine has as many as its root ports and bridges; add some to its definition",
-                    ) from None
+def _place(document: Domain, new: list[Device], *, movable: bool) -> None:
+    """Give the new devices their addresses among those that the machine has; `movable`: the user named none."""
+    further = [each for each in new if isinstance(each, Controller) and each.type == "scsi"]
+    if movable and len(further) > 1 and not _double_up(document, new, further):
+        # A target name far down the alphabet asks for many controllers, of which all but one would stay empty.
+        disk = next(each for each in new if isinstance(each, Disk))
+        _without(document, new, further[1:])
+        disk.address = DriveAddress(controller=further[0].index or 0)
+    try:
+        _place_pci(document, new)
+    except XMLError:
+        if not movable or not _double_up(document, new, further):
+            raise
+        _place_pci(document, new)
     addresses.assign_virtio_serial(document)
     ports = None
     for device in addresses.usb_devices(document):
@@ -245,26 +244,42 @@ def _place(document: Domain, new: list[Device]) -> None:
             device.address = ports.next(place.bus if isinstance(place, USBAddress) else None)
 
 
-def _double_up(document: Domain, device: Device, new: list[Device]) -> bool:
-    """Where there is no place for a further SCSI controller, use a free target of a wide one that is there."""
-    if not isinstance(device, Controller) or device.type != "scsi":
-        return False
-    disks = [
-        disk
-        for disk in new
-        if isinstance(disk, Disk)
-        and isinstance(disk.address, DriveAddress)
-        and disk.target.bus == "scsi"
-        and disk.address.controller == device.index
+def _place_pci(document: Domain, new: list[Device]) -> None:
+    for device in new:
+        address = device.address
+        if pci_slots.connection(document, device) is None:
+            continue
+        if address is None or (isinstance(address, PCIAddress) and not address.assigned):
+            try:
+                device.address = pci_slots.free_place(document, device)
+            except XMLError as error:
+                hint = "a machine has as many as its root ports and bridges; add some to its definition"
+                raise XMLError(error.detail, hint=hint) from error
+
+
+def _double_up(document: Domain, new: list[Device], further: list[Controller]) -> bool:
+    """Put a SCSI disk on a free target of a wide controller that is there, instead of on further controllers.
+
+    False where that cannot be: nothing is changed then.
+    """
+    disks = [each for each in new if isinstance(each, Disk) and each.target.bus == "scsi"]
+    there = [
+        each
+        for each in controllers.of_type(document, "scsi")
+        if each.model in WIDE_SCSI and all(each is not other for other in further)
     ]
-    wide = [c for c in controllers.of_type(document, "scsi") if c.model in WIDE_SCSI and c is not device]
-    places = [place for controller in wide if (place := free_target(document, controller.index or 0)) is not None]
-    if not disks or not places:
+    places = [place for each in there if (place := free_target(document, each.index or 0)) is not None]
+    if not further or not disks or not places:
         return False
+    _without(document, new, further)
     disks[0].address = places[0]
-    device_set.remove(document, device)
-    new.remove(device)
     return True
+
+
+def _without(document: Domain, new: list[Device], unwanted: Sequence[Device]) -> None:
+    for each in unwanted:
+        device_set.remove(document, each)
+    new[:] = [each for each in new if all(each is not other for other in unwanted)]
 
 
 def free_target(document: Domain, controller: int) -> DriveAddress | None:
