@@ -88,7 +88,8 @@ class Guest:
 
     async def disk(self, model: str, seconds: float = 30) -> str:
         """The name of the SCSI disk of a model, once it is there."""
-        script = f"for d in /sys/block/sd*; do [ -b /dev/${{d##*/}} ] && grep -q '{model}' $d/device/model && echo disk=${{d##*/}}; done"
+        script = f"""for d in /sys/block/sd*; do
+            [ -b /dev/${{d##*/}} ] && grep -q '{model}' $d/device/model && echo disk=${{d##*/}}; done"""
         output = await self.until(script, "disk=", seconds)
         return output.split("disk=")[1].split()[0]
 
