@@ -38,9 +38,8 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
 from corral.hypervisor.images import Images
 from corral.hypervisor.offer import Offer
-from corral.hypervisor.pools import Pools
-from corral.hypervisor.pools import Pools
 from corral.hypervisor.perf_events import PerfCounters
+from corral.hypervisor.pools import Pools
 from corral.hypervisor.ports import Ports
 from corral.hypervisor.store import Store
 
@@ -85,7 +84,6 @@ class Hypervisor:
         self.images = Images()
         self.ports = Ports()
         self.pools = Pools(self)
-        self.pools = Pools(self)
         self.closing = False
         self._by_uuid: dict[UUID, Domain] = {}
         self._by_name: dict[str, Domain] = {}
@@ -123,7 +121,6 @@ class Hypervisor:
             unsubscribe = hypervisor.events.subscribe(hypervisor._missed.append)
             await reattach.restore(hypervisor)
             await hypervisor.pools.open()
-            await hypervisor.pools.open()
             unsubscribe()
             hypervisor._opened = time.monotonic()
             await hypervisor.autoscaling.open()
@@ -141,7 +138,6 @@ class Hypervisor:
         """
         if await self.store.meta("autostarted") == self.boot:
             return
-        await self.pools.autostart()
         await self.pools.autostart()
         for domain in self.domains(ConnectListAllDomainsFlags.INACTIVE | ConnectListAllDomainsFlags.AUTOSTART):
             if domain.last_boot != self.boot:
@@ -171,7 +167,6 @@ class Hypervisor:
             await self.store.set_meta("autostarted", "")
         except CorralError:
             log.exception("cannot write to the store")
-        self.pools.close()
         self.pools.close()
         await self.store.close()
 

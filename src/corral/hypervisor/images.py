@@ -40,9 +40,7 @@ class Images:
         """Who uses the image of that real path."""
         return list(self._uses.get(path, ()))
 
-    def claim(
-        self, uuid: UUID, name: str, paths: dict[str, tuple[bool, bool]], what: str = "running domain"
-    ) -> None:
+    def claim(self, uuid: UUID, name: str, paths: dict[str, tuple[bool, bool]], what: str = "running domain") -> None:
         """Note that a domain uses these images: real path → (writes, shareable); ResourceBusy naming who has one."""
         for path, (writes, shareable) in paths.items():
             for other in self._uses.get(path, ()):
