@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 
@@ -118,3 +119,33 @@ def test_a_disk_by_its_path(clean: corrald.Daemon, kind: str) -> None:
     words += ["--disk", "none"] if kind == "--cdrom" else []
     done = run(clean, "virt-install", "--name", "vd", *words, "--graphics", "none", *ALWAYS)
     assert done.returncode == 0, done.stderr
+    assert virsh(clean, "domstate", "vd") == "running"
+    assert f"<source file='{image}'" in virsh(clean, "dumpxml", "vd")
+    assert virsh(clean, "vol-pool", str(image)), "virt-install made a pool of the disk's directory"
+
+
+@pytest.mark.parametrize("options", ["", ",format=raw", ",sparse=no"])
+def test_a_disk_of_a_size(clean: corrald.Daemon, options: str) -> None:
+    """virt-install makes the volume, and virt-clone copies it."""
+    directory = clean.state.parent / "images"
+    directory.mkdir(exist_ok=True)
+    if "made" not in virsh(clean, "pool-list", "--name").split():
+        virsh(clean, "pool-create-as", "made", "dir", "--target", str(directory))
+    disk = f"pool=made,size=0.01{options}"
+    done = run(clean, "virt-install", "--name", "vs", "--import", "--disk", disk, "--graphics", "none", *ALWAYS)
+    assert done.returncode == 0, done.stderr
+    assert virsh(clean, "domstate", "vs") == "running"
+    (name,) = [line.split()[0] for line in virsh(clean, "vol-list", "made").splitlines() if "vs" in line]
+    assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
+    refused = subprocess.run(
+        ["virsh", "-c", clean.uri, "vol-delete", name, "made"], capture_output=True, text=True, timeout=30
+    )
+    assert "is still in use by running domain 'vs'" in refused.stderr
+    virsh(clean, "destroy", "vs")
+    done = run(clean, "virt-clone", "-o", "vs", "-n", "vt", "--auto-clone")
+    assert done.returncode == 0, done.stderr
+    virsh(clean, "start", "vt")
+    virsh(clean, "destroy", "vt")
+    for domain in ("vs", "vt"):
+        virsh(clean, "undefine", domain, "--remove-all-storage")
+    assert not [line for line in virsh(clean, "vol-list", "made").splitlines() if line.split()]

@@ -20,6 +20,7 @@ from tests.hypervisor.life import Heard
 
 from corral.constants import DomainDeviceModifyFlags as Flags
 from corral.errors import (
+    ConfigUnsupported,
     CorralError,
     DeviceMissing,
     HostError,
@@ -27,7 +28,6 @@ from corral.errors import (
     OperationTimeout,
     OperationUnsupported,
     ResourceBusy,
-    XMLError,
 )
 from corral.hypervisor import hotplug, unplug
 from corral.hypervisor.domain import Domain
@@ -267,7 +267,7 @@ async def test_refusals(host: Host, tmp_path: Path) -> None:
         OperationUnsupported, "on bus 'ps2' cannot be hot plugged", attach(domain, "<input type='mouse'/>", 1)
     )
     await refused(HostError, "No such file", attach(domain, plugs.disk(tmp_path / "none", "vdb"), LIVE))
-    await refused(XMLError, "unknown device type 'nonsense'", attach(domain, "<nonsense/>", LIVE))
+    await refused(ConfigUnsupported, "unknown device type 'nonsense'", attach(domain, "<nonsense/>", LIVE))
     await refused(DeviceMissing, "disk vdx not found", detach(domain, plugs.disk(host.image, "vdx"), LIVE))
     await refused(DeviceMissing, "no target device vdx", detach(domain, plugs.disk(host.image, "vdx"), CONFIG))
     await refused(DeviceMissing, "no device found with alias", hotplug.detach_alias(domain, "ua-none", LIVE))

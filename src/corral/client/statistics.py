@@ -7,7 +7,6 @@ readings and the seconds between them; `Meter` takes the readings.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -19,7 +19,7 @@ from uuid import UUID
 from corral.constants import ConnectListAllDomainsFlags, DomainModificationImpact, DomainState
 from corral.errors import AgentCommandFailed, CorralError, InvalidArgument
 from corral.host.threads import thread_times
-from corral.hypervisor import autoscaler, ballooning
+from corral.hypervisor import autoscaler
 from corral.hypervisor.autoscaler import Claim, Decision, Limits, Outcome, Sample, Verdict
 from corral.hypervisor.events import Autoscale, Event, Lifecycle, MetadataChange
 from corral.hypervisor.policy import MEMORY_STEP, NAMESPACE, Policy, from_xml
@@ -277,11 +277,12 @@ class Autoscaling:
             if kind == "vcpus":
                 got = await domain.set_vcpus(decision.amount, DomainModificationImpact.LIVE)
             else:
-                got = await ballooning.resize(domain, decision.amount)
+                got = await domain.set_memory(decision.amount, DomainModificationImpact.LIVE)
             result = f"done: {got}"
             track.counts["done"] += 1
         except CorralError as error:
-            got, result = before, f"refused: {error}"
+            got = _vcpus(watch.run) if kind == "vcpus" else watch.run.balloon  # it may have gone a part of the way
+            result = f"refused: {error}"
             track.counts["refused"] += 1
         finally:
             track.changing = False

@@ -30,6 +30,7 @@ async def prepare(domain: Domain, run: Run, device: Device) -> tuple[Plug, dict[
     """Everything that can be known before QEMU is told: the parts, the next document, the images of a disk."""
     from corral.qemu import plugging
 
+    plugging.refuse(run.live.document, device)
     chains = await _chains(run.live.document, device)
     facts = await machinery(domain, run, chains)
     first = max(run.next_node, plugging.next_node(run.live.document))

@@ -69,7 +69,7 @@ class Run:
     starting: asyncio.Task[Any] | None = None
     #: What QEMU reported while the start was not complete: heard when it is.
     early: list[MonitorEvent] = field(default_factory=list)
-    #: Who waits for the guest's answer to a plug or an unplug, by device alias (`answers`).
+    #: Who waits for the guest's answer to a plug or an unplug of a vCPU, by device alias (`answers`).
     answers: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     #: The lowest number that no block node of this run has had; 0 when only the document tells.
     next_node: int = 0

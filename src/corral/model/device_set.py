@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from corral.errors import DeviceMissing, OperationFailed, XMLError
+from corral.errors import ConfigUnsupported, DeviceMissing, OperationFailed, OperationUnsupported, XMLError
 from corral.model.address import PCIAddress
 from corral.model.devices.chardev import Chardev
 from corral.model.devices.controller import Controller
@@ -44,7 +44,7 @@ def read(xml: str) -> Element:
     child = shape_of(Devices).children.get(tag)
     cls = child.classes.get(None) if child is not None else None
     if cls is None:
-        raise XMLError(f"unknown device type '{tag}'")
+        raise ConfigUnsupported(f"unknown device type '{tag}'")
     return cls.from_xml(xml)
 
 
@@ -72,7 +72,7 @@ def family(domain: Domain, device: Device) -> list[Device]:
     """The document's own list of the devices of that one's family, to be read or changed."""
     found = getattr(domain.devices, field_of(device))
     if not isinstance(found, list):
-        raise OperationFailed(f"a domain has one {kind(device)}")
+        raise OperationUnsupported(f"live detach of device '{kind(device)}' is not supported")
     return found
 
 

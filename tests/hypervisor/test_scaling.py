@@ -1,0 +1,150 @@
+"""Scaling by itself with a real guest and shortened times: its own `nproc` counts. And the same loop without guests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from corral.constants import DomainMetadataType, DomainModificationImpact, DomainStatsTypes
+from corral.hypervisor import perf, policy
+from corral.hypervisor.domain import Domain
+from corral.hypervisor.events import Autoscale
+
+from .life import Heard, opened, until
+from .life import document as machine
+from .test_guest_vcpus import directory, guest, run
+
+__all__ = ["directory"]  # a fixture
+
+BUSY = "(timeout 300 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! > /tmp/busy)"
+CALM = "kill $(cat /tmp/busy); killall timeout; true"
+LIVE = DomainModificationImpact.LIVE
+
+
+async def keep(domain: Domain, **fields: object) -> None:
+    xml = policy.to_xml(policy.from_fields(fields))
+    await domain.set_metadata(DomainMetadataType.ELEMENT, xml, policy.PREFIX, policy.NAMESPACE, LIVE)
+
+
+def decisions(heard: Heard) -> list[dict[str, object]]:
+    return [json.loads(event.details) for event in heard if isinstance(event, Autoscale)]
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(300)
+async def test_a_busy_loop_brings_a_vcpu_and_quiet_takes_it(directory: Path) -> None:
+    async with guest(directory, most=2) as (domain, heard):
+        assert await run(domain, "nproc") == "1"
+        await keep(domain, vcpus={"min": 1, "max": 2, "target": 50}, period=1, quiet=6, step=2)
+        assert await run(domain, f"{BUSY}; echo busy") == "busy"
+        await until(lambda: len(domain.require_run().require_machine().vcpu_threads) == 2, seconds=60)
+        await until(lambda: any(each.get("result") == "done: 2" for each in decisions(heard)), seconds=30)
+        assert await run(domain, "nproc") == "2"
+        await run(domain, CALM)
+        await until(lambda: any(each.get("result") == "done: 1" for each in decisions(heard)), seconds=90)
+        assert await run(domain, "nproc") == "1"
+        up = next(each for each in decisions(heard) if each["verdict"] == "up")
+        assert up["inputs"]["use"] > 50  # type: ignore[index]
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(300)
+async def test_two_on_one_cpu_wait_and_a_guest_tells_its_symbols(directory: Path, tmp_path: Path) -> None:
+    """Two vCPUs pinned to one CPU and busy each wait about half of their time; the agent hands over symbols."""
+    async with guest(directory, cpus=2, most=2) as (domain, _):
+        cpu = min(os.sched_getaffinity(0))
+        for thread in domain.require_run().require_machine().vcpu_threads.values():
+            os.sched_setaffinity(thread, {cpu})
+        await run(domain, f"{BUSY}; {BUSY}; echo")
+        await asyncio.sleep(1)
+        before = {name: value for name, _, value in await domain.stats(DomainStatsTypes.VCPU)}
+        await asyncio.sleep(3)
+        after = {name: value for name, _, value in await domain.stats(DomainStatsTypes.VCPU)}
+        for number in range(2):
+            delay = int(after[f"vcpu.{number}.delay"]) - int(before[f"vcpu.{number}.delay"])
+            ran = int(after[f"vcpu.{number}.time"]) - int(before[f"vcpu.{number}.time"])
+            assert delay / (delay + ran) > 0.4
+            assert after[f"vcpu.{number}.halted"] is False
+        await run(domain, "killall timeout sh; true")
+        symbols, why_not = await perf.fetch_symbols(domain, tmp_path)
+        assert why_not == ""
+        assert symbols is not None
+        assert b" T _text\n" in symbols.kallsyms.read_bytes() or b" _text\n" in symbols.kallsyms.read_bytes()
+        assert b"virtio" in symbols.modules.read_bytes()
+
+
+@pytest.mark.qemu
+async def test_no_policy_no_timer(short_path: Path) -> None:
+    async with opened(short_path) as (hypervisor, _heard):
+        scaling = hypervisor.autoscaling
+        domain = await hypervisor.create_xml(machine("idle"))
+        assert scaling._timer is None
+        await keep(domain, vcpus={"min": 1, "max": 1}, period=0.1, quiet=0, dry_run=True)
+        assert scaling._timer is not None
+        await until(lambda: scaling.show(domain)["vcpus"]["decision"])
+        assert scaling.show(domain)["policy"]["dry_run"] is True
+        await domain.set_metadata(DomainMetadataType.ELEMENT, None, None, policy.NAMESPACE, LIVE)
+        assert scaling._timer is None
+        assert scaling.show(domain) == {"policy": None}
+        await keep(domain, vcpus={"min": 1, "max": 1}, period=0.1)
+        assert scaling._timer is not None
+        await domain.destroy()
+        assert scaling._timer is None
+
+
+@pytest.mark.qemu
+async def test_a_dry_run_only_tells(short_path: Path) -> None:
+    async with opened(short_path) as (hypervisor, heard):
+        domain = await hypervisor.create_xml(machine("told").replace("<os>", "<vcpu current='1'>4</vcpu><os>"))
+        await keep(domain, vcpus={"min": 2, "max": 4}, period=0.1, dry_run=True)
+        await until(lambda: decisions(heard))
+        assert decisions(heard)[0]["verdict"] == "up"
+        assert decisions(heard)[0]["amount"] == 2
+        await asyncio.sleep(0.5)
+        assert len(decisions(heard)) == 1
+        assert len(domain.require_run().require_machine().vcpu_threads) == 1
+        await domain.destroy()
+
+
+@pytest.mark.qemu
+async def test_paused_is_frozen(short_path: Path) -> None:
+    async with opened(short_path) as (hypervisor, heard):
+        domain = await hypervisor.create_xml(machine("still").replace("<os>", "<vcpu current='1'>4</vcpu><os>"))
+        await domain.suspend()
+        await keep(domain, vcpus={"min": 2, "max": 4}, period=0.1)
+        await until(lambda: decisions(heard))
+        assert [each["verdict"] for each in decisions(heard)] == ["frozen"]
+        await domain.destroy()
+
+
+@pytest.mark.qemu
+async def test_the_budget_is_kept_and_a_broken_policy_hurts_nobody(short_path: Path) -> None:
+    async with opened(short_path) as (hypervisor, _):
+        await hypervisor.autoscaling.set_budget({"overcommit": 2.5, "reserve": 1})
+        domain = await hypervisor.create_xml(machine("broken"))
+        await domain.set_metadata(
+            DomainMetadataType.ELEMENT, "<policy><vcpus min='9'/></policy>", "a", policy.NAMESPACE, LIVE
+        )
+        assert hypervisor.autoscaling.watches == {}
+        await domain.destroy()
+    async with opened(short_path) as (hypervisor, _):
+        assert hypervisor.autoscaling.budget.overcommit == 2.5
+        assert hypervisor.autoscaling.budget.reserve == 1
+
+
+@pytest.mark.guest
+@pytest.mark.timeout(300)
+async def test_memory_is_taken_from_a_guest_that_does_not_use_it(directory: Path) -> None:
+    """A guest of 256 MiB that uses little of it gives some back, as its own count shows, and gets it again in need."""
+    async with guest(directory) as (domain, heard):
+        total = int(await run(domain, "free -k | awk '/Mem:/ {print $2}'"))
+        full = domain.require_run().balloon
+        fields = {"memory": {"min": 64 << 10, "max": full, "target": 90}, "period": 1, "quiet": 3, "step": 1}
+        await keep(domain, **fields)
+        await until(lambda: any("done" in str(each.get("result")) for each in decisions(heard)), seconds=60)
+        assert domain.require_run().balloon < full
+        assert int(await run(domain, "free -k | awk '/Mem:/ {print $2}'")) < total - (48 << 10)
