@@ -44,10 +44,15 @@ REFUSED = {
     ),
     "passthrough": ({"head": "<cpu mode='host-passthrough'/>"}, ConfigUnsupported, "'host-passthrough' needs KVM"),
     "vcpus": ({"head": "<vcpu>5000</vcpu>"}, ConfigUnsupported, "greater than specified machine type limit 4096"),
-    "numa": (
-        {"head": "<cpu><numa><cell id='0' cpus='0' memory='65536'/></numa></cpu>"},
+    "numa with a gap": (
+        {"head": "<cpu><numa><cell id='1' cpus='0' memory='64' unit='MiB'/></numa></cpu>"},
+        XMLError,
+        "numbered from 0 without gaps",
+    ),
+    "numa of other vCPUs": (
+        {"head": "<cpu><numa><cell id='0' cpus='0-7' memory='64' unit='MiB'/></numa></cpu>"},
         ConfigUnsupported,
-        "guest NUMA is not supported yet",
+        "CPU 7 of NUMA cell 0 is not one of the domain's",
     ),
     "memory hotplug": (
         {"head": "<maxMemory slots='4' unit='GiB'>1</maxMemory>"},
@@ -118,11 +123,6 @@ REFUSED = {
         "Unable to find 'efi' firmware",
     ),
     "smm": ({"machine": "pc", "features": "<smm state='on'/>"}, ConfigUnsupported, "smm is only supported with q35"),
-    "huge pages": (
-        {"head": "<memoryBacking><hugepages/></memoryBacking>"},
-        ConfigUnsupported,
-        "huge pages is not supported yet",
-    ),
     "iothread": (
         {"devices": DISK.format(dev="vda", bus="virtio", more="<driver iothread='1'/>")},
         ConfigUnsupported,

@@ -25,7 +25,7 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
-from corral.hypervisor import ending, guest, images, pinning, ports, reactions, statistics, vcpus
+from corral.hypervisor import ending, guest, host_limits, images, pinning, ports, reactions, statistics, vcpus
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import Cause
 from corral.hypervisor.run import Run
@@ -132,6 +132,7 @@ async def _make(
                 chains=chains,
                 graphics=_take_ports(domain, document),
                 now=time.time(),
+                reserve=host_limits.check(document, accel),
                 fds=copies,
             )
             document = plan.settle(document, runtime)

@@ -220,7 +220,7 @@ def _claim_thread(domain: Domain, run: Run, machine: Machine) -> None:
     all, when it is asked for more. The count is kept beside the run's sockets, for the next daemon.
     """
     document = run.live.document
-    if domain.hypervisor.offer.accelerator(document) != "tcg":
+    if domain.hypervisor.offer.accelerator(document) != "tcg" or vcpus.in_turns(document):
         return
     file = run.directory / "vcpu-threads"
     made = int(file.read_text()) if file.exists() else len(machine.vcpu_threads)

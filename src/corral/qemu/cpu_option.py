@@ -6,6 +6,7 @@ from corral.errors import ConfigUnsupported, CPUIncompatible
 from corral.model.cpu import CPU
 from corral.model.element import State
 from corral.model.features import Features, HyperV
+from corral.qemu import guest_memory
 from corral.qemu.context import Context
 
 HYPERV = {
@@ -25,6 +26,9 @@ HYPERV = {
     "emsr_bitmap": "hv-emsr-bitmap",
     "xmm_input": "hv-xmm-input",
 }
+XAPIC_LIMIT = 255
+"""APIC ids that the older mode of the interrupt controller has; beyond them it is x2APIC."""
+
 QEMU_NAMES = {
     "cmp_legacy": "cmp-legacy",
     "ds_cpl": "ds-cpl",
@@ -45,6 +49,7 @@ def cpu_option(context: Context) -> str:
     words = _model(cpu, context)
     words += _features(cpu, context)
     words += _tuning(cpu)
+    words += _width(cpu, context)
     if context.domain.features is not None:
         words += _services(context.domain.features, context.runtime.accel)
     words += _timers(context)
@@ -147,6 +152,18 @@ def _tuning(cpu: CPU) -> list[str]:
                     words.append(f"host-phys-bits-limit={cpu.maxphysaddr.limit}")
             case "emulate" if cpu.maxphysaddr.bits is not None:
                 words += ["host-phys-bits=off", f"phys-bits={cpu.maxphysaddr.bits}"]
+    return words
+
+
+def _width(cpu: CPU, context: Context) -> list[str]:
+    """Address bits for a guest whose memory needs more than QEMU gives by itself, and APIC ids for many vCPUs."""
+    words = []
+    bits = guest_memory.width(context.domain)
+    if cpu.maxphysaddr is None and bits > guest_memory.WIDTHS[0]:
+        words.append(f"phys-bits={bits}" if context.runtime.accel == "tcg" else "host-phys-bits=on")
+    vcpu = context.domain.vcpu
+    if vcpu is not None and vcpu.count > XAPIC_LIMIT and not any(each.name == "x2apic" for each in cpu.features):
+        words.append("x2apic=on")
     return words
 
 

@@ -16,7 +16,8 @@ from corral.model.domain import VCPU, Domain
 from corral.model.features import SMM, Features
 from corral.model.os import NVRAM, BootDevice, FirmwareFeature, Loader
 from corral.model.os import Firmware as FirmwareInfo
-from corral.qemu import addresses, default_devices, unsupported, vcpus
+from corral.model.units import Memory
+from corral.qemu import addresses, default_devices, guest_memory, unsupported, vcpus
 from corral.qemu.binary import Binary
 from corral.qemu.context import iothreads
 from corral.qemu.pci_slots import is_q35
@@ -89,11 +90,42 @@ def _complete_machine(domain: Domain, binary: Binary) -> None:
 
 
 def _complete_memory(domain: Domain) -> None:
+    _complete_nodes(domain)
     if domain.memory is None or domain.memory.kib == 0:
         raise XMLError("missing element or empty <memory>")
     current = domain.current_memory
     if current is None or current.kib == 0 or current.kib > domain.memory.kib:
         domain.current_memory = type(domain.memory)(kib=domain.memory.kib)
+
+
+def _complete_nodes(domain: Domain) -> None:
+    """Number the NUMA nodes; their sum is the memory."""
+    nodes = guest_memory.cells(domain)
+    if not nodes:
+        return
+    for number, cell in enumerate(nodes):
+        cell.id = number if cell.id is None else cell.id
+        if cell.memory_kib == 0:
+            raise XMLError(f"NUMA cell {number} has no memory")
+        cell.memory_kib = -(-cell.memory_kib // 1024) * 1024
+    nodes.sort(key=lambda cell: cell.id or 0)
+    if [cell.id for cell in nodes] != list(range(len(nodes))):
+        raise XMLError("NUMA cells must be numbered from 0 without gaps or repetition")
+    count = domain.vcpu.count if domain.vcpu is not None else 1
+    seen: set[int] = set()
+    for cell in nodes:
+        cpus = cpuset.parse(cell.cpus) if cell.cpus else frozenset()
+        if cpus & seen:
+            raise XMLError(f"NUMA cells {cell.id} and another have overlapping vCPUs {cpuset.write(cpus & seen)}")
+        if cpus and max(cpus) >= count:
+            raise ConfigUnsupported(f"CPU {max(cpus)} of NUMA cell {cell.id} is not one of the domain's {count} vCPUs")
+        seen |= cpus
+        for sibling in cell.distances.siblings if cell.distances is not None else ():
+            if sibling.id >= len(nodes):
+                raise XMLError(f"'sibling_id {sibling.id}' does not refer to a valid cell within NUMA cell {cell.id}")
+    total = sum(cell.memory_kib for cell in nodes)
+    domain.memory = domain.memory or Memory(kib=total)
+    domain.memory.kib = total
 
 
 def _complete_vcpus(domain: Domain, binary: Binary) -> None:

@@ -6,15 +6,14 @@ from datetime import UTC, datetime
 
 from corral.errors import ConfigUnsupported
 from corral.model.os import Loader
-from corral.qemu import descriptors, vcpus
-from corral.qemu.context import Context, given, iothreads
+from corral.qemu import descriptors, guest_memory, vcpus
+from corral.qemu.context import Context, iothreads
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import graphics, platform, sound
 from corral.qemu.runtime import Part
 
 Option = tuple[str, ...]
 
-MEMORY_ID = "pc.ram"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 PFLASH = ("libvirt-pflash0", "libvirt-pflash1")
 TRACKS = {"guest": "vm", "wall": "host", "realtime": "rt", "boot": "vm"}
@@ -29,7 +28,8 @@ def options(context: Context) -> list[Option]:
         words.append(("-sandbox", SANDBOX))
     words.append(("-msg", "timestamp=on"))
     words += [("-machine", _machine(context)), ("-accel", _accel(context)), ("-cpu", cpu_option(context))]
-    words += [("-m", f"size={memory_kib(context)}k"), ("-smp", _smp(context)), _locking(context)]
+    words += [("-m", f"size={guest_memory.size_kib(domain)}k"), ("-smp", _smp(context)), guest_memory.locking(domain)]
+    words += guest_memory.options(context)
     words += _monitor(context)
     words += [("-rtc", _rtc(context)), ("-no-shutdown",), ("-boot", _boot(context))]
     words += _sleep_states(context) + _timer_globals(context) + _chipset(context)
@@ -41,45 +41,14 @@ def options(context: Context) -> list[Option]:
     return words + platform.watchdog_options(context)
 
 
-def memory_kib(context: Context) -> int:
-    """The guest's memory at start, in whole MiB as the machine needs it."""
-    memory = context.domain.memory
-    if memory is None:
-        raise ConfigUnsupported("the domain has no <memory>")
-    return -(-memory.kib // 1024) * 1024
-
-
 def parts(context: Context) -> list[Part]:
     """Memory, I/O threads and firmware images."""
-    found = [Part("object", MEMORY_ID, _memory_backend(context))]
+    found = guest_memory.parts(context)
     found += [Part("object", f"iothread{number}", {"qom-type": "iothread"}) for number in iothreads(context.domain)]
     features = context.domain.features
     if features is not None and features.vmcoreinfo is not None and features.vmcoreinfo.state == "on":
         found.append(Part("device", "vmcoreinfo0", {"driver": context.driver("vmcoreinfo")}))
     return found + _pflash(context)
-
-
-def _memory_backend(context: Context) -> dict[str, object]:
-    backing = context.domain.memory_backing
-    props: dict[str, object] = {"qom-type": "memory-backend-ram"}
-    if backing is not None:
-        if backing.source is not None and backing.source.type == "memfd":
-            props["qom-type"] = "memory-backend-memfd"
-        shared = backing.access is not None and backing.access.mode == "shared"
-        if shared and props["qom-type"] != "memory-backend-memfd":
-            raise ConfigUnsupported("shared memory needs <source type='memfd'/>")
-        props |= {"share": True} if shared else {}
-        props |= {"merge": False} if backing.nosharepages else {}
-        if backing.allocation is not None and backing.allocation.mode == "immediate":
-            props |= {"prealloc": True} | given({"prealloc-threads": backing.allocation.threads})
-    if not context.binary.has_object(str(props["qom-type"])):
-        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' has no object '{props['qom-type']}'")
-    return props | {"size": memory_kib(context) * 1024}
-
-
-def _locking(context: Context) -> Option:
-    backing = context.domain.memory_backing
-    return ("-overcommit", f"mem-lock={'on' if backing is not None and backing.locked else 'off'}")
 
 
 def _machine(context: Context) -> str:
@@ -94,7 +63,8 @@ def _machine(context: Context) -> str:
         words.append(f"smm={features.smm.state}")
     dumped = domain.memory is not None and domain.memory.dump_core == "on"
     words.append(f"dump-guest-core={'on' if dumped else 'off'}")
-    words.append(f"memory-backend={MEMORY_ID}")
+    if not guest_memory.cells(domain):
+        words.append(f"memory-backend={guest_memory.MEMORY_ID}")
     if features is not None and features.ioapic is not None:
         words.append(f"kernel-irqchip={'split' if features.ioapic.driver == 'qemu' else 'on'}")
     if features is not None and features.ps2 is not None and features.ps2.state is not None:
@@ -114,8 +84,11 @@ def _machine(context: Context) -> str:
 
 def _accel(context: Context) -> str:
     features, accel = context.domain.features, context.runtime.accel
-    if accel == "tcg" and features is not None and features.tcg is not None and features.tcg.tb_cache is not None:
-        return f"tcg,tb-size={features.tcg.tb_cache.bytes // (1024 * 1024)}"
+    if accel == "tcg":
+        words = ["tcg"] + (["thread=single"] if vcpus.in_turns(context.domain) else [])
+        if features is not None and features.tcg is not None and features.tcg.tb_cache is not None:
+            words.append(f"tb-size={features.tcg.tb_cache.bytes // (1024 * 1024)}")
+        return ",".join(words)
     if accel == "kvm" and features is not None and features.kvm is not None:
         ring = features.kvm.dirty_ring
         if ring is not None and ring.state == "on":

@@ -62,6 +62,7 @@ class Runtime:
     `graphics`: ports by the index of the `<graphics>` in the document. One missing here has the ports of the document.
     `nvram`: the domain's own UEFI variable store, existing; None: the path in `<nvram>`.
     `now`: seconds since 1970, for `<clock offset='variable'>`.
+    `reserve`: False where the guest's memory is more than the host has: it is promised, and found page by page.
     `fds`: copies that QEMU inherits of files to be read that it may not open itself: path → descriptor.
     """
 
@@ -72,4 +73,5 @@ class Runtime:
     graphics: Mapping[int, GraphicsPorts] = field(default_factory=dict)
     nvram: Path | None = None
     now: float = 0.0
+    reserve: bool = True
     fds: Mapping[str, int] = field(default_factory=dict)

@@ -44,20 +44,15 @@ def _claims(domain: Domain) -> Iterator[Claim]:
 
 
 def _machine(domain: Domain) -> Iterator[Claim]:
-    vcpu, backing, features = domain.vcpu, domain.memory_backing, domain.features
+    vcpu, features = domain.vcpu, domain.features
     yield domain.max_memory is not None, "maxMemory (memory hotplug)"
     yield vcpu is not None and vcpu.placement == "auto", "<vcpu placement='auto'>"
     yield domain.on_lockfailure is not None, "on_lockfailure"
-    yield backing is not None and backing.hugepages is not None, "memory backing by huge pages"
-    yield backing is not None and backing.discard, "<discard/> of memory backing"
-    by_file = backing is not None and backing.source is not None and backing.source.type == "file"
-    yield by_file, "memory backing by files (source type 'memfd' is)"
     yield features is not None and features.gic is not None, "<gic> on x86"
 
 
 def _cpu(domain: Domain) -> Iterator[Claim]:
     cpu = domain.cpu
-    yield cpu is not None and cpu.numa is not None, "guest NUMA"
     yield cpu is not None and cpu.deprecated_features is not None, "<cpu deprecated_features='…'> on x86"
     topology = cpu.topology if cpu is not None else None
     yield topology is not None and (topology.clusters or 1) > 1, "CPU clusters on x86"

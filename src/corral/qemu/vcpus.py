@@ -12,6 +12,10 @@ from typing import Any
 
 from corral.model.domain import Domain, VCPUs, VCPUState
 
+#: From so many vCPUs on the emulator runs them in turns, in one thread: with more threads than host CPUs they spend
+#: their time waiting for each other's locks. 160 of them boot in minutes in turns, and hardly at all in threads.
+IN_TURNS = 64
+
 _ORDER = ("drawer-id", "book-id", "socket-id", "die-id", "cluster-id", "module-id", "core-id", "thread-id")
 
 
@@ -48,6 +52,11 @@ def states(domain: Domain) -> list[VCPUState]:
         return [told.get(number) or VCPUState(id=number, enabled="no") for number in range(count)]
     current = (vcpu.current if vcpu is not None else None) or count
     return [VCPUState(id=number, enabled="yes" if number < current else "no") for number in range(count)]
+
+
+def in_turns(domain: Domain) -> bool:
+    """Whether software emulation runs this domain's vCPUs in one thread, one after the other."""
+    return domain.vcpu is not None and domain.vcpu.count >= IN_TURNS
 
 
 def enabled(domain: Domain) -> list[int]:

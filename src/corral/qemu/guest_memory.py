@@ -1,0 +1,131 @@
+"""The guest's memory: its size, its NUMA nodes, what on the host it is made of, and the address width that it takes."""
+
+from __future__ import annotations
+
+from corral.errors import ConfigUnsupported
+from corral.model import cpuset
+from corral.model.cpu import NUMACell
+from corral.model.domain import Domain
+from corral.qemu.context import Context, given
+from corral.qemu.runtime import Part
+
+Option = tuple[str, ...]
+
+MEMORY_ID = "pc.ram"
+
+#: Address widths that processors have, narrowest first; below the first QEMU's own default does.
+WIDTHS = (40, 46, 48, 52)
+
+#: Distance of a NUMA node from itself and from another when the document does not say (ACPI SLIT's own).
+NEAR, FAR = 10, 20
+
+_GIB = 1 << 30
+
+
+def size_kib(domain: Domain) -> int:
+    """The guest's memory at start, in whole MiB as the machine needs it."""
+    if domain.memory is None:
+        raise ConfigUnsupported("the domain has no <memory>")
+    return -(-domain.memory.kib // 1024) * 1024
+
+
+def cells(domain: Domain) -> list[NUMACell]:
+    """The guest's NUMA nodes; none where it has no `<numa>`."""
+    return domain.cpu.numa.cells if domain.cpu is not None and domain.cpu.numa is not None else []
+
+
+def width(domain: Domain) -> int:
+    """How many bits of address the guest's memory and devices take: one of the widths that processors have.
+
+    Beside the memory: the gap below 4 GiB, a terabyte that AMD's processors keep free, the window of PCI devices.
+    """
+    top = size_kib(domain) * 1024 + 4 * _GIB
+    top += 1024 * _GIB if top > 1000 * _GIB else 0
+    holes = [each.pcihole64.bytes for each in domain.devices.controllers if each.pcihole64 is not None]
+    top += max([32 * _GIB, *holes])
+    needed = (top - 1).bit_length()
+    for bits in WIDTHS:
+        if bits >= needed:
+            return bits
+    raise ConfigUnsupported(f"{size_kib(domain) >> 20} GiB of memory are more than {WIDTHS[-1]} address bits reach")
+
+
+def parts(context: Context) -> list[Part]:
+    """The memory, one piece a NUMA node."""
+    domain = context.domain
+    nodes = cells(domain)
+    if not nodes:
+        return [Part("object", MEMORY_ID, _backend(context, None, size_kib(domain)))]
+    return [
+        Part("object", f"ram-node{number}", _backend(context, cell, cell.memory_kib))
+        for number, cell in enumerate(nodes)
+    ]
+
+
+def options(context: Context) -> list[Option]:
+    """The NUMA nodes and how far they are from each other."""
+    nodes = cells(context.domain)
+    words: list[Option] = []
+    for number, cell in enumerate(nodes):
+        cpus = [f"cpus={span}" for span in cpuset.write(cpuset.parse(cell.cpus)).split(",")] if cell.cpus else []
+        words.append(("-numa", ",".join(["node", f"nodeid={number}", *cpus, f"memdev=ram-node{number}"])))
+    if any(cell.distances is not None for cell in nodes):
+        for source, cell in enumerate(nodes):
+            told = {each.id: each.value for each in cell.distances.siblings} if cell.distances is not None else {}
+            for target in range(len(nodes)):
+                value = told.get(target, NEAR if source == target else FAR)
+                words.append(("-numa", f"dist,src={source},dst={target},val={value}"))
+    return words
+
+
+def locking(domain: Domain) -> Option:
+    """Whether the host may swap the guest out."""
+    backing = domain.memory_backing
+    return ("-overcommit", f"mem-lock={'on' if backing is not None and backing.locked else 'off'}")
+
+
+def huge_page_kib(domain: Domain, node: int | None) -> int | None:
+    """The size of huge pages for a node's memory; 0: the host's default size, None: no huge pages."""
+    backing = domain.memory_backing
+    if backing is None or backing.hugepages is None:
+        return None
+    if not backing.hugepages.pages:
+        return 0
+    for page in backing.hugepages.pages:
+        if page.nodeset is None or (node or 0) in cpuset.parse(page.nodeset):
+            return page.size_kib
+    return None
+
+
+def _backend(context: Context, cell: NUMACell | None, kib: int) -> dict[str, object]:
+    backing = context.domain.memory_backing
+    huge = huge_page_kib(context.domain, cell.id if cell is not None else None)
+    source = backing.source.type if backing is not None and backing.source is not None else None
+    kind = {None: "ram", "anonymous": "ram", "memfd": "memfd", "file": "file"}[source]
+    access = (cell.mem_access if cell is not None else None) or (
+        backing.access.mode if backing is not None and backing.access is not None else None
+    )
+    props: dict[str, object] = {}
+    if huge is not None:
+        kind = "memfd"
+        props |= {"hugetlb": True} | ({"hugetlbsize": huge * 1024} if huge else {})
+    elif access == "shared" and kind == "ram":
+        raise ConfigUnsupported("shared memory needs <source type='memfd'/>, <source type='file'/> or huge pages")
+    if kind == "file":
+        props["mem-path"] = str(context.runtime.run_dir)  # a file in it that has no name any more
+    if kind != "ram":
+        props["share"] = access == "shared"
+    if backing is not None:
+        props |= {"merge": False} if backing.nosharepages else {}
+        if kind == "file" and (backing.discard or (cell is not None and cell.discard == "yes")):
+            props["discard-data"] = True
+    immediate = backing is not None and backing.allocation is not None and backing.allocation.mode == "immediate"
+    if immediate or huge is not None:
+        threads = backing.allocation.threads if backing is not None and backing.allocation is not None else None
+        props |= {"prealloc": True} | given({"prealloc-threads": threads})
+    elif not context.runtime.reserve:
+        props["reserve"] = False
+    qom_type = f"memory-backend-{kind}"
+    if not context.binary.has_object(qom_type):
+        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' has no object '{qom_type}'")
+    return {"qom-type": qom_type} | props | {"size": kib * 1024}
