@@ -66,8 +66,10 @@ def writable(path: Path) -> bool:
 
 
 def holder(path: Path) -> subprocess.Popen[bytes]:
-    """Another program that has the image open for writing."""
-    return subprocess.Popen(["qemu-io", "-f", "raw", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """A QEMU that is not ours, with a guest that may write the image."""
+    drive = f"file={path},format=raw,if=virtio"
+    command = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "q35", "-drive", drive]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 def status(domain: Domain) -> dict[str, str]:
