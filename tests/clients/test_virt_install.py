@@ -106,11 +106,6 @@ def test_change_and_clone(clean: corrald.Daemon) -> None:
     assert sorted(virsh(clean, "list", "--all", "--name").split()) == ["copy", "vx"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="storage pools are not built yet: virt-install makes one of a disk's directory",
-)
 @pytest.mark.parametrize("kind", ["--disk", "--cdrom"])
 def test_a_disk_by_its_path(clean: corrald.Daemon, kind: str) -> None:
     image = clean.state.parent / "vd.img"
