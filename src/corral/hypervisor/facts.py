@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError
-from corral.host import kvm
+from corral.host import kvm, perf
 from corral.host.account import Account, choose
 from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
@@ -51,6 +51,8 @@ class Facts:
     uri: str = ""
     system: bool = False
     account: Account | None = None
+    #: What keeps the daemon from using the host's perf, and what to do about it; None when nothing does.
+    perf_lacks: tuple[str, str] | None = None
 
     @property
     def binary(self) -> Binary | None:
@@ -92,4 +94,13 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         uri=settings.uri,
         system=not settings.session,
         account=await asyncio.to_thread(choose, settings.qemu_user),
+        perf_lacks=await asyncio.to_thread(_perf_lacks),
     )
+
+
+def _perf_lacks() -> tuple[str, str] | None:
+    try:
+        perf.require(tracepoints=True)
+    except CorralError as error:
+        return error.detail or str(error), error.hint or ""
+    return None

@@ -98,7 +98,8 @@ def _models(facts: Facts, binary: Binary) -> Row:
 
 
 def _steal_time(facts: Facts) -> Row:
-    return _hardware(4, "steal time in guests", facts, "KVM tells the guest unless its document switches it off")
+    works = "KVM tells the guest unless its document switches it off; corral top shows the host's count beside it"
+    return _hardware(4, "steal time in guests", facts, works)
 
 
 def _async_qcow2(binary: Binary) -> Row:
@@ -160,9 +161,11 @@ def _tsc_scaling(facts: Facts) -> Row:
 
 def _perf(facts: Facts) -> Row:
     name = "perf kvm"
-    if facts.hardware and facts.programs.get("perf") is None:
-        return _row(13, name, False, "perf is missing", "apt install linux-perf")
-    return _hardware(13, name, facts, None)
+    if facts.accel == "kvm" and facts.perf_lacks is not None:
+        return _row(13, name, False, *facts.perf_lacks)
+    if facts.accel == "kvm" and not facts.hardware:
+        return _row(13, name, None, "corral perf counts what KVM does here, which is software emulation, too")
+    return _hardware(13, name, facts, "corral perf stat counts exits, corral perf record draws host and guest")
 
 
 def _usb(binary: Binary) -> Row:
