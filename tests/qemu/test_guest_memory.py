@@ -42,7 +42,7 @@ def option(made: Plan, name: str) -> list[str]:
         ),
         (
             "<source type='file'/><access mode='private'/><discard/>",
-            {"qom-type": "memory-backend-file", "mem-path": "/run/m", "share": False, "discard-data": True},
+            {"qom-type": "memory-backend-file", "mem-path": ".", "share": False, "discard-data": True},
         ),
         (
             "<hugepages><page size='2' unit='MiB'/></hugepages>",

@@ -189,8 +189,10 @@ async def test_passthrough_gives_qemus_own_reply(short_path: Path) -> None:
             "id": "mine",
         }
         assert json.loads(await qmp.passthrough('{"execute":"bad"}')) == {
-            "error": {"class": "CommandNotFound", "desc": "no"}
+            "error": {"class": "CommandNotFound", "desc": "no"},
+            "id": "libvirt-2",
         }
+        assert await qmp.passthrough('{"execute":"x"}') == '{"return":{"ran":"x"},"id":"libvirt-3"}'
         for text in ("", "{", "[]", '{"arguments":{}}', '{"execute":1}', "[" * 100_000):
             with pytest.raises(InvalidArgument):
                 await qmp.passthrough(text)

@@ -111,7 +111,7 @@ class Agent:
             raise InvalidArgument("an agent command is a JSON object with a member 'execute'")
         answer = await self._ask(message, timeout, ANSWER_LIMIT)
         _returned(message["execute"], answer)
-        return json.dumps(answer)
+        return json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
 
     async def tell(self, command: str, arguments: Mapping[str, object] | None = None, *, patience: float = 1.0) -> None:
         """Send a command that gives no answer when it succeeds (guest-shutdown).

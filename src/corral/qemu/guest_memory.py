@@ -112,7 +112,7 @@ def _backend(context: Context, cell: NUMACell | None, kib: int) -> dict[str, obj
     elif access == "shared" and kind == "ram":
         raise ConfigUnsupported("shared memory needs <source type='memfd'/>, <source type='file'/> or huge pages")
     if kind == "file":
-        props["mem-path"] = str(context.runtime.run_dir)  # a file in it that has no name any more
+        props["mem-path"] = context.own(str(context.runtime.run_dir))  # a file in it that has no name any more
     if kind != "ram":
         props["share"] = access == "shared"
     if backing is not None:

@@ -117,6 +117,7 @@ class Monitor:
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._qmp = qmp
         self._pending = 0
+        self._passed = 0
         self._closing = asyncio.Lock()
         self._sending = asyncio.Lock()
         self._watch = asyncio.create_task(self._watch_connection(), name=f"monitor of {name}")
@@ -190,7 +191,7 @@ class Monitor:
     async def passthrough(self, text: str, *, timeout: float = COMMAND_TIMEOUT) -> str:
         """Run a whole QMP message given as JSON text; QEMU's whole reply as JSON text, also when it is an error.
 
-        The caller's `id`, if any, comes back. Raises InvalidArgument for what is no QMP message.
+        Compact and with an `id`, the caller's or one as libvirt gives, for that is what scripts see there. Raises InvalidArgument for what is no QMP message.
         """
         try:
             given = json.loads(text)
@@ -199,12 +200,13 @@ class Monitor:
         command = given.get("execute", given.get("exec-oob")) if isinstance(given, dict) else None
         if not isinstance(command, str):
             raise InvalidArgument("a monitor command is a JSON object with a member 'execute'")
-        identity = {"id": given.pop("id")} if "id" in given else {}
+        self._passed += 1
+        identity = {"id": given.pop("id", f"libvirt-{self._passed}")}
         try:
             reply: dict[str, Any] = {"return": await self._issue(command, Message(given), timeout)}
         except ExecuteError as error:
             reply = {"error": error.received["error"]}
-        return json.dumps(reply | identity)
+        return json.dumps(reply | identity, separators=(",", ":"), ensure_ascii=False)
 
     async def close(self) -> None:
         """End the connection; QEMU runs on and listens again."""
