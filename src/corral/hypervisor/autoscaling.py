@@ -6,6 +6,7 @@ One timer for all of them, and none when no running domain has a policy.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -76,8 +77,8 @@ class Watch:
     sampled: float = 0.0
     threads: dict[int, tuple[int, int]] = field(default_factory=dict)
     agent_seen: bool = False
-    #: Whether the agent knows `guest-get-load`; None: not yet asked.
-    load_known: bool | None = None
+    #: Whether the load is read from the guest's file, for want of `guest-get-load`; False: the agent cannot do either.
+    load_by_file: bool | None = None
     load: float | None = None
     load_time: float = -math.inf
     asking: bool = False
@@ -311,7 +312,7 @@ class Autoscaling:
     def _load(self, watch: Watch, now: float) -> float | None:
         """How many CPUs the guest's programs would use, as its agent last said; nobody waits for a slow agent."""
         agent = watch.run.agent
-        if agent is not None and agent.port_open and watch.load_known is not False and not watch.asking:
+        if agent is not None and agent.port_open and watch.load_by_file is not False and not watch.asking:
             watch.asking = True
             self.hypervisor.spawn(_ask_load(watch, agent))
         return watch.load if now - watch.load_time < 2 * watch.policy.pace.period + PATIENCE else None
@@ -382,16 +383,33 @@ def described(decision: Decision) -> dict[str, Any]:
 
 
 async def _ask_load(watch: Watch, agent: Agent) -> None:
-    """Ask for the load of the last minute (guest-get-load); an agent that does not know it is not asked again."""
+    """Ask for the load of the last minute; an agent that knows no way to tell it is not asked again."""
     try:
-        watch.load = float((await agent.execute("guest-get-load", timeout=PATIENCE))["load1m"])
-        watch.load_time, watch.load_known = time.monotonic(), True
-    except AgentCommandFailed:
-        watch.load_known = False
-    except (CorralError, KeyError, TypeError, ValueError) as error:
+        if watch.load_by_file is not True:
+            try:
+                watch.load = float((await agent.execute("guest-get-load", timeout=PATIENCE))["load1m"])
+            except AgentCommandFailed:
+                watch.load_by_file = True  # an agent before 10.0: it can read a file
+        if watch.load_by_file is True:
+            watch.load = await _load_average(agent)
+        watch.load_time = time.monotonic()
+    except (AgentCommandFailed, KeyError, TypeError, ValueError, IndexError):
+        watch.load_by_file = False
+    except CorralError as error:
         log.debug("no load from the agent of %s: %s", agent.name, error)
     finally:
         watch.asking = False
+
+
+async def _load_average(agent: Agent) -> float:
+    """The same from the guest's /proc/loadavg."""
+    handle = await agent.execute("guest-file-open", {"path": "/proc/loadavg", "mode": "r"}, timeout=PATIENCE)
+    try:
+        answer = await agent.execute("guest-file-read", {"handle": handle, "count": 64}, timeout=PATIENCE)
+        return float(base64.b64decode(answer["buf-b64"]).split()[0])
+    finally:
+        with contextlib.suppress(CorralError):
+            await agent.execute("guest-file-close", {"handle": handle}, timeout=PATIENCE)
 
 
 def _keep(track: Track, sample: Sample, count: int) -> None:
