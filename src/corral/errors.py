@@ -163,6 +163,13 @@ class NoStorageVolume(CorralError):
     domain = ErrorDomain.STORAGE
 
 
+class NumberTooLarge(CorralError):
+    """A number does not fit where it belongs."""
+
+    code = ErrorNumber.OVERFLOW
+    kind = "numerical overflow"
+
+
 class StorageVolumeExists(CorralError):
     """The pool has a volume of that name."""
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
-from corral.constants import StoragePoolState, StorageVolType
-from corral.errors import OperationInvalid, OperationTimeout
+from corral.constants import ErrorDomain, StoragePoolState, StorageVolType
+from corral.errors import CorralError, OperationInvalid, OperationTimeout
 
 if TYPE_CHECKING:
     from corral.model.storage import Permissions
@@ -27,6 +27,12 @@ LOOK_PATIENCE = 30.0
 VOLUME_TYPES = {"file": StorageVolType.FILE, "block": StorageVolType.BLOCK, "dir": StorageVolType.DIR}
 
 
+class NotNow(OperationInvalid):
+    """The pool or the volume is not in a state for it."""
+
+    domain = ErrorDomain.STORAGE
+
+
 class Threads:
     """The threads in which storage waits for disks, apart from those of everything else."""
 
@@ -39,8 +45,13 @@ class Threads:
         try:
             async with asyncio.timeout(patience):
                 return await loop.run_in_executor(self._executor, work, *args)
+        except CorralError as error:
+            error.domain = ErrorDomain.STORAGE
+            raise
         except TimeoutError as error:
-            raise OperationTimeout(f"the storage did not answer within {patience:g} s") from error
+            raise OperationTimeout(
+                f"the storage did not answer within {patience:g} s", domain=ErrorDomain.STORAGE
+            ) from error
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -74,11 +85,11 @@ class Volume:
         return VOLUME_TYPES[self.file.kind]
 
     def check_idle(self) -> None:
-        """OperationInvalid while it is made or transferred."""
+        """NotNow while it is made or transferred."""
         if self.building:
-            raise OperationInvalid(f"volume '{self.name}' is still being allocated.")
+            raise NotNow(f"volume '{self.name}' is still being allocated.")
         if self.uses:
-            raise OperationInvalid(f"volume '{self.name}' is still in use.")
+            raise NotNow(f"volume '{self.name}' is still in use.")
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
@@ -157,7 +168,7 @@ class Pool:
         """The document in force."""
         document = self.live or self.config
         if document is None:
-            raise OperationInvalid(f"storage pool '{self.name}' is gone")
+            raise NotNow(f"storage pool '{self.name}' is gone")
         return document
 
     @property
@@ -180,19 +191,19 @@ class Pool:
             self.jobs -= 1
 
     def check_active(self) -> None:
-        """OperationInvalid when it is not started."""
+        """NotNow when it is not started."""
         if not self.active:
-            raise OperationInvalid(f"storage pool '{self.name}' is not active")
+            raise NotNow(f"storage pool '{self.name}' is not active")
 
     def check_inactive(self) -> None:
-        """OperationInvalid when it is started."""
+        """NotNow when it is started."""
         if self.active:
-            raise OperationInvalid(f"storage pool '{self.name}' is still active")
+            raise NotNow(f"storage pool '{self.name}' is still active")
 
     def check_idle(self) -> None:
-        """OperationInvalid while volumes are made or transferred."""
+        """NotNow while volumes are made or transferred."""
         if self.jobs:
-            raise OperationInvalid(f"pool '{self.name}' has asynchronous jobs running.")
+            raise NotNow(f"pool '{self.name}' has asynchronous jobs running.")
 
     def sizes(self) -> tuple[int, int, int]:
         """Capacity, allocation and what is available, in bytes; nothing while it is not started."""

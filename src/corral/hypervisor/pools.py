@@ -35,7 +35,7 @@ from corral.errors import (
     XMLError,
 )
 from corral.hypervisor import pool_rows
-from corral.hypervisor.pool import LOOK_PATIENCE, Pool, Threads, Volume, target_of
+from corral.hypervisor.pool import LOOK_PATIENCE, NotNow, Pool, Threads, Volume, target_of
 
 if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
@@ -210,7 +210,7 @@ class Pools:
             raise InternalError(f"unknown storage pool type {kind}", domain=ErrorDomain.STORAGE)
         if kind != "dir":
             raise _no_backend(kind)
-        raise NoSupport("pool type 'dir' does not support source discovery")
+        raise NoSupport("pool type 'dir' does not support source discovery", domain=ErrorDomain.STORAGE)
 
     # Definitions.
 
@@ -274,7 +274,7 @@ class Pools:
         async with self._definitions:
             pool = self._conflict(document)
             if pool is not None and pool.active:
-                raise OperationInvalid(f"pool is already active as '{pool.name}'")
+                raise NotNow(f"pool is already active as '{pool.name}'")
             pool = pool or self._add(_uuid(document), _name(document))
             try:
                 async with pool.changing:
@@ -291,7 +291,7 @@ class Pools:
         async with pool.changing:
             self._check(pool)
             if pool.active:
-                raise OperationInvalid(f"storage pool '{pool.name}' is already active")
+                raise NotNow(f"storage pool '{pool.name}' is already active")
             assert pool.config is not None
             await self._start(pool, pool.config.copy(), flags)
 
@@ -355,7 +355,7 @@ class Pools:
             raise _no_device(pool)
         async with pool.changing:
             if pool.active:
-                raise OperationInvalid(f"storage pool '{pool.name}' is already active")
+                raise NotNow(f"storage pool '{pool.name}' is already active")
             await self.threads.run(_build, pool.document, patience=LOOK_PATIENCE)
             self._tell(pool, StoragePoolEventLifecycleType.CREATED)
 

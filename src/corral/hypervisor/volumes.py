@@ -27,6 +27,7 @@ from corral.errors import (
     ConfigUnsupported,
     HostError,
     InvalidArgument,
+    NoSupport,
     OperationFailed,
     OperationInvalid,
     StorageVolumeExists,
@@ -156,7 +157,7 @@ async def _contents(
         capacity = max(capacity or 0, source.file.capacity)
     if format in ("raw", "iso"):
         if document.backing_store is not None:
-            raise ConfigUnsupported("backing storage not supported for raw volumes", domain=ErrorDomain.STORAGE)
+            raise NoSupport("backing storage not supported for raw volumes", domain=ErrorDomain.STORAGE)
         if flags & _Create.PREALLOC_METADATA:
             text = "metadata preallocation is not supported for raw volumes"
             raise ConfigUnsupported(text, domain=ErrorDomain.STORAGE)

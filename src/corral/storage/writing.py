@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from corral.errors import ConfigUnsupported, HostError, OperationAborted, StorageVolumeExists
+from corral.constants import ErrorDomain
+from corral.errors import HostError, NumberTooLarge, OperationAborted, StorageVolumeExists
 
 PIECE = 1 << 20
 #: The largest size that off_t can say.
@@ -239,7 +240,7 @@ def _check(stop: threading.Event) -> None:
 
 
 def check_size(size: int) -> int:
-    """`size`, or ConfigUnsupported when no file can be that large."""
+    """`size`, or NumberTooLarge when no file can be that large."""
     if size > SIZE_MAX:
-        raise ConfigUnsupported(f"a volume of {size} bytes is larger than any file can be")
+        raise NumberTooLarge(f"value too large: {size}", domain=ErrorDomain.STORAGE)
     return size
