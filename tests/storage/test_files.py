@@ -61,7 +61,7 @@ def test_scan_tells_formats_by_their_headers(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="cannot open directory .*gone': No such file or directory"):
+    with pytest.raises(HostError, match=r"cannot open directory .*gone': No such file or directory"):
         files.scan(tmp_path / "gone")
 
 
@@ -158,7 +158,7 @@ def test_only_the_same_file_is_unfinished(tmp_path: Path) -> None:
 def test_removing(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "f").touch()
-    with pytest.raises(HostError, match="cannot remove directory .* Directory not empty"):
+    with pytest.raises(HostError, match=r"cannot remove directory .* Directory not empty"):
         writing.remove(tmp_path / "d", directory=True)
     writing.remove(tmp_path / "d" / "f", directory=False)
     writing.remove(tmp_path / "d", directory=True)

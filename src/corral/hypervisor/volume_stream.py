@@ -65,10 +65,17 @@ class VolumeStream(ByteStream):
     def close(self) -> None:
         """Let go."""
         if not self._closed.is_set():
-            self._closed.set()
-            self._pools.hypervisor.spawn(self._release())
+            self._pools.hypervisor.spawn(self.release())
 
-    async def _release(self) -> None:
+    async def finish(self) -> None:
+        """Let go before the other side hears of it: it may remove the volume in the next moment."""
+        await self.release()
+
+    async def release(self) -> None:
+        """Let go, and wait until it is done."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
         if self._busy is not None:
             await asyncio.wait([self._busy])
         os.close(self._descriptor)
@@ -85,6 +92,8 @@ class Download(VolumeStream):
         count = limit if self._end is None else min(limit, self._end - self._at)
         data = await self._run(lambda: os.pread(self._descriptor, count, self._at)) if count > 0 else b""
         self._at += len(data)
+        if not data:  # not every client confirms the end
+            await self.release()
         return data
 
     async def write(self, data: bytes) -> None:
@@ -103,7 +112,7 @@ class SparseDownload(Download):
         if start > self._at:
             hole, self._at = start - self._at, start
             return hole
-        return await self.read(min(limit, end - start)) if end > start else b""
+        return await self.read(min(limit, end - start))
 
     def _next_extent(self) -> tuple[int, int]:
         """Where the next data begin and end; at the end of the file when there are none."""
@@ -151,6 +160,7 @@ class Upload(VolumeStream):
         await volumes.look(self._pools, self._volume)
         await self._volume.pool.look_at_space()
         self._pools.refreshed(self._volume.pool)
+        await self.release()
 
 
 def _full() -> CorralError:
