@@ -28,6 +28,7 @@ from corral.errors import (
     OperationTimeout,
     OperationUnsupported,
     ResourceBusy,
+    XMLError,
 )
 from corral.hypervisor import hotplug, unplug
 from corral.hypervisor.domain import Domain
@@ -250,7 +251,8 @@ async def test_refusals(host: Host, tmp_path: Path) -> None:
         assert await plugs.view(domain) == before
 
     attach, detach = hotplug.attach, hotplug.detach
-    await refused(OperationFailed, "target vda already exists", attach(domain, plugs.disk(host.image, "vda"), LIVE))
+    text = f"target 'vda' duplicated for disk sources '{host.image}' and '{host.image}'"
+    await refused(XMLError, text, attach(domain, plugs.disk(host.image, "vda"), LIVE))
     await refused(
         OperationUnsupported,
         "disk bus 'sata' cannot be hotplugged",
@@ -344,6 +346,7 @@ async def test_link(host: Host) -> None:
 
 async def test_media(host: Host, short_path: Path) -> None:
     """A medium changed, taken out, put in, refused; the tray's events, and no image left open."""
+    await host.domain.suspend()  # firmware that scans the bus closes trays
     domain = host.domain
     one, two = short_path / "one.iso", short_path / "two.iso"
     one.write_bytes(b"1" * 4096)

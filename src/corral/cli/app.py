@@ -45,6 +45,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "perf": ("perf", "Measure one machine with the host's perf: stat, record"),
         "autoscale": ("autoscale", "Have a machine scaled by its load"),
     },
+    "Devices": {
+        "disk": ("disk", "Disks and CDs of a machine: ls, add, rm, insert, eject, resize"),
+        "nic": ("nic", "Network cards of a machine and their cables: ls, add, rm, link"),
+        "device": ("device", "Devices of every kind, from their XML: add, rm, update"),
+    },
     "Documents": {
         "show": ("document", "Show a machine's document"),
         "define": ("document", "Keep a machine's document: new, or in place of the old"),
@@ -105,7 +110,12 @@ def _group(name: str, module: Any) -> typer.Typer:
 
 
 #: Commands that are groups, and their own commands.
-GROUPS = {"perf": ("stat", "record")}
+GROUPS = {
+    "perf": ("stat", "record"),
+    "disk": ("ls", "add", "rm", "insert", "eject", "resize"),
+    "nic": ("ls", "add", "rm", "link"),
+    "device": ("add", "rm", "update"),
+}
 KEYWORDS = {"exec", "set"}  # names that Python has a use for
 ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}
 ALIASES |= {

@@ -8,14 +8,14 @@ the next live document and the parts of the plan that are new in it; `render` ma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from corral.errors import OperationFailed, OperationUnsupported, XMLError
 from corral.model import device_set
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Serial
 from corral.model.devices.controller import Controller
-from corral.model.devices.device import Device
+from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import Disk
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
@@ -87,10 +87,18 @@ def prepare(
     marks = [(device_set.field_of(each), _position(document, each)) for each in new]
     document = settle(document, runtime)
     devices = tuple(getattr(document.devices, field)[position] for field, position in marks)
-    parts = [part for each in devices for part in device_parts(document, each, binary, runtime)]
+    parts = [part for each in devices for part in _parts(document, each, binary, runtime)]
     parts.sort(key=lambda part: part.kind == "device")
     setup = [command for each in devices for command in after(each)]
     return Plug(document=document, devices=devices, plain=plain, parts=tuple(parts), setup=tuple(setup))
+
+
+def _parts(document: Domain, device: Device, binary: Binary, runtime: Runtime) -> list[Part]:
+    """Without the boot index that `<os>` gives the first of a class: those of the running machine are given out."""
+    parts = device_parts(document, device, binary, runtime)
+    if isinstance(device, BootableDevice) and device.boot is None:
+        return [replace(each, props={k: v for k, v in each.props.items() if k != "bootindex"}) for each in parts]
+    return parts
 
 
 def insert(document: Domain, device: Device) -> None:
@@ -107,8 +115,12 @@ def refuse(live: Domain, device: Device) -> None:
     """Raise for a device that no running machine can take; texts are libvirt's."""
     match device:
         case Disk():
-            if any(disk.target.dev == device.target.dev for disk in live.devices.disks):
-                raise OperationFailed(f"target {device.target.dev} already exists")
+            for disk in live.devices.disks:
+                if disk.target.dev == device.target.dev:
+                    paths = [each.source.path if each.source is not None else "" for each in (disk, device)]
+                    raise XMLError(
+                        f"target '{disk.target.dev}' duplicated for disk sources '{paths[0]}' and '{paths[1]}'"
+                    )
             bus = device.target.bus or default_devices.BUS_OF_PREFIX.get(device.target.dev[:2])
             if bus is not None and bus not in HOTPLUG_DISK_BUSES:
                 raise OperationUnsupported(f"disk bus '{bus}' cannot be hotplugged.")

@@ -1,12 +1,12 @@
-"""Devices that come, go and change: attach, detach, update."""
+"""Devices that come, go and change: attach, detach, update; disks' sizes and errors."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from corral.constants import DomainDeviceModifyFlags
+from corral.constants import DomainBlockResizeFlags, DomainDeviceModifyFlags
 from corral.daemon.dispatch import on_domain
-from corral.hypervisor import hotplug
+from corral.hypervisor import block, hotplug
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -50,3 +50,19 @@ async def detach_device_alias(session: Session, domain: Domain, args: Any) -> No
 async def update_device_flags(session: Session, domain: Domain, args: Any) -> None:
     """Change a device: a medium, a cable, a password."""
     await hotplug.update(domain, args.xml, args.flags)
+
+
+@on_domain("domain_block_resize", flags=DomainBlockResizeFlags.BYTES | DomainBlockResizeFlags.CAPACITY)
+async def block_resize(session: Session, domain: Domain, args: Any) -> None:
+    """Give a disk another size."""
+    await block.resize(domain, args.disk, args.size, args.flags)
+
+
+@on_domain("domain_get_disk_errors")
+async def get_disk_errors(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
+    """The disks that have failed since the machine last went on; with room for none, how many disks there are."""
+    found = await block.errors(domain)
+    if args.maxerrors == 0:
+        return {"errors": [], "nerrors": len(domain.definition.document.devices.disks)}
+    errors = [{"disk": name, "error": code} for name, code in found[: args.maxerrors]]
+    return {"errors": errors, "nerrors": len(errors)}

@@ -174,13 +174,6 @@ def abort_job_flags(session: Session, domain: Domain, args: Any) -> None:
     abort_job(session, domain, args)
 
 
-@on_domain("domain_get_disk_errors")
-def get_disk_errors(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """No disk of a running machine is in error: where policy stops the machine, its state's reason says so."""
-    _require_active(domain)
-    return {"errors": [], "nerrors": 0}
-
-
 @on_domain("domain_get_metadata", flags=IMPACT, cached=True)
 def get_metadata(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """Title, description, or the metadata element of a namespace."""

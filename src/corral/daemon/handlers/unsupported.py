@@ -155,7 +155,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "domain_block_job_abort",
         "domain_block_job_set_speed",
         "domain_block_pull",
-        "domain_block_resize",
         "domain_set_block_io_tune",
         "domain_get_block_io_tune",
         "domain_block_rebase",

@@ -1,0 +1,67 @@
+"""`corral device`: devices of every kind, from documents in libvirt's XML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from corral.cli.disk import Now, act
+from corral.cli.options import Connect, Name
+from corral.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from corral.client.domain import Domain
+    from corral.model.domain import Domain as DomainDocument
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="The device's XML; - is standard input.")]
+
+
+def add(name: Name, file: File, now: Now = False, connect: Connect = None) -> None:
+    """Give a machine a device: at once if it runs, and for its next starts.
+
+    echo "<rng model='virtio'><backend model='builtin'/></rng>" | corral device add web -
+    """
+    xml = _read(file)
+
+    async def change(domain: Domain, document: DomainDocument) -> str:
+        await domain.attach(xml, config=False if now else None)
+        return f"{domain.name} has the device"
+
+    act(connect, name, change)
+
+
+def rm(name: Name, file: File, now: Now = False, connect: Connect = None) -> None:
+    """Take a device away; returns when the guest has let go of it."""
+    xml = _read(file)
+
+    async def change(domain: Domain, document: DomainDocument) -> str:
+        await domain.detach(xml, config=False if now else None)
+        return f"{domain.name} has the device no more"
+
+    act(connect, name, change)
+
+
+def update(
+    name: Name,
+    file: File,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Open a drive that the guest holds.")] = False,
+    now: Now = False,
+    connect: Connect = None,
+) -> None:
+    """Change a device in place: a drive's medium, a cable, a password."""
+    xml = _read(file)
+
+    async def change(domain: Domain, document: DomainDocument) -> str:
+        await domain.update(xml, config=False if now else None, force=force)
+        return f"{domain.name} has the device as described"
+
+    act(connect, name, change)
+
+
+def _read(file: str) -> str:
+    try:
+        return typer.get_text_stream("stdin").read() if file == "-" else Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{file}: {getattr(error, 'strerror', None) or error}") from error

@@ -1,0 +1,66 @@
+"""A running machine's disks as block devices: made larger or smaller, and in which state of error they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from corral.constants import DomainBlockResizeFlags, DomainDiskErrorCode
+from corral.errors import InvalidArgument, OperationInvalid, OperationUnsupported
+from corral.hypervisor import media
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.model.devices.disk import Disk
+    from corral.model.domain import Domain as DomainDocument
+
+_SECTOR = 512
+_ERRORS = {"failed": DomainDiskErrorCode.UNSPEC, "nospace": DomainDiskErrorCode.NO_SPACE}
+
+
+def named(document: DomainDocument, name: str) -> Disk:
+    """The disk of that target or source path."""
+    for disk in document.devices.disks:
+        if name and name in (disk.target.dev, disk.source.path if disk.source is not None else None):
+            return disk
+    raise InvalidArgument(f"disk '{name}' was not found in the domain config")
+
+
+async def resize(domain: Domain, name: str, size: int, flags: int) -> None:
+    """Give a disk another size, in KiB or by virDomainBlockResizeFlags BYTES or CAPACITY; the guest is told."""
+
+    async def work() -> None:
+        run = domain.require_run()
+        disk = named(run.live.document, name)
+        kind = disk.driver.type if disk.driver is not None else None
+        wanted = size if flags & DomainBlockResizeFlags.BYTES else size * 1024
+        if disk.source is None or disk.source.path is None:
+            raise OperationInvalid(f"disk '{name}' is an empty drive")
+        if flags & DomainBlockResizeFlags.CAPACITY:
+            if disk.type != "block" or kind not in (None, "raw"):
+                raise OperationInvalid("block resize to full capacity supported only for 'raw' local block devices")
+            raise OperationUnsupported("resizing to the device's own capacity is not supported", hint="give the size")
+        if wanted <= 0 or wanted >= 1 << 63:
+            raise InvalidArgument(f"size {wanted} of disk '{name}' is out of range")
+        if kind in ("qcow2", "qed"):
+            wanted = -(-wanted // _SECTOR) * _SECTOR
+        nodes = [part.id for part in await media.parts_of(domain, run, disk) if part.kind == "blockdev"]
+        await run.require_machine().monitor.execute("block_resize", {"node-name": nodes[-1], "size": wanted})
+        domain.touch()
+
+    await domain.change("block resize", work)
+
+
+async def errors(domain: Domain) -> list[tuple[str, int]]:
+    """(target, virDomainDiskErrorCode) of the disks that QEMU has seen fail since the machine last went on."""
+    run = domain.require_run()
+    found = {}
+    for each in await run.require_machine().monitor.execute("query-block"):
+        if each.get("io-status") in _ERRORS:
+            found[str(each.get("qdev", ""))] = _ERRORS[each["io-status"]]
+    told = []
+    for disk in run.live.document.devices.disks:
+        alias = disk.alias.name if disk.alias is not None else ""
+        code = next((code for path, code in found.items() if alias in path.split("/")), None)
+        if code is not None:
+            told.append((disk.target.dev, code))
+    return told

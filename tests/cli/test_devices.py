@@ -1,0 +1,90 @@
+"""The commands about devices, with our own daemon and a machine that runs without an operating system."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from labs import corrald
+
+pytestmark = pytest.mark.qemu
+
+DOCUMENT = """<domain type='qemu'><name>web</name><memory unit='MiB'>32</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os><features><acpi/></features>
+<devices><controller type='scsi' model='virtio-scsi'/>
+<disk type='file' device='cdrom'><target dev='sda' bus='scsi'/></disk></devices></domain>"""
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cr") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def corral(directory: Path) -> Iterator[Run]:
+    with corrald.running(directory) as daemon:
+
+        def run(*words: str, stdin: str = "", status: int = 0) -> str:
+            command = [sys.executable, "-m", "corral.cli", "--connect", daemon.uri, *words]
+            result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+            assert result.returncode == status, (words, result.stdout, result.stderr)
+            return result.stdout + result.stderr
+
+        (directory / "web.xml").write_text(DOCUMENT)
+        run("define", str(directory / "web.xml"))
+        run("start", "--paused", "web")
+        yield run
+
+
+def test_disks(corral: Run, directory: Path) -> None:
+    image = directory / "data.img"
+    image.write_bytes(b"\0" * 65536)
+    assert corral("disk", "add", "web", str(image), "--serial", "DATA") == "web has sdb\n"
+    rows = {row["target"]: row for row in json.loads(corral("disk", "ls", "web", "--format", "json"))}
+    assert (rows["sdb"]["bus"], rows["sdb"]["image"], rows["sdb"]["serial"]) == ("scsi", str(image), "DATA")
+    assert corral("disk", "resize", "web", "sdb", "2M") == "sdb of web is 2M\n"
+    assert image.stat().st_size == 2 << 20
+    assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
+    assert "there is no disk sdb\n        there are: sda" in corral("disk", "rm", "web", "sdb", status=1)
+    assert "No such file" in corral("disk", "add", "web", str(directory / "none"), status=1)
+
+
+def test_cds(corral: Run, directory: Path) -> None:
+    for name in ("one.iso", "two.iso"):
+        path = directory / name
+        path.write_bytes(b"\0" * 4096)
+        assert corral("disk", "insert", "web", str(path)) == f"web has {path} in sda\n"
+        assert str(path) in corral("disk", "ls", "web")
+    assert corral("disk", "eject", "web") == "web has nothing in sda\n"
+    assert ".iso" not in corral("disk", "ls", "web")
+
+
+def test_cards(corral: Run) -> None:
+    said = corral("nic", "add", "web")
+    mac = said.split()[-1]
+    assert said == f"web has a card {mac}\n" and mac.startswith("52:54:00:")
+    assert corral("nic", "link", "web", "down") == f"the cable of {mac} is down\n"
+    assert json.loads(corral("nic", "ls", "web", "--format", "json"))[0]["link"] == "down"
+    corral("nic", "link", "web", "up", "--nic", mac)
+    assert "down" not in corral("nic", "ls", "web")
+    assert "no network card 52:54:00:00:00:00" in corral(
+        "nic", "link", "web", "up", "--nic", "52:54:00:00:00:00", status=1
+    )
+
+
+def test_any_device(corral: Run) -> None:
+    tablet = "<input type='tablet' bus='usb'/>"
+    assert corral("device", "add", "web", "-", stdin=tablet) == "web has the device\n"
+    assert corral("device", "rm", "web", "-", stdin=tablet) == "web has the device no more\n"
+    assert "matching input device not found" in corral("device", "rm", "web", "-", stdin=tablet, status=1)
+    assert "unknown device type 'bogus'" in corral("device", "add", "web", "-", stdin="<bogus/>", status=1)
