@@ -351,11 +351,11 @@ class Pools:
 
     async def build(self, pool: Pool, flags: int) -> None:
         """Make the directory, with the owner and mode that the definition asks for."""
-        if flags & (StoragePoolBuildFlags.OVERWRITE | StoragePoolBuildFlags.NO_OVERWRITE):
-            raise _no_device(pool)
         async with pool.changing:
             if pool.active:
                 raise NotNow(f"storage pool '{pool.name}' is already active")
+            if flags & (StoragePoolBuildFlags.OVERWRITE | StoragePoolBuildFlags.NO_OVERWRITE):
+                raise _no_device(pool)
             await self.threads.run(_build, pool.document, patience=LOOK_PATIENCE)
             self._tell(pool, StoragePoolEventLifecycleType.CREATED)
 

@@ -164,7 +164,9 @@ async def _contents(
         if capacity is None:
             raise XMLError("missing capacity element", domain=ErrorDomain.STORAGE)
         if source is None or source.file.format in ("raw", "iso"):
-            return _raw(pools, path, capacity, capacity if allocation is None else allocation, source, flags)
+            if allocation is None:  # libvirt's rule: a new file is there in full, a copy has its holes
+                allocation = capacity if source is None else 0
+            return _raw(pools, path, capacity, allocation, source, flags)
     elif source is None:
         options = await _options(pools, path, format, document, capacity, allocation, flags)
         return lambda: qemu_img.create(path, capacity, options)
@@ -192,8 +194,8 @@ def _raw(
             else:
                 await _stoppable(pools, writing.copy_raw, source.file.path, path)
         size = await pools.threads.run(os.path.getsize, path)
-        if capacity > size:
-            await pools.threads.run(writing.size_raw, path, capacity, 0)
+        if capacity > size or allocation >= capacity > 0:
+            await pools.threads.run(writing.size_raw, path, capacity, allocation if allocation >= capacity else 0)
 
     return fill
 
