@@ -90,7 +90,8 @@ async def test_a_disk(guest: Guest, target: str, bus: str, seen: str) -> None:
         await guest.until("ls /sys/block", lambda said: seen in said.split())
         assert await guest.sh(f"dd if=/dev/{seen} bs=5 count=1 2>/dev/null") == "HELLO"
         await guest.sh(
-            f"(while [ -b /dev/{seen} ] && dd if=/dev/zero of=/dev/{seen} bs=64k seek=1 count=8; do :; done) >/dev/null 2>&1 &"
+        writing = f"while [ -b /dev/{seen} ] && dd if=/dev/zero of=/dev/{seen} bs=64k seek=1 count=8; do :; done"
+        await guest.sh(f"({writing}) >/dev/null 2>&1 &")
         )
         await guest.vm.detach(f"<disk><target dev='{target}'/></disk>")
         await guest.until("ls /sys/block", lambda said: seen not in said.split())
