@@ -89,10 +89,8 @@ async def test_a_disk(guest: Guest, target: str, bus: str, seen: str) -> None:
         await guest.vm.attach(disk(path, target, bus))
         await guest.until("ls /sys/block", lambda said: seen in said.split())
         assert await guest.sh(f"dd if=/dev/{seen} bs=5 count=1 2>/dev/null") == "HELLO"
-        await guest.sh(
         writing = f"while [ -b /dev/{seen} ] && dd if=/dev/zero of=/dev/{seen} bs=64k seek=1 count=8; do :; done"
         await guest.sh(f"({writing}) >/dev/null 2>&1 &")
-        )
         await guest.vm.detach(f"<disk><target dev='{target}'/></disk>")
         await guest.until("ls /sys/block", lambda said: seen not in said.split())
     assert target not in await guest.vm.xml() + await guest.vm.xml(inactive=True)
