@@ -40,7 +40,8 @@ async def test_numa_nodes_and_their_distances(directory: Path) -> None:
     wanted = await document("nodes", cpus=3, memory_kib=320 * 1024)
     xml = wanted.to_xml().replace(
         "<clock ",
-        """<cpu><numa><cell id='0' cpus='0,2' memory='192' unit='MiB'><distances><sibling id='1' value='31'/></distances>
+        """<cpu><numa><cell id='0' cpus='0,2' memory='192' unit='MiB'><distances>
+        <sibling id='1' value='31'/></distances>
         </cell><cell id='1' cpus='1' memory='128' unit='MiB'><distances><sibling id='0' value='31'/></distances>
         </cell></numa></cpu><clock """,
         1,

@@ -94,6 +94,20 @@ class Offer:
             self._capabilities = None
         return known[1]
 
+    def known(self, emulator: str | None) -> Binary:
+        """An emulator that was asked before; None: the host's own. InvalidArgument for another."""
+        if emulator is None:
+            return self.default
+        if Path(emulator) not in self._binaries:
+            raise InvalidArgument(f"unknown emulator binary '{emulator}'")
+        return self._binaries[Path(emulator)][1]
+
+    def domain_types(self, binary: Binary) -> tuple[str, ...]:
+        """The domain types that an emulator offers here, the slowest first."""
+        from corral.hypervisor.domain_capabilities import domain_types
+
+        return domain_types(binary, binary.arch, self.kvm, allow_slow_kvm=self.settings.allow_slow_kvm)
+
     def accelerator(self, document: DomainDocument) -> Literal["kvm", "tcg"]:
         """The accelerator of a domain type; ConfigUnsupported with the reason when KVM is not to be used here."""
         if document.type == "qemu":

@@ -25,7 +25,18 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
-from corral.hypervisor import ending, guest, host_limits, images, pinning, ports, reactions, statistics, vcpus
+from corral.hypervisor import (
+    ending,
+    guest,
+    guest_cpu,
+    host_limits,
+    images,
+    pinning,
+    ports,
+    reactions,
+    statistics,
+    vcpus,
+)
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import Cause
 from corral.hypervisor.run import Run
@@ -142,6 +153,7 @@ async def _make(
             machine = await _spawn(domain, run, planned, listener)
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
+    await guest_cpu.settle(document, machine)
     run.live = Definition.of(document)
     run.agent = guest.agent_of(document, domain.name)
     run.balloon = statistics.memory(document)[0]

@@ -142,13 +142,7 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "nwfilter_binding_delete",
         "nwfilter_define_xml_flags",
     ),
-    "CPU comparison": (
-        "connect_compare_cpu",
-        "connect_baseline_cpu",
-        "connect_get_cpu_model_names",
-        "connect_compare_hypervisor_cpu",
-        "connect_baseline_hypervisor_cpu",
-    ),
+    "CPU comparison": (),
     "block jobs and disk changes": (
         "domain_block_peek",
         "domain_memory_peek",

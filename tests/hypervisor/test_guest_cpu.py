@@ -1,0 +1,69 @@
+"""CPU models as the guest sees them in /proc/cpuinfo, and what an emulator cannot give of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from corral.errors import CPUIncompatible
+from corral.guests import tiny
+
+from .life import opened
+from .test_guest_vcpus import booted, directory, run
+
+__all__ = ["directory"]
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+
+MODELS = {"SandyBridge": ("GenuineIntel", "Intel Xeon E312xx (Sandy Bridge)", "tsc-deadline")}
+
+
+async def document(name: str, cpu: str) -> str:
+    xml = tiny.document(name, tiny=await tiny.build()).to_xml()
+    return xml.replace("<clock ", f"{cpu}<clock ", 1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_a_model_in_the_guests_own_words(model: str, directory: Path) -> None:
+    vendor, words, missing = MODELS[model]
+    async with opened(directory) as (hypervisor, _):
+        domain = await hypervisor.define(await document("cpu", f"<cpu mode='custom'><model>{model}</model></cpu>"))
+        await domain.create()
+        live = domain.xml()
+        assert "<cpu mode='custom' match='exact' check='full'>" in live
+        assert f"<model fallback='forbid'>{model}</model>" in live
+        assert f"<feature policy='disable' name='{missing}'/>" in live
+        assert missing not in domain.xml(2)  # the definition says what was asked for
+        await booted(domain)
+        told = await run(domain, "grep -E -m3 'vendor_id|model name|flags' /proc/cpuinfo")
+        assert vendor in told
+        assert words in told
+        flags = told.partition("flags")[2].split()
+        assert "aes" in flags
+        assert missing.replace("-", "_") not in flags
+
+
+@pytest.mark.qemu
+async def test_what_an_emulator_cannot_give_of_an_opteron(directory: Path) -> None:
+    async with opened(directory) as (hypervisor, _):
+        domain = await hypervisor.define(await document("cpu", "<cpu><model>Opteron_G4</model></cpu>"))
+        await domain.create(1)
+        live = domain.xml()
+        for name in ("fma4", "xop"):
+            assert f"<feature policy='disable' name='{name}'/>" in live
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(
+    ("cpu", "named"),
+    [
+        ("<cpu><model>Opteron_G4</model><feature policy='require' name='fma4'/></cpu>", "fma4"),
+        ("<cpu match='exact' check='full'><model>SandyBridge</model></cpu>", "tsc-deadline"),
+    ],
+)
+async def test_what_was_required_and_is_missing_refuses_the_start(cpu: str, named: str, directory: Path) -> None:
+    async with opened(directory) as (hypervisor, _):
+        with pytest.raises(CPUIncompatible, match=f"features: .*{named}"):
+            await (await hypervisor.define(await document("strict", cpu))).create()
+        assert not any(domain.active for domain in hypervisor.domains())
