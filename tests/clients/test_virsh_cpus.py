@@ -34,7 +34,6 @@ COMMANDS = [
     "setvcpus {name} 9 --config",
     "setvcpus {name} 2 --config",
     "setvcpu {name} 3 --config --enable",
-    "dumpxml {name} --xpath //vcpus",
     "setvcpus {name} 1 --config",
     "vcpupin {name} 1 0 --config",
     "vcpupin {name} 7 0 --config",
@@ -75,9 +74,13 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def uris() -> Iterator[tuple[str, str]]:
-    with tempfile.TemporaryDirectory(prefix="cr") as ours, tempfile.TemporaryDirectory(prefix="lv") as theirs:
-        with corrald.running(Path(ours)) as corral, libvirtd.running(Path(theirs)) as libvirt:
-            yield corral.uri, libvirt.uri
+    with (
+        tempfile.TemporaryDirectory(prefix="cr") as ours,
+        tempfile.TemporaryDirectory(prefix="lv") as theirs,
+        corrald.running(Path(ours)) as corral,
+        libvirtd.running(Path(theirs)) as libvirt,
+    ):
+        yield corral.uri, libvirt.uri
 
 
 def said(uri: str, directory: Path) -> dict[str, tuple[int, str]]:
