@@ -39,16 +39,17 @@ def decisions(heard: Heard) -> list[dict[str, object]]:
 async def test_a_busy_loop_brings_a_vcpu_and_quiet_takes_it(directory: Path) -> None:
     async with guest(directory, most=2) as (domain, heard):
         assert await run(domain, "nproc") == "1"
-        await keep(domain, vcpus={"min": 1, "max": 2, "target": 50}, period=1, quiet=6, step=2)
+        # A low target, and no word of the host's shortness: the machine that runs tests may be busy with others.
+        await keep(domain, vcpus={"min": 1, "max": 2, "target": 15}, period=1, quiet=6, step=2, host_bound=100)
         assert await run(domain, f"{BUSY}; echo busy") == "busy"
         await until(lambda: len(domain.require_run().require_machine().vcpu_threads) == 2, seconds=60)
         await until(lambda: any(each.get("result") == "done: 2" for each in decisions(heard)), seconds=30)
         assert await run(domain, "nproc") == "2"
         await run(domain, CALM)
-        await until(lambda: any(each.get("result") == "done: 1" for each in decisions(heard)), seconds=90)
+        await until(lambda: any(each.get("result") == "done: 1" for each in decisions(heard)), seconds=150)
         assert await run(domain, "nproc") == "1"
         up = next(each for each in decisions(heard) if each["verdict"] == "up")
-        assert up["inputs"]["use"] > 50  # type: ignore[index]
+        assert up["inputs"]["use"] > 15  # type: ignore[index]
 
 
 @pytest.mark.guest

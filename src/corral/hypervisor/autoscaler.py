@@ -25,8 +25,6 @@ Key = TypeVar("Key", bound=Hashable)
 
 #: Percentage points below the target under which a smaller amount must stay to be quiet: no swinging up and down.
 MARGIN = 15
-#: Of the time that its threads wanted to run, the share (%) spent waiting for a CPU from which the host is short.
-HOST_BOUND = 20
 #: The longest pause between two tries of what is refused, in seconds.
 PATIENCE = 3600.0
 #: The newest sample may be this many periods old.
@@ -57,11 +55,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between samples, without a break of use before going down, and between two steps down."""
+    """Seconds between samples, without a break of use before going down, and between two steps down.
+
+    `host_bound` is the share (%) of the time that its threads want to run which they spend waiting for a CPU of the
+    host, from which on it is the host that is short.
+    """
 
     period: float = 5.0
     quiet: float = 600.0
     step: float = 60.0
+    host_bound: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,7 @@ def _wanted(
         return wanted, f"more than the maximum of {limits.maximum}", False
     recent = [each for each in samples[-3:] if each.amount == has and now - each.time <= 4 * pace.period]
     hot = [each for each in recent if each.use > limits.target]
-    short = [each for each in recent if each.steal > HOST_BOUND and _demand(each) > limits.target]
+    short = [each for each in recent if each.steal > pace.host_bound and _demand(each) > limits.target]
     if len(short) >= 2:
         steal = sum(each.steal for each in short) / len(short)
         return has, f"waits for the host {steal:.0f} % of the time; more would not help", True

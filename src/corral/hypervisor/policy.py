@@ -1,6 +1,7 @@
 """A domain's wish to be scaled: an element of its metadata, which virsh shows and migration carries.
 
-    <autoscale:policy xmlns:autoscale='urn:corral:autoscale:1' weight='100' period='5' quiet='600' step='60'>
+    <autoscale:policy xmlns:autoscale='urn:corral:autoscale:1' weight='100'
+                      period='5' quiet='600' step='60' host-bound='20'>
       <autoscale:vcpus min='1' max='8' target='80'/>
       <autoscale:memory min='524288' max='4194304' target='80'/>
     </autoscale:policy>
@@ -25,7 +26,13 @@ PREFIX = "autoscale"
 MEMORY_STEP = 64 * 1024
 
 _KINDS = ("vcpus", "memory")
-_NUMBERS = {"weight": (1, 10_000), "period": (0.1, 3600), "quiet": (0, 86_400), "step": (0, 86_400)}
+_NUMBERS = {
+    "weight": (1, 10_000),
+    "period": (0.1, 3600),
+    "quiet": (0, 86_400),
+    "step": (0, 86_400),
+    "host_bound": (0, 100),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ def from_fields(fields: object) -> Policy:
     if not any(fields.get(kind) for kind in _KINDS):
         raise InvalidArgument("a policy for scaling needs bounds for vCPUs, for memory, or for both")
     numbers = {name: _number(name, fields[name], *bounds) for name, bounds in _NUMBERS.items() if name in fields}
-    pace = Pace(**{name: numbers[name] for name in ("period", "quiet", "step") if name in numbers})
+    pace = Pace(**{name: numbers[name] for name in ("period", "quiet", "step", "host_bound") if name in numbers})
     return Policy(
         vcpus=_limits("vcpus", fields.get("vcpus"), 1),
         memory=_limits("memory", fields.get("memory"), MEMORY_STEP),
@@ -96,7 +103,7 @@ def to_xml(policy: Policy) -> str:
     """The policy as the metadata element has it, without its namespace's prefix."""
     fields = policy.fields()
     dry = " dry-run='yes'" if policy.dry_run else ""
-    head = " ".join(f"{name}='{fields[name]:g}'" for name in _NUMBERS)
+    head = " ".join(f"{name.replace('_', '-')}='{fields[name]:g}'" for name in _NUMBERS)
     children = "".join(
         f"<{kind} min='{fields[kind]['min']}' max='{fields[kind]['max']}' target='{fields[kind]['target']}'/>"
         for kind in policy.limits()
