@@ -23,6 +23,8 @@ _EXTENDED_L2 = 1 << 4
 _LAZY_REFCOUNTS = 1 << 0
 _HEADER_LIMIT = 64 * 1024
 _NAME_LIMIT = 1023
+_FIRST_LOOK = 512
+_ISO_AT, _ISO_MAGIC = 0x8001, b"CD001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,11 @@ def probe(path: Path) -> Image:
             if not stat.S_ISREG(facts.st_mode) and not stat.S_ISBLK(facts.st_mode):
                 raise ConfigUnsupported(f"'{path}' is neither a file nor a block device")
             size = os.lseek(file.fileno(), 0, os.SEEK_END)
-            header = os.pread(file.fileno(), _HEADER_LIMIT, 0)
+            header = os.pread(file.fileno(), _FIRST_LOOK, 0)
+            if header[:4] == _QCOW2_MAGIC:
+                header += os.pread(file.fileno(), _HEADER_LIMIT - len(header), len(header))
+            elif os.pread(file.fileno(), len(_ISO_MAGIC), _ISO_AT) == _ISO_MAGIC:
+                header = header[:_ISO_AT].ljust(_ISO_AT, b"\0") + _ISO_MAGIC
     except OSError as error:
         raise HostError(f"cannot open file '{path}': {error.strerror}") from error
     is_block = stat.S_ISBLK(facts.st_mode)
@@ -105,7 +111,7 @@ def probe(path: Path) -> Image:
 
 #: Format, where its magic is and what it is, then where the capacity is, how it is written and in how many bytes.
 _FOREIGN: tuple[tuple[str, int, bytes, int, str, int], ...] = (
-    ("iso", 0x8001, b"CD001", 0, "", 1),
+    ("iso", _ISO_AT, _ISO_MAGIC, 0, "", 1),
     ("vmdk", 0, b"KDMV", 12, "<Q", 512),
     ("vdi", 64, b"\x7f\x10\xda\xbe", 368, "<Q", 1),
     ("vpc", 0, b"conectix", 48, ">Q", 1),
