@@ -36,6 +36,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Inside": {
         "console": ("console", "Attach to a machine's console"),
         "exec": ("guest", "Run a command in a machine, through its guest agent"),
+        "info": ("inside", "Show what a machine's guest says of itself"),
+        "sleep": ("inside", "Have a machine's guest fall asleep, to memory or disk"),
+        "wake": ("inside", "Wake a machine's guest that sleeps in memory"),
         "logs": ("logs", "Show what a machine's QEMU has written"),
         "events": ("events", "Follow what happens to machines"),
     },
@@ -126,7 +129,7 @@ ALIASES |= {
     "inspect": "show",
     "create": "run",
 }
-ALIASES |= {"attach": "console", "launch": "run", "info": "doctor", "shell": "console"}
+ALIASES |= {"attach": "console", "launch": "run", "shell": "console"}
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from corral import constants
 from corral.constants import DomainState, name_of
-from corral.errors import AgentUnresponsive, InternalError, NoDomain, OperationInvalid, OperationTimeout
+from corral.errors import (
+    AgentUnresponsive,
+    InternalError,
+    InvalidArgument,
+    NoDomain,
+    OperationInvalid,
+    OperationTimeout,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -379,6 +386,64 @@ class Domain:
         from corral.client.agent import execute
 
         return await execute(self, argv, stdin=stdin, timeout=timeout, agent_timeout=agent_timeout)
+
+    async def guest_info(self) -> dict[str, Any]:
+        """What the guest says of itself, through its agent, by libvirt's names (`os.id`, `fs.0.mountpoint`)."""
+        from corral.protocol.typed_params import unpack
+
+        return unpack((await self._call("domain_get_guest_info", types=0, flags=0)).params)
+
+    async def agent_time(self) -> float:
+        """The guest's clock, in seconds since 1970."""
+        answer = await self._call("domain_get_time", flags=0)
+        return float(answer.seconds + answer.nseconds / 1e9)
+
+    async def agent_set_time(self, seconds: float | None = None) -> None:
+        """Set the guest's clock; None has the guest take it from its own RTC."""
+        whole, fraction = divmod(seconds or 0.0, 1.0)
+        flags = constants.DomainSetTimeFlags.TIME_SYNC if seconds is None else 0
+        await self._call("domain_set_time", seconds=int(whole), nseconds=int(fraction * 1e9), flags=flags)
+
+    async def agent_freeze(self, *mountpoints: str) -> int:
+        """Flush and freeze the guest's filesystems (none given: all); how many are frozen."""
+        return int((await self._call("domain_fsfreeze", mountpoints=list(mountpoints), flags=0)).filesystems)
+
+    async def agent_thaw(self) -> int:
+        """Thaw the guest's filesystems; how many were frozen."""
+        return int((await self._call("domain_fsthaw", mountpoints=[], flags=0)).filesystems)
+
+    async def agent_trim(self, minimum: int = 0) -> None:
+        """Have the guest give unused blocks back."""
+        await self._call("domain_fstrim", mountPoint=None, minimum=minimum, flags=0)
+
+    async def agent_set_password(self, user: str, password: str, *, encrypted: bool = False) -> None:
+        """Give a user of the guest another password."""
+        await self._call("domain_set_user_password", user=user, password=password, flags=int(encrypted))
+
+    async def agent_ssh_keys(self, user: str) -> list[str]:
+        """A guest user's authorized keys."""
+        return list((await self._call("domain_authorized_ssh_keys_get", user=user, flags=0)).keys)
+
+    async def agent_set_ssh_keys(self, user: str, *keys: str, append: bool = False, remove: bool = False) -> None:
+        """Replace a guest user's authorized keys, or add these to them or remove these from them."""
+        kinds = constants.DomainAuthorizedSSHKeysSetFlags
+        flags = kinds.APPEND * append | kinds.REMOVE * remove
+        await self._call("domain_authorized_ssh_keys_set", user=user, keys=list(keys), flags=flags)
+
+    async def sleep(self, target: str = "mem", *, seconds: int = 0) -> None:
+        """Have the guest fall asleep to `mem`, `disk` or both (`hybrid`); woken after `seconds`, if they are given."""
+        targets = {
+            "mem": constants.NodeSuspendTarget.MEM,
+            "disk": constants.NodeSuspendTarget.DISK,
+            "hybrid": constants.NodeSuspendTarget.HYBRID,
+        }
+        if target not in targets:
+            raise InvalidArgument(f"a guest sleeps to {', '.join(targets)}, not to {target}")
+        await self._call("domain_pm_suspend_for_duration", target=targets[target], duration=seconds, flags=0)
+
+    async def wake(self) -> None:
+        """Wake a guest that sleeps in memory; returns when it runs."""
+        await self._call("domain_pm_wakeup", flags=0)
 
     async def addresses(self) -> list[str]:
         """The guest's IP addresses as its agent reports them, without loopback and link-local ones."""

@@ -111,7 +111,9 @@ def _async_qcow2(binary: Binary) -> Row:
 
 def _agent(binary: Binary) -> Row:
     lacks = [device for device in ("virtio-serial-pci", "virtserialport") if not binary.has_device(device)]
-    return _lacking(6, "guest agent", lacks, "on the channel org.qemu.guest_agent.0")
+    return _lacking(
+        6, "guest agent", lacks, "on the channel org.qemu.guest_agent.0: time, freeze, trim, facts, keys, sleep"
+    )
 
 
 def _pmu(facts: Facts) -> Row:
@@ -136,7 +138,7 @@ def _virtio_scsi(binary: Binary) -> Row:
 def _sleep(binary: Binary) -> Row:
     switches = {"S3": "disable_s3", "S4": "disable_s4"}
     lacks = [state for state, switch in switches.items() if not binary.has_property("ICH9-LPC", switch)]
-    return _lacking(10, "S3 and S4 in guests", lacks, "offered to the guest by <pm>")
+    return _lacking(10, "S3 and S4 in guests", lacks, "offered by <pm>; dompmsuspend mem, disk, and dompmwakeup")
 
 
 def _sriov(facts: Facts, binary: Binary) -> Row:

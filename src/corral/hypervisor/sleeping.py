@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from corral.constants import DomainEventType, DomainShutoffReason, DomainState, NodeSuspendTarget
+from corral.constants import (
+    ConnectDomainEventAgentLifecycleState,
+    DomainEventType,
+    DomainShutoffReason,
+    DomainState,
+    NodeSuspendTarget,
+)
 from corral.errors import (
     AgentCommandTimeout,
     ConfigUnsupported,
@@ -29,7 +35,7 @@ from corral.errors import (
     OperationTimeout,
 )
 from corral.hypervisor import guest_agent
-from corral.hypervisor.events import Event, Lifecycle
+from corral.hypervisor.events import AgentLifecycle, Event, Lifecycle
 from corral.qemu.agent import AgentGone
 
 if TYPE_CHECKING:
@@ -46,6 +52,9 @@ _COMMANDS = {
     NodeSuspendTarget.DISK: "guest-suspend-disk",
     NodeSuspendTarget.HYBRID: "guest-suspend-hybrid",
 }
+_PORT_OPEN = ConnectDomainEventAgentLifecycleState.CONNECTED
+#: Not a virDomainEventType: what is told instead of one when the guest has not slept at all.
+_WOKE_AT_ONCE = -1
 _ALARM = "wake-"
 _UP_OR_FORGOTTEN = (DomainEventType.STARTED, DomainEventType.UNDEFINED)
 #: Lifecycle events by which a guest has fallen asleep, or is gone otherwise.
@@ -69,7 +78,9 @@ async def _fall_asleep(domain: Domain, target: int, duration: int) -> None:
     run = domain.require_run()
     await _check_able(domain, target)
     agent = guest_agent.of(domain)
-    async with _lifecycle(domain, _ASLEEP[target]) as asleep:
+    # To memory, the agent's port closes and opens again only around a sleep.
+    port = target == NodeSuspendTarget.MEM
+    async with _lifecycle(domain, _ASLEEP[target], port=port) as asleep:
         command = asyncio.ensure_future(agent.execute(_COMMANDS[target], timeout=FALL_ASLEEP[target]))
         try:
             async with asyncio.timeout(FALL_ASLEEP[target]):
@@ -84,6 +95,8 @@ async def _fall_asleep(domain: Domain, target: int, duration: int) -> None:
         finally:
             command.cancel()
             await asyncio.gather(command, return_exceptions=True)
+    if asleep.result() == _WOKE_AT_ONCE:
+        raise OperationFailed("the guest's kernel fell asleep and its machine did not: it went on at once")
     if asleep.result() == DomainEventType.STOPPED and domain.state()[1] != DomainShutoffReason.SHUTDOWN:
         raise OperationFailed("the guest ended instead of falling asleep")
     if duration:
@@ -129,18 +142,19 @@ async def _wake_up(domain: Domain) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _lifecycle(domain: Domain, kinds: tuple[int, ...]) -> AsyncIterator[asyncio.Future[int]]:
-    """The domain's next lifecycle event of these kinds."""
+async def _lifecycle(
+    domain: Domain, kinds: tuple[int, ...], *, port: bool = False
+) -> AsyncIterator[asyncio.Future[int]]:
+    """The domain's next lifecycle event of these kinds, or with `port` the opening of its agent's port."""
     future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def hear(event: Event) -> None:
-        if (
-            isinstance(event, Lifecycle)
-            and event.dom.uuid == domain.uuid
-            and event.event in kinds
-            and not future.done()
-        ):
+        if event.dom.uuid != domain.uuid or future.done():
+            return
+        if isinstance(event, Lifecycle) and event.event in kinds:
             future.set_result(event.event)
+        elif port and isinstance(event, AgentLifecycle) and event.state == _PORT_OPEN:
+            future.set_result(_WOKE_AT_ONCE)
 
     end = domain.hypervisor.events.subscribe(hear)
     try:

@@ -1,0 +1,65 @@
+"""`corral info`, `corral sleep`, `corral wake`: what a guest says of itself, and its own sleep."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from corral.cli.options import Connect, Format, Name, Output
+from corral.cli.output import emit_json
+from corral.cli.target import find, run
+
+
+def info(name: Name, connect: Connect = None, output: Format = Output.table) -> None:
+    """Show what a machine's guest says of itself, through its agent: system, disks, network, who is logged in."""
+    facts = run(_info(connect, name))
+    if output is Output.json:
+        emit_json(facts)
+        return
+    width = max((len(key) for key in facts), default=0)
+    for key, value in facts.items():
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+async def _info(uri: str | None, name: str) -> dict[str, Any]:
+    from corral.client.host import connect
+
+    async with connect(uri) as host:
+        return await (await find(host, name)).guest_info()
+
+
+def sleep(
+    name: Name,
+    to: Annotated[
+        Literal["mem", "disk", "hybrid"], typer.Option("--to", help="Where the guest keeps its memory meanwhile.")
+    ] = "mem",
+    wake_after: Annotated[
+        int, typer.Option("--wake-after", metavar="SECONDS", min=0, help="Wake it then; 0: corral wake does.")
+    ] = 0,
+    connect: Connect = None,
+) -> None:
+    """Have a machine's guest fall asleep, through its agent; returns when it sleeps.
+
+    A guest asleep in memory is woken by corral wake, one asleep on its disk by corral start.
+    """
+    run(_sleep(connect, name, to, wake_after))
+
+
+async def _sleep(uri: str | None, name: str, target: str, seconds: int) -> None:
+    from corral.client.host import connect
+
+    async with connect(uri) as host:
+        await (await find(host, name)).sleep(target, seconds=seconds)
+
+
+def wake(name: Name, connect: Connect = None) -> None:
+    """Wake a machine's guest that sleeps in memory."""
+    run(_wake(connect, name))
+
+
+async def _wake(uri: str | None, name: str) -> None:
+    from corral.client.host import connect
+
+    async with connect(uri) as host:
+        await (await find(host, name)).wake()
