@@ -56,6 +56,7 @@ async def main(directory: Path, cache: Path, call: str, step: int) -> None:
     await hypervisor.define(machine())
     domain = hypervisor.lookup_by_name("a")
     await domain.create()
+    await domain.suspend()  # firmware that scans the bus moves trays
     xml = plugs.disk(image, "sdb", "scsi") if "disk" in call else plugs.kinds(image)["channel"]
     if call.startswith("unplug"):
         await hotplug.attach(domain, xml, LIVE)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from corral.errors import CorralError, OperationFailed, OperationUnsupported
 from corral.hypervisor import answers, images, plug, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
+from corral.qemu.monitor import MonitorCommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,8 +145,7 @@ async def _exchange(
         await plug.open_files(machine, [part for part in new if part.kind == "fdset"], taken)
         nodes = [part for part in new if part.kind != "fdset"]
         await plug.send_all(machine, render.attach(nodes), nodes, taken)
-        await _open_tray(run, machine, alias, force=force)
-        await machine.monitor.execute("blockdev-remove-medium", {"id": alias})
+        await _take_medium(run, machine, alias, force=force)
         if new:
             await _insert(machine, alias, old, new)
     except BaseException:
@@ -164,6 +164,19 @@ async def _insert(machine: Machine, alias: str, old: Sequence[Part], new: Sequen
             await machine.monitor.execute("blockdev-close-tray", {"id": alias})
         raise
     await machine.monitor.execute("blockdev-close-tray", {"id": alias})
+
+
+async def _take_medium(run: Run, machine: Machine, alias: str, *, force: bool) -> None:
+    """Open the tray and take out what is in it; a guest that resets the drive meanwhile closes it: then once more."""
+    for last in (False, True):
+        await _open_tray(run, machine, alias, force=force)
+        try:
+            await machine.monitor.execute("blockdev-remove-medium", {"id": alias})
+        except MonitorCommandFailed as error:
+            if last or "not open" not in error.description:
+                raise
+        else:
+            return
 
 
 async def _open_tray(run: Run, machine: Machine, alias: str, *, force: bool) -> None:
