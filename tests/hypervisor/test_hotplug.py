@@ -24,7 +24,6 @@ from corral.errors import (
     CorralError,
     DeviceMissing,
     HostError,
-    OperationFailed,
     OperationTimeout,
     OperationUnsupported,
     ResourceBusy,

@@ -68,7 +68,7 @@ async def test_a_late_answer_is_not_taken_for_the_next(short_path: Path) -> None
     async with guest(short_path / "ga") as fake:
         fake.answers["guest-slow"] = None
         agent = Agent(short_path / "ga", name="web")
-        with pytest.raises(AgentCommandTimeout, match="didn't respond to command within '0.05' seconds"):
+        with pytest.raises(AgentCommandTimeout, match=r"didn't respond to command within '0\.05' seconds"):
             await agent.execute("guest-slow", timeout=0.05)
         # QEMU keeps what the agent says until somebody connects: the old answer comes first, cut or whole.
         fake.before_sync = b'{"return": "old"}\n{"retu\xff{"return": 3}\n'

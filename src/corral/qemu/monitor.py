@@ -191,7 +191,8 @@ class Monitor:
     async def passthrough(self, text: str, *, timeout: float = COMMAND_TIMEOUT) -> str:
         """Run a whole QMP message given as JSON text; QEMU's whole reply as JSON text, also when it is an error.
 
-        Compact and with an `id`, the caller's or one as libvirt gives, for that is what scripts see there. Raises InvalidArgument for what is no QMP message.
+        Compact and with an `id`, the caller's or one as libvirt gives, for that is what scripts see there. Raises
+        InvalidArgument for what is no QMP message.
         """
         try:
             given = json.loads(text)
