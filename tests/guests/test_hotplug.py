@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -56,7 +57,7 @@ class Guest:
 
     async def monitor(self, message: str) -> str:
         answer = await self.host.call("qemu.domain_monitor_command", dom=self.vm.reference, cmd=message, flags=0)
-        return str(answer.result)
+        return json.dumps(json.loads(answer.result)["return"])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
