@@ -120,11 +120,13 @@ class Recipe:
             raise InvalidArgument(f"firmware '{self.firmware}'", hint="bios or efi")
         screen = "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>"
         tablet = "<input type='tablet' bus='usb'/>"
+        more = self.max_cpus is not None and self.max_cpus > self.cpus
+        vcpu = f"<vcpu current='{self.cpus}'>{self.max_cpus}</vcpu>" if more else f"<vcpu>{self.cpus}</vcpu>"
         return f"""\
 <domain type='{"kvm" if kvm else "qemu"}'>
   <name>{escape(name)}</name>
   <memory unit='KiB'>{memory}</memory>
-  <vcpu current='{self.cpus}'>{self.max_cpus or self.cpus}</vcpu>
+  {vcpu}
   <os{" firmware='efi'" if self.firmware == "efi" else ""}><type machine='q35'>hvm</type>{self._boot()}</os>
   <features><acpi/><apic/></features>
   <cpu mode='{"host-passthrough" if kvm else "maximum"}'/>
