@@ -152,6 +152,21 @@ def test_documents_validate(virsh: Virsh, running: str) -> None:
         assert done.returncode == 0, done.stderr + path.read_text()
 
 
+def test_a_running_machine_defined_again(virsh: Virsh, running: str) -> None:
+    """`dumpxml | define` of a running machine leaves it startable: what its run wrote is not in the definition."""
+    with tempfile.NamedTemporaryFile("w", suffix=".xml") as file:
+        file.write(virsh("dumpxml", running))
+        file.flush()
+        virsh("define", file.name)
+    definition = virsh("dumpxml", "--inactive", running)
+    assert "/dev/pts/" not in definition
+    assert "<alias" not in definition
+    assert " id='" not in definition.splitlines()[0]
+    virsh("destroy", running)
+    virsh("start", running)
+    assert virsh("domstate", running) == "running"
+
+
 def test_start_pause_stop(virsh: Virsh, defined: str) -> None:
     assert virsh("start", "--paused", defined) == f"Domain '{defined}' started"
     assert virsh("domstate", "--reason", defined) == "paused (user)"

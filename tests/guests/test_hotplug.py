@@ -197,6 +197,9 @@ async def test_a_refusal_half_way(guest: Guest) -> None:
     assert await guest.vm.xml() == xml
     assert await guest.sh("ls /sys/bus/pci/devices") == pci
     await guest.monitor('{"execute":"device_del","arguments":{"id":"scsi1-0-0-0"}}')
+    async with asyncio.timeout(10):
+        while "scsi1-0-0-0" in str(await guest.monitor(listing)):  # noqa: ASYNC110 - its name is taken until then
+            await asyncio.sleep(0.05)
     await guest.vm.attach(disk(spare, "sdh", "scsi"))  # on a further controller, made for it
     await guest.until("ls /sys/class/scsi_host | wc -l", lambda said: int(said) >= 2)
     await guest.vm.detach(disk(spare, "sdh", "scsi"))

@@ -15,6 +15,7 @@ from corral.model.domain import Domain
 from corral.model.schema import validate_schema
 from corral.qemu.binary import Binary
 from corral.qemu.defaults import Host, complete
+from corral.qemu.live import forget
 from corral.qemu.plan import GraphicsPorts, Image, Runtime, plan, settle
 from corral.qemu.render import argv
 
@@ -86,3 +87,23 @@ def test_golden_live_documents_validate(name: str, binary: Binary, host: Host) -
     validate_schema(live.to_xml())
     assert settle(live, runtime).to_xml() == live.to_xml(), "settling twice changes something"
     assert plan(live, binary, runtime) == plan(complete(document(name), binary, host), binary, runtime)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_run_wrote_is_forgotten(name: str, binary: Binary, host: Host) -> None:
+    """The live document, defined again, is the definition it came from, but for image chains and listen addresses."""
+    full = complete(document(name), binary, host)
+    live = settle(full, runtime_of(name))
+    live.id = 7
+    again = Domain.from_xml(live.to_xml(secure=True))
+    forget(again, RUNTIME.run_dir.parent)
+    again = complete(again, binary, host)
+    for each in (full, again):
+        for drive in each.devices.disks:
+            drive.backing_store = None
+        for display in each.devices.graphics:
+            display.listen = None
+            display.listens = []
+            if display.autoport != "yes":
+                display.port = None  # a start takes the port that the document names; this runtime gives another
+    assert again.to_xml(secure=True) == full.to_xml(secure=True)

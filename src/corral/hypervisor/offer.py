@@ -119,7 +119,7 @@ class Offer:
     async def completed(self, xml: str, *, validate: bool) -> Definition:
         """The document that `xml` says, checked and with everything filled in; nothing is changed by it."""
         from corral.model.domain import Domain as DomainDocument
-        from corral.qemu import defaults
+        from corral.qemu import defaults, live
 
         if validate:
             from corral.model.schema import validate_schema
@@ -129,6 +129,7 @@ class Offer:
         def read() -> DomainDocument:
             document = DomainDocument.from_xml(xml)
             document.check(xml)
+            live.forget(document, self.settings.run)
             return document
 
         document = await _computed(xml, read)

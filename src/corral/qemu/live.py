@@ -1,11 +1,17 @@
-"""What a running QEMU adds to the live document."""
+"""What a running QEMU adds to the live document, and how that is taken out again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from corral.model.devices.chardev import Chardev, ChardevSource
+from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console
+from corral.model.devices.device import Device
+from corral.model.devices.disk import BackingStore, Disk
 from corral.model.domain import Domain
+
+USER_ALIAS = "ua-"
+LIBVIRT_SOCKETS = ("/run/libvirt/qemu/channel/", "/var/lib/libvirt/qemu/channel/")
 
 
 def set_ptys(live: Domain, ptys: Mapping[str, str]) -> None:
@@ -19,3 +25,59 @@ def set_ptys(live: Domain, ptys: Mapping[str, str]) -> None:
             device.source.path = path
             if device in devices.consoles:
                 device.tty = path
+
+
+def forget(document: Domain, run: Path) -> None:
+    """Take out of a document what only a run put there, in place, so that a running machine's can be defined again.
+
+    The id, aliases that are not the user's own (`ua-…`), paths of ptys, sockets under `run` (where the daemon keeps
+    those of running machines; libvirt's own are known, too), chosen display ports, and the numbers of images.
+    """
+    document.id = None
+    for device in _devices(document):
+        if device.alias is not None and not device.alias.name.startswith(USER_ALIAS):
+            device.alias = None
+        if isinstance(device, Chardev):
+            _forget_chardev(device, run)
+        elif isinstance(device, Disk):
+            _forget_numbers(device)
+    for display in document.devices.graphics:
+        if display.autoport == "yes":
+            display.port = display.tls_port = None
+        for listen in display.listens:
+            if listen.socket is not None and _is_ours(listen.socket, run):
+                display.socket = listen.socket = None
+
+
+def _devices(document: Domain) -> Iterator[Device]:
+    for _, value in document.devices:
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, Device):
+                yield each
+
+
+def _forget_chardev(device: Chardev, run: Path) -> None:
+    source = device.source
+    if isinstance(device, Channel):
+        device.target.state = None
+    if isinstance(device, Console):
+        device.tty = None
+    if source is not None and source.path is not None:
+        if device.type == "pty" or (isinstance(device, Channel) and _is_ours(source.path, run)):
+            source.path = None
+        if device.type == "pty" or source.path is None:
+            device.source = None
+
+
+def _is_ours(path: str, run: Path) -> bool:
+    return Path(path).is_relative_to(run) or path.startswith(LIBVIRT_SOCKETS)
+
+
+def _forget_numbers(disk: Disk) -> None:
+    below: Disk | BackingStore | None = disk
+    while below is not None:
+        if isinstance(below, BackingStore):
+            below.index = None
+        if below.source is not None:
+            below.source.index = None
+        below = below.backing_store
