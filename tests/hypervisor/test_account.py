@@ -66,10 +66,13 @@ def writable(path: Path) -> bool:
 
 
 def holder(path: Path) -> subprocess.Popen[bytes]:
-    """A QEMU that is not ours, with a guest that may write the image."""
+    """A QEMU that is not ours, with a guest that may write the image; it has the image open when this returns."""
     drive = f"file={path},format=raw,if=virtio"
     command = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "q35", "-drive", drive]
-    return subprocess.Popen(command, stdout=subprocess.PIPE)
+    process = subprocess.Popen([*command, "-qmp", "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert b"QMP" in process.stdout.readline()  # the greeting comes after the drives
+    return process
 
 
 def status(domain: Domain) -> dict[str, str]:
@@ -117,7 +120,7 @@ async def test_an_image_that_somebody_elses_qemu_has_is_refused(hypervisor: Hype
     domain = await hypervisor.define(document("late", devices=disk(path)))
     other = holder(path)
     try:
-        await until(lambda: not writable(path))
+        assert not writable(path)
         with pytest.raises(InternalError, match="Failed to get") as refusal:
             await domain.create()
     finally:
