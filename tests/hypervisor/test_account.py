@@ -70,8 +70,11 @@ def holder(path: Path) -> subprocess.Popen[bytes]:
     drive = f"file={path},format=raw,if=virtio"
     command = ["qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "q35", "-drive", drive]
     process = subprocess.Popen([*command, "-qmp", "stdio"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert b"QMP" in process.stdout.readline()  # the greeting comes after the drives
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b'{"execute":"qmp_capabilities"}')
+    process.stdin.flush()
+    while b"return" not in (line := process.stdout.readline()):  # it answers once its devices are there
+        assert line, "QEMU ended"
     return process
 
 
