@@ -11,6 +11,7 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -47,13 +48,13 @@ def main() -> int:
     return 0
 
 
-def _ours(directory: Path, effort: Effort, say: object) -> tuple[Figures, Figures]:
+def _ours(directory: Path, effort: Effort, say: Callable[[str], None]) -> tuple[Figures, Figures]:
     home = directory / "c"
     home.mkdir()
     with corrald.running(home) as daemon:
         driver = "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
         peer = Peer(OURS, daemon.pid, daemon.socket, driver)
-        figures = measure(peer, directory, effort, say)  # type: ignore[arg-type]
+        figures = measure(peer, directory, effort, say)
         wire = peer.connect()
         wire.call("domain_create_xml", xml_desc=domains.document(0, directory), flags=0)
         command = floor.Command.of(corrald.machines(daemon.state)[0])
@@ -66,12 +67,12 @@ def _ours(directory: Path, effort: Effort, say: object) -> tuple[Figures, Figure
     return figures, bare
 
 
-def _theirs(directory: Path, effort: Effort, say: object) -> Figures:
+def _theirs(directory: Path, effort: Effort, say: Callable[[str], None]) -> Figures:
     home = directory / "l"
     home.mkdir()
     with libvirtd.running(home) as daemon:
         peer = Peer(THEIRS, daemon.pid, daemon.socket, daemon.driver)
-        return measure(peer, directory, effort, say)  # type: ignore[arg-type]
+        return measure(peer, directory, effort, say)
 
 
 def _table(results: dict[str, Figures], effort: Effort) -> Table:

@@ -2,49 +2,31 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
+MODULES = (
+    "absent",
+    "autoscale",
+    "changes",
+    "connect",
+    "corral",
+    "cpus",
+    "devices",
+    "domain",
+    "events",
+    "guest",
+    "memory",
+    "node",
+    "perf",
+    "qemu",
+    "stats",
+    "storage",
+    "streams",
+    "vcpus",
+)
+
 
 def load() -> None:
     """Register every handler; the daemon calls it once."""
-    from corral.daemon.handlers import (
-        absent,
-        autoscale,
-        changes,
-        connect,
-        corral,
-        cpus,
-        devices,
-        domain,
-        events,
-        guest,
-        memory,
-        node,
-        perf,
-        qemu,
-        stats,
-        storage,
-        streams,
-        vcpus,
-    )
-
-    assert all(
-        (
-            absent,
-            autoscale,
-            changes,
-            connect,
-            corral,
-            cpus,
-            devices,
-            domain,
-            events,
-            guest,
-            memory,
-            node,
-            perf,
-            qemu,
-            stats,
-            storage,
-            streams,
-            vcpus,
-        )
-    )
+    for name in MODULES:
+        import_module(f"{__name__}.{name}")
