@@ -12,7 +12,8 @@ import pytest
 
 from corral.host import kvm
 
-USABLE = {"error": None, "max_vcpus": 1024, "tsc_scaling": True, "pmu_version": 2}
+USABLE = {"error": None, "max_vcpus": 1024, "x2apic_api": 3, "tsc_khz": 2_600_000, "tsc_scaling": 1}
+USABLE |= {"pmu_capability": 1, "cpuid": [[0xA, 0x07300802, 0, 0, 0x8603]]}
 
 
 def test_hardware_is_offered() -> None:

@@ -16,6 +16,7 @@ from corral.host.firmware import Firmware
 from corral.host.kvm import KVM
 from corral.host.memory import Cell
 from corral.host.node import Host
+from corral.host.tsc import TSC
 from corral.hypervisor.capabilities import capabilities_xml, domain_capabilities_xml, emulator_for
 from corral.qemu.binary import Binary, MachineType, find_emulators, probe
 from corral.qemu.cpu_models import CPUModel
@@ -148,6 +149,17 @@ def test_without_any_emulator_the_host_is_still_described(host: Host) -> None:
     assert schema_errors(document, "capability.rng") is None
     assert document.find("guest") is None
     assert document.findtext("host/cpu/arch") == "x86_64"
+
+
+@pytest.mark.parametrize(("scaling", "word"), [(True, "yes"), (False, "no")])
+def test_the_counter_that_guests_can_be_given(host: Host, scaling: bool, word: str) -> None:
+    """As Nova and libvirt's own migration look for it; a host whose KVM does not tell has none."""
+    kvm = replace(FAST, tsc=TSC(2_600_000, scaling))
+    document = etree.fromstring(capabilities_xml(host, [binary()], kvm))
+    assert schema_errors(document, "capability.rng") is None
+    counter = document.find("host/cpu/counter")
+    assert dict(counter.attrib) == {"name": "tsc", "frequency": "2600000000", "scaling": word}
+    assert etree.fromstring(capabilities_xml(host, [binary()], NONE)).find("host/cpu/counter") is None
 
 
 def test_host_cpu_is_a_model_and_what_exceeds_it(host: Host) -> None:

@@ -11,12 +11,16 @@ import pytest
 from corral.host.kvm import KVM
 from corral.host.node import Host
 from corral.host.pci import PhysicalFunction
+from corral.host.pmu import PMU
+from corral.host.tsc import TSC
 from corral.hypervisor.report import PROGRAMS, Facts, Row, as_json, report, rows
 from corral.hypervisor.settings import Settings
 from corral.qemu.binary import Binary, MachineType
 from corral.qemu.cpu_models import CPUModel
 
-FAST = KVM(True, True, True, 1e-5, "ran 20,000 turns in 10 µs", max_vcpus=1024, tsc_scaling=True, pmu_version=2)
+FAST = KVM(
+    True, True, True, 1e-5, "ran 20,000 turns in 10 µs", 1024, True, TSC(2_600_000, True), PMU(2, 8, 48, 3, 48), 1
+)
 SLOW = KVM(True, True, False, 0.0103, "runs machines in software", max_vcpus=1024)
 
 QEMU = Binary(

@@ -15,9 +15,12 @@ import platform
 import stat
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from corral.host.pmu import PMU, from_cpuid
+from corral.host.tsc import TSC
 
 DEVICE = Path("/dev/kvm")
 TURNS = 20_000
@@ -36,8 +39,9 @@ class KVM:
     `present`: the device node exists. `usable`: a machine could be made and its CPU ran. `fast`: it ran at the
     hardware's speed. `loop_seconds`: the time of 20,000 turns, None when they never ended. `reason`: one sentence
     that says why type kvm is offered or not, for a person.
-    `max_vcpus`, `tsc_scaling` (a guest may have a TSC frequency of its own) and `pmu_version` (architectural PMU in a
-    guest, 0 for none) are the kernel's own answers, known when a machine could be made.
+    `max_vcpus`, `x2apic` (interrupts reach APIC ids beyond 255), `tsc`, `pmu` (what a guest can have) and
+    `pmu_capability` (KVM_CAP_PMU_CAPABILITY: 0 where the module has no PMU or has it switched off) are the kernel's
+    own answers, known when a machine could be made.
     """
 
     present: bool
@@ -46,8 +50,10 @@ class KVM:
     loop_seconds: float | None
     reason: str
     max_vcpus: int = 0
-    tsc_scaling: bool = False
-    pmu_version: int = 0
+    x2apic: bool = False
+    tsc: TSC = field(default_factory=TSC)
+    pmu: PMU = field(default_factory=PMU)
+    pmu_capability: int = 0
 
     def offered(self, *, allow_slow: bool = False) -> bool:
         """Whether domains of type kvm may run here; `allow_slow` accepts a KVM that works but is slow."""
@@ -138,8 +144,10 @@ def judge(device: Path, answer: dict[str, Any]) -> KVM:
         loop_seconds=seconds,
         reason=reason,
         max_vcpus=int(answer.get("max_vcpus", 0)),
-        tsc_scaling=bool(answer.get("tsc_scaling")),
-        pmu_version=int(answer.get("pmu_version", 0)),
+        x2apic=bool(answer.get("x2apic_api")),
+        tsc=TSC(int(answer.get("tsc_khz", 0)), answer.get("tsc_scaling", 0) > 0),
+        pmu=from_cpuid(answer.get("cpuid", ())),
+        pmu_capability=int(answer.get("pmu_capability", 0)),
     )
 
 
@@ -153,7 +161,9 @@ def _key(device: Path) -> str:
 def _cached(cache: Path, key: str) -> KVM | None:
     try:
         stored = json.loads(cache.read_bytes())
-        return KVM(**stored["kvm"]) if stored["key"] == key else None
+        facts = stored["kvm"]
+        facts |= {"tsc": TSC(**facts["tsc"]), "pmu": PMU(**facts["pmu"])}
+        return KVM(**facts) if stored["key"] == key else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

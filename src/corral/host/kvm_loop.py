@@ -32,9 +32,13 @@ KVM_SET_REGS = 0x4090AE82
 KVM_GET_SREGS = 0x8138AE83
 KVM_SET_SREGS = 0x4138AE84
 KVM_SET_CPUID2 = 0x4008AE90
+KVM_GET_TSC_KHZ = 0xAEA3
 
 CAP_TSC_CONTROL = 60
+CAP_GET_TSC_KHZ = 61
 CAP_MAX_VCPUS = 66
+CAP_X2APIC_API = 129
+CAP_PMU_CAPABILITY = 212
 EXIT_NAMES = {0: "unknown", 2: "I/O", 5: "halt", 6: "MMIO", 8: "shutdown", 9: "failed entry", 17: "internal error"}
 EXIT_HLT = 5
 
@@ -110,14 +114,21 @@ def _supported_cpuid(kvm: int) -> bytearray:
     return entries
 
 
-def _pmu_version(cpuid: bytearray) -> int:
-    """Version of the architectural PMU a guest can have: CPUID leaf 0xA, EAX bits 0 to 7."""
+def _entries(cpuid: bytearray) -> list[tuple[int, int, int, int, int]]:
+    """Function, EAX, EBX, ECX, EDX of each first entry of a leaf."""
     (count,) = struct.unpack_from("<I", cpuid, 0)
-    for index in range(min(count, 256)):
-        function, _, _, eax = struct.unpack_from("<4I", cpuid, 8 + 40 * index)
-        if function == 0xA:
-            return int(eax & 0xFF)
-    return 0
+    found = (struct.unpack_from("<7I", cpuid, 8 + 40 * position) for position in range(min(count, 256)))
+    return [(function, eax, ebx, ecx, edx) for function, index, _, eax, ebx, ecx, edx in found if index == 0]
+
+
+def _tsc_khz(kvm: int, vcpu: int) -> int:
+    """The pace of an unscaled guest's TSC, 0 when the kernel does not tell."""
+    if fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, CAP_GET_TSC_KHZ) <= 0:
+        return 0
+    try:
+        return int(fcntl.ioctl(vcpu, KVM_GET_TSC_KHZ, 0))
+    except OSError:  # EIO: an unstable TSC
+        return 0
 
 
 def measure(device: str, turns: int) -> dict[str, object]:
@@ -145,13 +156,16 @@ def measure(device: str, turns: int) -> dict[str, object]:
         best = min(best, _run(vcpu, state, memory, turns))
         if best > ENOUGH_SECONDS:
             break
-    return {
-        "error": None,
-        "seconds": best,
-        "max_vcpus": fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, CAP_MAX_VCPUS),
-        "tsc_scaling": fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, CAP_TSC_CONTROL) > 0,
-        "pmu_version": _pmu_version(cpuid),
+    capability = {
+        name: fcntl.ioctl(kvm, KVM_CHECK_EXTENSION, number)
+        for name, number in (
+            ("max_vcpus", CAP_MAX_VCPUS),
+            ("x2apic_api", CAP_X2APIC_API),
+            ("tsc_scaling", CAP_TSC_CONTROL),
+            ("pmu_capability", CAP_PMU_CAPABILITY),
+        )
     }
+    return {"error": None, "seconds": best, "tsc_khz": _tsc_khz(kvm, vcpu), "cpuid": _entries(cpuid), **capability}
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def capabilities_xml(host: Host, binaries: Iterable[Binary], kvm: KVM, *, allow_
     """The host's capabilities and a guest entry for each architecture that has an emulator and an accelerator."""
     known = list(binaries)
     root = etree.Element("capabilities")
-    _host(root, host, known)
+    _host(root, host, known, kvm)
     for arch in GUEST_ARCHITECTURES.get(host.arch, (host.arch,)):
         binary = emulator_for(arch, known)
         if binary is not None and (types := domain_types(binary, arch, kvm, allow_slow_kvm=allow_slow_kvm)):
@@ -54,10 +54,10 @@ def _add(parent: etree._Element, tag: str, text: str | None = None, **attributes
     return element
 
 
-def _host(root: etree._Element, host: Host, binaries: Sequence[Binary]) -> None:
+def _host(root: etree._Element, host: Host, binaries: Sequence[Binary], kvm: KVM) -> None:
     element = _add(root, "host")
     _add(element, "uuid", str(host.uuid))
-    _cpu(element, host, binaries)
+    _cpu(element, host, binaries, kvm)
     _add(element, "power_management")
     _add(element, "iommu", support="yes" if host.iommu else "no")
     _topology(element, host)
@@ -72,7 +72,7 @@ def _host(root: etree._Element, host: Host, binaries: Sequence[Binary]) -> None:
     _add(secmodel, "doi", "0")
 
 
-def _cpu(parent: etree._Element, host: Host, binaries: Sequence[Binary]) -> None:
+def _cpu(parent: etree._Element, host: Host, binaries: Sequence[Binary], kvm: KVM) -> None:
     """The processor as a named model and what it has beyond it, as far as a QEMU here knows it."""
     cpu, shape = host.cpu, host.topology
     element = _add(parent, "cpu")
@@ -91,6 +91,9 @@ def _cpu(parent: etree._Element, host: Host, binaries: Sequence[Binary]) -> None
         _add(element, "microcode", version=str(cpu.microcode))
     if cpu.family:
         _add(element, "signature", family=str(cpu.family), model=str(cpu.model), stepping=str(cpu.stepping))
+    if kvm.tsc.khz:
+        scaling = "yes" if kvm.tsc.scaling else "no"
+        _add(element, "counter", name="tsc", frequency=str(kvm.tsc.hz), scaling=scaling)
     counts = {"sockets": shape.sockets, "dies": shape.dies, "clusters": shape.clusters}
     counts |= {"cores": shape.cores, "threads": shape.threads}
     _add(element, "topology", **{name: str(count) for name, count in counts.items()})

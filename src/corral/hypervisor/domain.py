@@ -26,10 +26,10 @@ from corral.hypervisor import ending, guest, guest_agent, guest_vcpus, memory, p
 from corral.hypervisor.documents import Definition, check_metadata
 from corral.hypervisor.events import Identity, Lifecycle, MetadataChange
 from corral.hypervisor.jobs import JobSlot
+from corral.hypervisor.kvm_statistics import Statistic
 from corral.hypervisor.lifecycle import Cause, State, transition
 from corral.hypervisor.rewriting import rewrite
 from corral.hypervisor.run import Run
-from corral.hypervisor.statistics import Statistic
 
 if TYPE_CHECKING:
     from corral.hypervisor.guest import Screenshot

@@ -6,6 +6,7 @@ something, None when they have it and Corral does not offer it yet.
 
 from __future__ import annotations
 
+from corral.host.tsc import TOLERANCE_PPM
 from corral.hypervisor.facts import Facts, Row
 from corral.qemu.binary import Binary
 
@@ -119,12 +120,17 @@ def _agent(binary: Binary) -> Row:
 
 
 def _pmu(facts: Facts) -> Row:
-    name = "virtual PMU"
-    if facts.hardware and facts.kvm.pmu_version == 0:
-        return _row(7, name, False, "this host's KVM gives guests no PMU", "module option kvm.enable_pmu=1")
-    return _hardware(
-        7, name, facts, f"architectural PMU version {facts.kvm.pmu_version}, with CPU mode host-passthrough"
-    )
+    """What KVM said, also where it is too slow to be used."""
+    name, kvm = "virtual PMU", facts.kvm
+    if not kvm.usable:
+        return _row(7, name, False, "needs KVM; see accelerator")
+    if not kvm.pmu.version:
+        text = "this host's KVM gives guests none (CPUID leaf 0xA has version 0"
+        text += ", KVM_CAP_PMU_CAPABILITY is 0)" if not kvm.pmu_capability else ")"
+        return _row(7, name, False, text, "kvm.enable_pmu=1, on a processor that lets this system have its counters")
+    if facts.accel != "kvm":
+        return _row(7, name, False, f"KVM offers {kvm.pmu}, but is not used; see accelerator")
+    return _row(7, name, True, f"{kvm.pmu}: with <pmu state='on'/>, and with CPU mode host-passthrough")
 
 
 def _vcpu_hotplug(binary: Binary) -> Row:
@@ -158,10 +164,15 @@ def _sriov(facts: Facts, binary: Binary) -> Row:
 
 
 def _tsc_scaling(facts: Facts) -> Row:
-    name = "TSC frequency of choice"
-    if facts.hardware and not facts.kvm.tsc_scaling:
-        return _row(12, name, False, "this processor cannot scale a guest's TSC")
-    return _hardware(12, name, facts, None)
+    """What KVM said, also where it is too slow to be used."""
+    name, kvm = "TSC frequency of choice", facts.kvm
+    if not kvm.usable:
+        return _row(12, name, False, "needs KVM; see accelerator")
+    if facts.accel != "kvm":
+        return _row(12, name, False, f"{kvm.tsc}; but KVM is not used, see accelerator")
+    if not kvm.tsc.scaling:
+        return _row(12, name, False, f"{kvm.tsc}: guests can have this frequency, within {TOLERANCE_PPM} ppm")
+    return _row(12, name, True, f"{kvm.tsc}: <timer name='tsc' frequency='...'/>")
 
 
 def _perf(facts: Facts) -> Row:

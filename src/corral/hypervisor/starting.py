@@ -33,6 +33,7 @@ from corral.hypervisor import (
     images,
     pinning,
     ports,
+    processor_limits,
     reactions,
     statistics,
     vcpus,
@@ -130,6 +131,7 @@ async def _make(
     hypervisor = domain.hypervisor
     binary = await hypervisor.offer.binary(document.devices.emulator)
     accel = hypervisor.offer.accelerator(document)
+    processor_limits.check(document, accel, hypervisor.offer.kvm)
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
     await asyncio.to_thread(_prepare_nvram, document, reset)
     _make_directory(run.directory, hypervisor.account)
@@ -149,6 +151,7 @@ async def _make(
             document = plan.settle(document, runtime)
             document.id = run.id
             _close_channels(document)
+            processor_limits.note(document, accel, hypervisor.offer.kvm)
             planned = plan.plan(document, binary, runtime)
             machine = await _spawn(domain, run, planned, listener)
     run.machine = machine

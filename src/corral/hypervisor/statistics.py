@@ -15,6 +15,8 @@ from corral.constants import DomainState, DomainStatsTypes, TypedParameterType, 
 from corral.errors import CorralError, InvalidArgument
 from corral.host.interfaces import InterfaceCounters, interface_counters
 from corral.host.threads import keeps_schedstats, thread_times
+from corral.hypervisor import kvm_statistics
+from corral.hypervisor.kvm_statistics import Statistic
 from corral.qemu import images as image_files
 
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     from corral.model.devices.disk import Disk
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.machine import Machine
-
-Statistic = tuple[str, int, int | float | bool | str]
-"""One statistic: name, virTypedParameterType, value."""
 
 #: Seconds that QEMU gets to answer; a stuck one shall not hold up the figures of all others.
 DEADLINE = 2.0
@@ -85,22 +84,34 @@ async def collect(domain: Domain, groups: int, *, nowait: bool) -> list[Statisti
     if groups & DomainStatsTypes.STATE:
         state, reason = domain.state()
         found += [("state.state", _INT, state), ("state.reason", _INT, reason)]
+    document = domain.definition.document
+    machine = run.machine if run and run.monitor_lost is None and not (nowait and domain.jobs.holder) else None
+    kvm = await _kvm(document, machine, groups)
     if run and run.process and groups & DomainStatsTypes.CPU_TOTAL:
         total, user, system = cpu_times(run.process.pid)
         found += [("cpu.time", _ULLONG, total), ("cpu.user", _ULLONG, user), ("cpu.system", _ULLONG, system)]
-    document = domain.definition.document
-    machine = run.machine if run and run.monitor_lost is None and not (nowait and domain.jobs.holder) else None
+        found += kvm.halt_polls()
     if groups & DomainStatsTypes.BALLOON:
         found += await _balloon(document, run, machine)
     if groups & DomainStatsTypes.VCPU:
-        found += _vcpus(domain, document, run)
+        found += _vcpus(domain, document, run, kvm)
     if groups & DomainStatsTypes.INTERFACE:
         found += _interfaces(document)
     if groups & DomainStatsTypes.BLOCK:
         found += await _block(document, machine)
     if run and groups & DomainStatsTypes.PERF:
         found += [(f"perf.{name}", _ULLONG, count) for name, count in domain.hypervisor.perf.read(run).items()]
+    if groups & DomainStatsTypes.VM:
+        found += kvm.of_vm()
     return found
+
+
+async def _kvm(document: DomainDocument, machine: Machine | None, groups: int) -> kvm_statistics.Figures:
+    """What KVM counted for a machine that runs under it, as far as the groups have a place for it."""
+    vm, vcpus = bool(groups & DomainStatsTypes.VM), bool(groups & (DomainStatsTypes.VCPU | DomainStatsTypes.CPU_TOTAL))
+    if document.type != "kvm" or machine is None or not (vm or vcpus):
+        return kvm_statistics.Figures()
+    return await kvm_statistics.read(machine, vm=vm, vcpus=vcpus, timeout=DEADLINE)
 
 
 async def _ask(machine: Machine | None, command: str, arguments: dict[str, object] | None = None) -> Any:
@@ -151,7 +162,7 @@ async def _balloon(document: DomainDocument, run: Run | None, machine: Machine |
     return found
 
 
-def _vcpus(domain: Domain, document: DomainDocument, run: Run | None) -> list[Statistic]:
+def _vcpus(domain: Domain, document: DomainDocument, run: Run | None, kvm: kvm_statistics.Figures) -> list[Statistic]:
     current, maximum = vcpus(document)
     found: list[Statistic] = [("vcpu.current", _UINT, current), ("vcpu.maximum", _UINT, maximum)]
     if run is None or run.machine is None or run.process is None:
@@ -171,6 +182,7 @@ def _vcpus(domain: Domain, document: DomainDocument, run: Run | None) -> list[St
         if running:  # a vCPU's thread sleeps only while its guest's CPU does
             found.append((f"{prefix}.halted", _BOOLEAN, times.state == "S"))
         found.append((f"{prefix}.delay", _ULLONG, times.delay))
+        found += kvm.of_vcpu(index)
     return found
 
 

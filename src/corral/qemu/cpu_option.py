@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from corral.errors import ConfigUnsupported, CPUIncompatible
+from corral.model.clock import Timer
 from corral.model.cpu import CPU
 from corral.model.element import State
 from corral.model.features import Features, HyperV
@@ -172,6 +173,11 @@ def _services(features: Features, accel: str) -> list[str]:
     if features.apic is not None and features.apic.eoi is not None:
         words.append(f"kvm-pv-eoi={features.apic.eoi}")
     if features.pmu is not None and features.pmu.state is not None:
+        if features.pmu.state == "on" and accel != "kvm":
+            raise ConfigUnsupported(
+                "a virtual PMU (<pmu state='on'/>) needs KVM: software emulation has no performance counters",
+                hint="leave <pmu> out, or use domain type 'kvm'",
+            )
         words.append(f"pmu={features.pmu.state}")
     if features.pvspinlock is not None and features.pvspinlock.state is not None:
         words.append(f"kvm-pv-unhalt={features.pvspinlock.state}")
@@ -222,6 +228,20 @@ def _timers(context: Context) -> list[str]:
                 words.append(f"kvmclock={present}")
             case "hypervclock" if present == "on" and context.runtime.accel == "kvm":
                 words.append("hv-time=on")
-            case "tsc" if timer.frequency is not None:
-                words.append(f"tsc-frequency={timer.frequency}")
+            case "tsc":
+                words += _tsc(timer, context)
     return words
+
+
+def _tsc(timer: Timer, context: Context) -> list[str]:
+    """The guest's time stamp counter: absent, at a pace of its own, or the processor's."""
+    if timer.present == "no":
+        return ["tsc=off"]
+    if context.runtime.accel != "kvm":
+        for said, what in ((timer.frequency, "a frequency"), (timer.mode == "native", "mode 'native'")):
+            if said:
+                raise ConfigUnsupported(
+                    f"{what} of timer 'tsc' needs KVM: in software emulation the counter is the emulator's",
+                    hint="leave it out, or use domain type 'kvm'",
+                )
+    return [f"tsc-frequency={timer.frequency}"] if timer.frequency else []

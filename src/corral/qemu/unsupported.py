@@ -61,7 +61,8 @@ def _cpu(domain: Domain) -> Iterator[Claim]:
 def _clock(domain: Domain) -> Iterator[Claim]:
     for timer in domain.clock.timers if domain.clock is not None else ():
         yield timer.catchup is not None, f"<catchup> of timer '{timer.name}'"
-        yield timer.mode not in (None, "auto"), f"mode '{timer.mode}' of timer '{timer.name}'"
+        known = ("auto", "native") if timer.name == "tsc" else ("auto",)
+        yield timer.mode not in (None, *known), f"mode '{timer.mode}' of timer '{timer.name}'"
         yield timer.track is not None and timer.name != "rtc", f"track of timer '{timer.name}'"
 
 
