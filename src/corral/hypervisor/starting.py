@@ -25,6 +25,7 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
+from corral.host import priority
 from corral.hypervisor import (
     ending,
     guest,
@@ -206,6 +207,7 @@ async def _prepare_machine(document: DomainDocument, machine: Machine, setup: Se
 
 async def _go(domain: Domain, run: Run, machine: Machine, *, paused: bool) -> None:
     """The machine exists and is paused: write that down, let it run, tell."""
+    priority.equal(machine.process.pid)
     state = DomainState.PAUSED if paused else DomainState.RUNNING
     await domain.hypervisor.store.update_live(
         run.id,

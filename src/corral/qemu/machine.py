@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from corral.errors import CorralError, HostError, InternalError, OperationTimeout
+from corral.host import priority
 from corral.host.account import Account
 from corral.qemu import descriptors
 from corral.qemu.monitor import Monitor, MonitorClosed, MonitorCommandFailed, MonitorEvent
@@ -129,7 +130,7 @@ class Machine:
         on_event: Callable[[MonitorEvent], None] | None = None,
         timeout: float = START_TIMEOUT,
     ) -> Machine:
-        """Spawn QEMU (with -S), negotiate, learn its chardevs and threads; it stays paused.
+        """Spawn QEMU (with -S), negotiate, learn its chardevs and threads; it stays paused, and favoured (host/priority).
 
         `listener.fd` is passed on by itself. `on_spawn` is called as soon as the pid exists, before anything else can
         happen. A QEMU that ends early makes it raise InternalError with QEMU's last words; on any failure, also
@@ -137,6 +138,7 @@ class Machine:
         """
         log_start = _size(log)
         process = Process.spawn(argv, log=log, pass_fds={*pass_fds, listener.fd}, account=account, cwd=cwd, env=env)
+        priority.favour(process.pid)
         machine = cls(name, process, log, log_start, on_event)
         try:
             listener.close()
