@@ -105,7 +105,8 @@ class _Service:
         handlers.load()
         hypervisor = await Hypervisor.open(self.settings)
         try:
-            await asyncio.to_thread(hypervisor.offer.warm_up)
+            if hypervisor.domains():
+                await hypervisor.offer.warm()
             server = Server(
                 hypervisor,
                 loop,
