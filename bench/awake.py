@@ -1,8 +1,8 @@
 """CPUs that are kept from going to sleep, so that a call's time is the daemon's and not that of waking a CPU.
 
 A virtual CPU that has nothing to do is given up to its host, and waking it takes longer than a call does: on an idle
-virtual machine every daemon answers one call at a time at the same pace. A loop of the idle scheduling class on each CPU
-takes no time from anybody (sched(7), SCHED_IDLE) and keeps it awake.
+virtual machine every daemon answers one call at a time at the same pace. A loop of the idle scheduling class on each
+CPU takes no time from anybody (sched(7), SCHED_IDLE) and keeps it awake.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ for _ in range(2):
 
 
 def _nices(pid: int) -> set[int]:
-    return {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir(f"/proc/{pid}/task")}
+    return {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in Path(f"/proc/{pid}/task").iterdir()}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may favour a process")
@@ -45,7 +46,7 @@ def test_a_favoured_process_and_the_threads_it_makes_become_equal_again() -> Non
         child.stdin.write("\n")
         child.stdin.flush()
         child.stdout.readline()
-        assert len(os.listdir(f"/proc/{child.pid}/task")) == 3
+        assert len(list(Path(f"/proc/{child.pid}/task").iterdir())) == 3
         assert _nices(child.pid) == {ours}
         child.kill()
     priority.favour(child.pid)  # gone: nothing happens

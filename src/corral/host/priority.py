@@ -1,4 +1,4 @@
-"""A process that is being started goes before those that already run: otherwise twenty guests that boot hold up the next.
+"""A process that is being started goes before those that already run: else those hold it up.
 
 Two things decide who gets a CPU (sched(7)): the nice value, kept per thread, and, where the kernel groups the processes
 of a session (autogroup), the group's own. Neither may be raised without CAP_SYS_NICE; without it nothing changes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 #: Nice value of a process while it is being started; about nine times the share of one that has none (0).
 _FAVOURED = -10
@@ -23,9 +24,10 @@ def favour(pid: int) -> None:
 def equal(pid: int) -> None:
     """Make all its threads, and its session, equal to the others again; nothing happens when it is gone."""
     settled: set[int] = set()
+    tasks = Path(f"/proc/{pid}/task")
     with contextlib.suppress(OSError):
         # A thread made meanwhile by one that was still favoured has inherited that: look until there is none.
-        while fresh := {int(name) for name in os.listdir(f"/proc/{pid}/task")} - settled:
+        while fresh := {int(thread.name) for thread in tasks.iterdir()} - settled:
             for thread in fresh:
                 with contextlib.suppress(ProcessLookupError):
                     os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, 0))
@@ -34,5 +36,5 @@ def equal(pid: int) -> None:
 
 
 def _set_group(pid: int, nice: int) -> None:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/autogroup", "wb", buffering=0) as file:
-        file.write(b"%d" % nice)
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice))
