@@ -130,7 +130,7 @@ class Machine:
         on_event: Callable[[MonitorEvent], None] | None = None,
         timeout: float = START_TIMEOUT,
     ) -> Machine:
-        """Spawn QEMU (with -S), negotiate, learn its chardevs and threads; it stays paused and favoured (`host.priority`).
+        """Spawn QEMU (with -S), negotiate, learn chardevs and threads; it stays paused and favoured (`host.priority`).
 
         `listener.fd` is passed on by itself. `on_spawn` is called as soon as the pid exists, before anything else can
         happen. A QEMU that ends early makes it raise InternalError with QEMU's last words; on any failure, also
