@@ -1,6 +1,6 @@
 # Corral's commands for people who build it. `make demo` and `make test` set up everything they need.
 
-.PHONY: setup demo test test-slow lint bench format golden clean
+.PHONY: setup demo test test-slow lint bench format golden acpi clean
 
 setup:
 	@scripts/setup.sh
@@ -16,6 +16,7 @@ test-slow: test-setup
 
 bench: test-setup
 	.venv/bin/python -m bench
+	.venv/bin/python -m bench.sleep
 
 lint: test-setup
 	.venv/bin/ruff check .
@@ -34,6 +35,10 @@ format:
 # Expected plans and completed documents beside their tests; read the difference before committing it.
 golden:
 	CORRAL_UPDATE_GOLDEN=1 .venv/bin/python -m pytest -q tests/qemu -k golden
+
+# The ACPI table by which a guest mends its chipset after a sleep (iasl is in acpica-tools).
+acpi:
+	iasl -p src/corral/qemu/data/wake src/corral/qemu/data/wake.asl
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

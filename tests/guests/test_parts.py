@@ -213,8 +213,10 @@ async def test_a_kept_guest_is_used_and_a_damaged_one_is_not(tmp_path: Path, mon
     kept.mkdir()
     (kept / "bzImage").write_bytes(b"kernel")
     (kept / "initrd").write_bytes(b"initrd")
-    (kept / "manifest.json").write_text(f'{{"recipe": "{tiny._recipe_digest()}", "sizes": [6, 6]}}')
-    assert await tiny.build(tmp_path) == tiny.Tiny(kept / "bzImage", kept / "initrd", tiny.CMDLINE)
+    (kept / "vmlinuz").write_bytes(b"packed")
+    (kept / "manifest.json").write_text(f'{{"recipe": "{tiny._recipe_digest()}", "sizes": [6, 6, 6]}}')
+    expected = tiny.Tiny(kept / "bzImage", kept / "initrd", tiny.CMDLINE, kept / "vmlinuz")
+    assert await tiny.build(tmp_path) == expected
     (kept / "initrd").write_bytes(b"cut")
     with pytest.raises(OperationFailed):
         await asyncio.wait_for(tiny.build(tmp_path), 20)

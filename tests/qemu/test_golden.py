@@ -13,6 +13,7 @@ import pytest
 
 from corral.model.domain import Domain
 from corral.model.schema import validate_schema
+from corral.qemu import machine_options
 from corral.qemu.binary import Binary
 from corral.qemu.defaults import Host, complete
 from corral.qemu.live import forget
@@ -20,6 +21,7 @@ from corral.qemu.plan import GraphicsPorts, Image, Runtime, plan, settle
 from corral.qemu.render import argv
 
 GOLDEN = Path(__file__).parent / "golden"
+CODE = Path(machine_options.__file__).parent
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.xml") if "." not in path.stem)
 RUNTIME = Runtime(
     accel="tcg",
@@ -75,6 +77,7 @@ def test_golden_arguments(name: str, binary: Binary, host: Host) -> None:
             lines.append(word)
         else:
             lines[-1] += f" {word}"
+    lines = [line.replace(str(CODE), "CORRAL") for line in lines]
     lines += [f"# setup: {command} {arguments}" for command, arguments in planned.setup]
     expect(GOLDEN / f"{name}.args", "\n".join(lines) + "\n")
 

@@ -64,13 +64,18 @@ class Recipe:
         memory = memory_kib(self.memory)
         if self.accel not in (None, "kvm", "tcg"):
             raise InvalidArgument(f"accelerator '{self.accel}'", hint="kvm or tcg")
+        if self.firmware not in (None, "bios", "efi"):
+            raise InvalidArgument(f"firmware '{self.firmware}'", hint="bios or efi")
+        efi = self.firmware == "efi"
         kvm = self.accel == "kvm" or (self.accel is None and "kvm" in await host.domain_types())
         name = self.name or await self._free_name(host)
         if self.image == "tiny" and not self.kernel:
             from corral.guests import tiny
 
             built = await tiny.build(progress=progress)
-            model = tiny.document(name, tiny=built, cpus=self.cpus, max_cpus=self.max_cpus, memory_kib=memory, kvm=kvm)
+            model = tiny.document(
+                name, tiny=built, cpus=self.cpus, max_cpus=self.max_cpus, memory_kib=memory, kvm=kvm, efi=efi
+            )
             return model.to_xml(secure=True)
         disk = await asyncio.to_thread(self._disk) if self.image else ""
         return self._xml(name, memory, kvm, disk)
@@ -116,8 +121,6 @@ class Recipe:
         return f"<boot dev='{'cdrom' if self._is_cd else 'hd'}'/>"
 
     def _xml(self, name: str, memory: int, kvm: bool, disk: str) -> str:
-        if self.firmware not in (None, "bios", "efi"):
-            raise InvalidArgument(f"firmware '{self.firmware}'", hint="bios or efi")
         screen = "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>"
         tablet = "<input type='tablet' bus='usb'/>"
         more = self.max_cpus is not None and self.max_cpus > self.cpus

@@ -48,6 +48,8 @@ ON_DEMAND = (
     # filesystems
     *("ext4", "vfat", "isofs", "9p", "virtiofs", "squashfs", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8"),
     *("crc32c_generic", "crc32c_intel", "libcrc32c", "loop"),
+    # trusted platform modules, UEFI's variables, crypto
+    *("tpm_tis", "tpm_crb", "efivarfs", "virtio_crypto"),
     # bridges and tunnels, for guests inside and network tests
     *("bridge", "veth", "tun", "dummy", "8021q", "macvlan"),
 )

@@ -41,6 +41,8 @@ _AGENT_PORT = "org.qemu.guest_agent.0"
 _BUILD_TIMEOUT = 1200.0
 _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib")
 _SCRIPTS = ("boot", "agent", "port", "hotplug", "consoles", "console", "resume", "udhcpc", "mdev.conf")
+_PROGRAMS = ("shutdown", "chpasswd", "pm-is-supported", "pm-suspend-hybrid")
+_PARTS = ("bzImage", "initrd", "vmlinuz")
 _FILES = {
     "etc/passwd": "root::0:0:root:/root:/bin/sh\n",
     "etc/group": "root:x:0:\n",
@@ -53,11 +55,15 @@ _FILES = {
 
 @dataclass(frozen=True, slots=True)
 class Tiny:
-    """The guest's files, and the kernel command line that they need."""
+    """The guest's files, and the kernel command line that they need.
+
+    `kernel` is unpacked, for BIOS; `packed` is as the distribution has it, which UEFI can start.
+    """
 
     kernel: Path
     initrd: Path
     cmdline: str
+    packed: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ def _recipe_digest() -> str:
     digest = hashlib.sha256()
     for module in (__file__, kernel.__file__, modules.__file__, libraries.__file__):
         digest.update(Path(module).read_bytes())
-    for name in ("init", "shutdown", *_SCRIPTS):
+    for name in ("init", *_PROGRAMS, *_SCRIPTS):
         digest.update(_data(name))
     return digest.hexdigest()[:16]
 
@@ -120,12 +126,17 @@ def _find(cache: Path, recipe: str) -> Tiny | None:
     for manifest in sorted(cache.glob("tiny-*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             facts = json.loads(manifest.read_text())
-            files = manifest.parent / "bzImage", manifest.parent / "initrd"
+            files = [manifest.parent / name for name in _PARTS]
             if facts["recipe"] == recipe and [file.stat().st_size for file in files] == facts["sizes"]:
-                return Tiny(*files, CMDLINE)
+                return _at(manifest.parent)
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
+
+
+def _at(folder: Path) -> Tiny:
+    kernel, initrd, packed = (folder / name for name in _PARTS)
+    return Tiny(kernel, initrd, CMDLINE, packed)
 
 
 @contextmanager
@@ -227,10 +238,11 @@ def _assemble(parts: _Ingredients, sources: dict[str, str], recipe: str, scratch
     made = scratch / "made"
     made.mkdir(mode=0o755)
     image = parts.kernel.read_bytes()
+    (made / "vmlinuz").write_bytes(image)
     (made / "bzImage").write_bytes(kernel.unpacked(image) or image)
     with (made / "initrd").open("wb") as out:
         _write_initramfs(Archive(out), parts)
-    sizes = [(made / name).stat().st_size for name in ("bzImage", "initrd")]
+    sizes = [(made / name).stat().st_size for name in _PARTS]
     (made / "manifest.json").write_text(json.dumps({"recipe": recipe, "sizes": sizes, "sources": sources}, indent=1))
     for path in made.iterdir():
         path.chmod(0o644)
@@ -238,7 +250,7 @@ def _assemble(parts: _Ingredients, sources: dict[str, str], recipe: str, scratch
     if place.exists():
         shutil.rmtree(place)
     made.rename(place)
-    return Tiny(place / "bzImage", place / "initrd", CMDLINE)
+    return _at(place)
 
 
 def _write_initramfs(archive: Archive, parts: _Ingredients) -> None:
@@ -262,12 +274,13 @@ def _write_initramfs(archive: Archive, parts: _Ingredients) -> None:
 def _write_programs(archive: Archive, parts: _Ingredients) -> None:
     """busybox with a link for each of its commands, the agent, and the libraries of both where the loader looks."""
     archive.file("bin/busybox", parts.busybox.read_bytes(), executable=True)
-    own = ("busybox", "shutdown", "qemu-ga")
+    own = ("busybox", "qemu-ga", *_PROGRAMS)
     applets = subprocess.run([parts.busybox, "--list"], capture_output=True, text=True, timeout=30, check=True).stdout
     for applet in applets.split():
         if applet not in own:
             archive.link(f"bin/{applet}", "busybox")
-    archive.file("bin/shutdown", _data("shutdown"), executable=True)
+    for program in _PROGRAMS:
+        archive.file(f"bin/{program}", _data(program), executable=True)
     archive.link("etc/acpi/PWRF/00000080", "/bin/shutdown")
     archive.file("bin/qemu-ga", parts.agent.read_bytes(), executable=True)
     for command in ("shutdown", "poweroff", "reboot", "halt", "modprobe", "init", "hwclock"):
@@ -311,8 +324,9 @@ _DOCUMENT = """\
   {uuid}
   <memory unit='KiB'>{memory}</memory>
   <vcpu{current}>{cpus}</vcpu>
-  <os>
+  <os{efi}>
     <type arch='x86_64' machine='q35'>hvm</type>
+    {firmware}
     <kernel>{kernel}</kernel>
     <initrd>{initrd}</initrd>
     <cmdline>{cmdline}</cmdline>
@@ -346,10 +360,12 @@ def document(
     max_cpus: int | None = None,
     kvm: bool = False,
     uuid: UUID | None = None,
+    efi: bool = False,
 ) -> Domain:
     """A domain that boots the guest: serial console, agent channel, virtio user network, rng; its host name is `name`.
 
-    `cpus` are there at start, up to `max_cpus` may be plugged. The guest needs 160 MiB to start.
+    `cpus` are there at start, up to `max_cpus` may be plugged. The guest needs 160 MiB to start, 256 with UEFI (`efi`),
+    which does not check signatures: the guest's kernel has none that the firmware knows.
     """
     from corral.model.domain import Domain
 
@@ -363,7 +379,9 @@ def document(
             memory=memory_kib,
             current=f" current='{cpus}'" if max_cpus and max_cpus > cpus else "",
             cpus=max(cpus, max_cpus or cpus),
-            kernel=escape(str(tiny.kernel)),
+            efi=" firmware='efi'" if efi else "",
+            firmware="<firmware><feature enabled='no' name='secure-boot'/></firmware>" if efi else "",
+            kernel=escape(str(tiny.packed if efi else tiny.kernel)),
             initrd=escape(str(tiny.initrd)),
             cmdline=escape(f"{tiny.cmdline} hostname={hostname}"),
             cpu="<cpu mode='host-passthrough'/>" if kvm else "",

@@ -73,9 +73,12 @@ class Images:
 
 
 def read_by_name(document: DomainDocument) -> list[str | None]:
-    """The files that QEMU loads into the guest's memory: kernel, initial ramdisk, a BIOS that is no flash chip."""
+    """The files that QEMU loads into the guest's memory: kernel, ramdisk, a BIOS that is no flash chip, our table."""
+    from corral.qemu.machine_options import wake_table
+
     os, loader = document.os, document.os.loader
-    return [os.kernel, os.initrd, loader.path if loader is not None and loader.type != "pflash" else None]
+    bios = loader.path if loader is not None and loader.type != "pflash" else None
+    return [os.kernel, os.initrd, bios, wake_table(document)]
 
 
 def writes(disk: Disk) -> bool:

@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 #: Seconds that a guest gets to fall asleep: to memory, and to disk (it writes its memory out).
 FALL_ASLEEP = {NodeSuspendTarget.MEM: 60.0, NodeSuspendTarget.DISK: 600.0, NodeSuspendTarget.HYBRID: 600.0}
 WAKE_UP = 30.0
+#: Seconds after which a guest whose agent's port opened without a word of its closing is taken for awake.
+OPEN_ALONE = 10.0
 _COMMANDS = {
     NodeSuspendTarget.MEM: "guest-suspend-ram",
     NodeSuspendTarget.DISK: "guest-suspend-disk",
@@ -145,16 +147,32 @@ async def _wake_up(domain: Domain) -> None:
 async def _lifecycle(
     domain: Domain, kinds: tuple[int, ...], *, port: bool = False
 ) -> AsyncIterator[asyncio.Future[int]]:
-    """The domain's next lifecycle event of these kinds, or with `port` the opening of its agent's port."""
-    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    """The domain's next lifecycle event of these kinds; with `port` also that its agent's port closed and opened.
+
+    QEMU tells of a port at most once a second, and the last change late: an opening alone may be that of a wake-up
+    before, and counts only when no sleep follows it.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[int] = loop.create_future()
+    closed = False
+
+    def set_result(kind: int) -> None:
+        if not future.done():
+            future.set_result(kind)
 
     def hear(event: Event) -> None:
-        if event.dom.uuid != domain.uuid or future.done():
+        nonlocal closed
+        if event.dom.uuid != domain.uuid:
             return
         if isinstance(event, Lifecycle) and event.event in kinds:
-            future.set_result(event.event)
-        elif port and isinstance(event, AgentLifecycle) and event.state == _PORT_OPEN:
-            future.set_result(_WOKE_AT_ONCE)
+            set_result(event.event)
+        elif port and isinstance(event, AgentLifecycle) and event.state != _PORT_OPEN:
+            closed = True
+        elif port and isinstance(event, AgentLifecycle):
+            if closed:
+                set_result(_WOKE_AT_ONCE)
+            else:
+                loop.call_later(OPEN_ALONE, set_result, _WOKE_AT_ONCE)
 
     end = domain.hypervisor.events.subscribe(hear)
     try:

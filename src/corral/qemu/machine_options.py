@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 from corral.errors import ConfigUnsupported
+from corral.model.domain import Domain
 from corral.model.os import Loader
 from corral.qemu import descriptors, guest_memory, vcpus
 from corral.qemu.context import Context, iothreads
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import graphics, platform, sound
+from corral.qemu.pci_slots import is_q35
 from corral.qemu.runtime import Part
 
 Option = tuple[str, ...]
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 PFLASH = ("libvirt-pflash0", "libvirt-pflash1")
+_WAKE_TABLE = Path(__file__).with_name("data") / "wake.aml"
 TRACKS = {"guest": "vm", "wall": "host", "realtime": "rt", "boot": "vm"}
 
 
@@ -32,7 +36,7 @@ def options(context: Context) -> list[Option]:
     words += guest_memory.options(context)
     words += _monitor(context)
     words += [("-rtc", _rtc(context)), ("-no-shutdown",), ("-boot", _boot(context))]
-    words += _sleep_states(context) + _timer_globals(context) + _chipset(context)
+    words += _sleep_states(context) + _wake_table(context) + _timer_globals(context) + _chipset(context)
     words += _firmware(context) + _kernel(context)
     for audio in domain.devices.audios:
         words += sound.options(audio, context)
@@ -193,6 +197,21 @@ def _sleep_states(context: Context) -> list[Option]:
         for name, state in states
         if state is not None
     ]
+
+
+def wake_table(domain: Domain) -> str | None:
+    """The ACPI table by which a guest on q35 mends its chipset when SeaBIOS has woken it from S3 (data/wake.asl)."""
+    pm = domain.pm
+    sleeps = pm is None or pm.suspend_to_mem is None or pm.suspend_to_mem.enabled == "yes"
+    loader = domain.os.loader
+    flash = loader is not None and loader.path is not None and loader.type == "pflash"  # UEFI wakes properly
+    acpi = domain.features is not None and domain.features.acpi
+    return str(_WAKE_TABLE) if is_q35(domain) and sleeps and acpi and not flash else None
+
+
+def _wake_table(context: Context) -> list[Option]:
+    table = wake_table(context.domain)
+    return [] if table is None else [("-acpitable", f"file={escape(context.readable(table))}")]
 
 
 def _timer_globals(context: Context) -> list[Option]:
