@@ -147,7 +147,8 @@ def _virtio_scsi(binary: Binary) -> Row:
 def _sleep(binary: Binary) -> Row:
     switches = {"S3": "disable_s3", "S4": "disable_s4"}
     lacks = [state for state, switch in switches.items() if not binary.has_property("ICH9-LPC", switch)]
-    return _lacking(10, "S3 and S4 in guests", lacks, "offered by <pm>; corral sleep and wake, dompmsuspend mem, disk, hybrid")
+    works = "offered by <pm>; corral sleep and wake, dompmsuspend mem, disk, hybrid"
+    return _lacking(10, "S3 and S4 in guests", lacks, works)
 
 
 def _sriov(facts: Facts, binary: Binary) -> Row:
