@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,40 @@ def corral(daemon: Daemon) -> Run:
     return run
 
 
-def test_a_life(corral: Run) -> None:
+def endless_output_ends(daemon: Daemon) -> None:
+    """Output comes while the command runs, and the command ends when nobody reads on, or at Ctrl-C."""
+    command = [sys.executable, "-m", "corral.cli", "--connect", daemon.uri, "exec", "web", "--"]
+    line = "echo first; exec sleep 1000"
+    with subprocess.Popen([*command, "yes"], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"y\n"
+        process.stdout.close()
+        assert process.wait(20) == 0
+    with subprocess.Popen([*command, "sh", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"first\n"
+        process.send_signal(signal.SIGINT)
+        assert b"sh in web was told to end" in process.communicate(timeout=20)[1]
+        assert process.returncode == 130
+    until = time.monotonic() + 20
+    left = "ps -o args | grep -cE '^(yes|sleep 1000)'"
+    while (found := subprocess.run([*command, "sh", "-c", left], stdout=subprocess.PIPE).stdout) != b"0\n":
+        assert time.monotonic() < until, found
+
+
+def files_come_and_go(corral: Run, folder: Path) -> None:
+    """What was brought is what is fetched, with its mode; what fails leaves no file."""
+    content = os.urandom(3_000_000)
+    (folder / "there").write_bytes(content)
+    (folder / "there").chmod(0o750)
+    corral("cp", str(folder / "there"), "web:/root/")
+    assert corral("exec", "web", "--", "stat", "-c", "%a %s", "/root/there").stdout == "750 3000000\n"
+    corral("cp", "web:/root/there", str(folder / "back"))
+    assert (folder / "back").read_bytes() == content
+    assert "No such file" in corral("cp", "web:/no/such", str(folder / "none"), status=1).stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["back", "there"]
+
+
+@pytest.mark.timeout(300)
+def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     said = corral("run", "tiny", "--name", "web", "--cpus", "2", "--memory", "256M").stdout
     assert said.startswith("web is running (2 vCPUs, 256 MiB); reach it with: corral console web")
     assert corral("exec", "web", "--", "nproc").stdout == "2\n"  # waits for the agent by itself
@@ -49,6 +83,13 @@ def test_a_life(corral: Run) -> None:
     failed = corral("exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7", status=7)
     assert (failed.stdout, failed.stderr) == ("out\n", "err\n")
     assert "No such file" in corral("exec", "web", "--", "no-such-program", status=127).stderr
+    assert len(corral("exec", "web", "--", "head", "-c", "5000000", "/dev/zero").stdout) == 5_000_000
+    assert "corral console" in corral("exec", "-it", "web", "sh", status=1).stderr
+    endless_output_ends(daemon)
+    files_come_and_go(corral, short_path)
+    corral("pause", "web")
+    assert "corral resume web" in corral("exec", "web", "--", "true", status=125).stderr
+    corral("resume", "web")
     until = time.monotonic() + 20  # its network comes up beside the agent
     while "10.0.2.15" not in (listed := corral("ps", "-A").stdout):
         assert time.monotonic() < until, listed

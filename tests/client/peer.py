@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 
 from corral.constants import DomainEventType, DomainShutoffReason, DomainState
 from corral.errors import (
+    AgentCommandFailed,
     AgentUnresponsive,
     CorralError,
     DomainExists,
@@ -32,6 +33,7 @@ AGENT_COMMANDS: dict[str, Any] = {
     "guest-ping": {},
     "guest-exec": {"pid": 7},
     "guest-exec-status": {"exited": True, "exitcode": 3, "out-data": "b3V0Cg==", "err-data": "ZXJyCg=="},
+    "guest-file-open": AgentCommandFailed("No such file or directory"),
     "guest-network-get-interfaces": [
         {"name": "lo", "ip-addresses": [{"ip-address": "127.0.0.1"}]},
         {"name": "eth0", "ip-addresses": [{"ip-address": "fe80::1"}, {"ip-address": "10.0.2.15"}]},

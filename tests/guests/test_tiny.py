@@ -149,6 +149,10 @@ async def test_shell_on_the_serial_console(guest: Guest) -> None:
     writer.write(b"\necho sum $((40 + 2))\n")
     async with asyncio.timeout(10):
         await reader.readuntil(b"sum 42")
+        writer.write(b"echo wait $((40 + 3)); sleep 1000\n")
+        await reader.readuntil(b"wait 43")
+        writer.write(b"\x03echo after $((40 + 4))\n")
+        await reader.readuntil(b"after 44")
     writer.close()
 
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+import stat
 import sys
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +18,8 @@ from corral.cli.errors import complain
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json
 from corral.cli.progress import Progress
-from corral.cli.target import find, run
-from corral.errors import AgentUnresponsive, CorralError, InvalidArgument, OperationInvalid
+from corral.cli.target import find, refuse_unless_running, run
+from corral.errors import AgentUnresponsive, CorralError, InvalidArgument, OperationTimeout
 
 if TYPE_CHECKING:
     from corral.client.agent import ExecResult
@@ -28,10 +33,17 @@ class ExecCommand(TyperCommand):
     """Everything after the machine's name is the command's, unless a `--` says where it begins."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] in TERMINAL_OPTIONS:
+            raise InvalidArgument(
+                f"{args[0]} asks for a terminal, which an agent does not have",
+                hint="corral console NAME gives you a shell on one; corral exec -i passes our standard input on",
+            )
         ctx.allow_interspersed_args = "--" in args
         return super().parse_args(ctx, args)
 
 
+# What podman and docker call it.
+TERMINAL_OPTIONS = {"-it", "-ti", "-t", "--tty", "--interactive"}
 SETTINGS = {"exec": {"cls": ExecCommand, "no_args_is_help": True}}
 
 
@@ -39,9 +51,7 @@ def exec_(
     name: Name,
     command: Annotated[list[str], typer.Argument(metavar="[--] COMMAND…", help="The program and its arguments.")],
     stdin: Annotated[bool, typer.Option("--stdin", "-i", help="Give it our standard input.")] = False,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", "-t", metavar="SECONDS", min=0.1, help="End it then.")
-    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="End it then.")] = None,
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for a guest that boots.")
     ] = 30.0,
@@ -60,27 +70,29 @@ def exec_(
     if not words:
         raise InvalidArgument("no command was given", hint=f"corral exec {name} -- COMMAND")
     data = sys.stdin.buffer.read() if stdin else None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
-        result = run(_exec(connect, name, words, data, timeout, wait))
+        if output is Output.json:
+            result = run(_collected(connect, name, words, data, timeout, wait))
+            emit_json(
+                {
+                    "status": result.status,
+                    "stdout": result.stdout.decode(errors="replace"),
+                    "stderr": result.stderr.decode(errors="replace"),
+                    "truncated": result.truncated,
+                }
+            )
+            status = result.status
+        else:
+            status = run(_passed_on(connect, name, words, data, timeout, wait))
     except CorralError as error:
         complain(error)
         raise typer.Exit(_status(error)) from error
-    if output is Output.json:
-        emit_json(
-            {
-                "status": result.status,
-                "stdout": result.stdout.decode(errors="replace"),
-                "stderr": result.stderr.decode(errors="replace"),
-                "truncated": result.truncated,
-            }
-        )
-    else:
-        for stream, written in ((sys.stdout.buffer, result.stdout), (sys.stderr.buffer, result.stderr)):
-            stream.write(written)
-            stream.flush()
-        if result.truncated:
-            print("corral: the agent dropped output beyond what it can hold", file=sys.stderr)
-    raise typer.Exit(result.status)
+    except KeyboardInterrupt:
+        print(f"corral: {words[0]} in {name} was told to end", file=sys.stderr)
+        raise
+    raise typer.Exit(status)
 
 
 def _status(error: CorralError) -> int:
@@ -90,25 +102,87 @@ def _status(error: CorralError) -> int:
     return NOT_EXECUTABLE if "Permission denied" in text else FAILED
 
 
-async def _exec(
+async def _collected(
     uri: str | None, name: str, argv: list[str], stdin: bytes | None, timeout: float | None, wait: float
 ) -> ExecResult:
     from corral.client.host import connect
 
     async with connect(uri) as host:
         domain = await find(host, name)
+        await _ready(domain, wait)
+        return await domain.exec(argv, stdin=stdin, timeout=timeout)
+
+
+async def _passed_on(
+    uri: str | None, name: str, argv: list[str], stdin: bytes | None, timeout: float | None, wait: float
+) -> int:
+    """The command's exit status; its output goes to ours as it comes."""
+    from corral.client.host import connect
+
+    async with connect(uri) as host:
+        domain = await find(host, name)
+        await _ready(domain, wait)
         try:
-            return await domain.exec(argv, stdin=stdin, timeout=timeout)
-        except AgentUnresponsive:
-            if not wait:
-                raise
-        except OperationInvalid as error:
-            if not (await domain.state()).active:
-                hint = f"corral start {domain.name}"
-                raise OperationInvalid(f"{domain.name} is not running", hint=hint) from error
+            async with asyncio.timeout(timeout), reader_stays():
+                return await _pass_on(domain, argv, stdin)
+        except TimeoutError as error:
+            raise OperationTimeout(
+                f"{argv[0]} in {domain.name} has not ended after {timeout:g} s and was told to"
+            ) from error
+
+
+async def _pass_on(domain: Domain, argv: list[str], stdin: bytes | None) -> int:
+    async with domain.execution(argv, stdin=stdin) as running:
+        async for number, data in running:
+            await asyncio.to_thread(_write, number, data)
+    if running.truncated:
+        print("corral: the agent dropped output beyond what it can hold", file=sys.stderr)
+    return running.status or 0
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+@contextlib.asynccontextmanager
+async def reader_stays() -> AsyncIterator[None]:
+    """Raise BrokenPipeError in the block when whoever reads our standard output leaves, though nothing be written."""
+    if not stat.S_ISFIFO(os.fstat(1).st_mode):
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    left = False
+
+    def leave() -> None:
+        nonlocal left
+        left = True
+        loop.remove_reader(1)
+        task.cancel()
+
+    loop.add_reader(1, leave)  # nobody writes to us here: an event is the reader's end
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        task.uncancel()
+        raise BrokenPipeError from None
+    finally:
+        loop.remove_reader(1)
+
+
+async def _ready(domain: Domain, wait: float) -> None:
+    """Return when the machine's agent answers; an error at once where it cannot."""
+    await refuse_unless_running(domain)
+    try:
+        await domain.agent("guest-ping")
+    except AgentUnresponsive:
+        if not wait:
             raise
         await _booted(domain, wait)
-        return await domain.exec(argv, stdin=stdin, timeout=timeout)
 
 
 async def _booted(domain: Domain, wait: float) -> None:
@@ -118,4 +192,3 @@ async def _booted(domain: Domain, wait: float) -> None:
         except AgentUnresponsive as error:
             hint = "does the guest run qemu-guest-agent? corral console shows what it does"
             raise AgentUnresponsive(error.detail, hint=hint) from error
-        await asyncio.sleep(0)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from corral.errors import NoDomain
+from corral.errors import NoDomain, OperationInvalid
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -33,3 +33,14 @@ async def find(host: Host, name: str) -> Domain:
         else:
             hint = "corral ps -a lists all there are" if known else "there are none yet; corral run tiny makes one"
         raise NoDomain(f"no machine is called '{name}'", hint=hint) from error
+
+
+async def refuse_unless_running(domain: Domain) -> None:
+    """OperationInvalid, saying what to do, for a machine whose guest cannot do anything now."""
+    state = (await domain.state()).name
+    if state == "paused":
+        raise OperationInvalid(f"{domain.name} is paused", hint=f"corral resume {domain.name} lets it go on")
+    if state == "pmsuspended":
+        raise OperationInvalid(f"{domain.name} is asleep", hint=f"corral wake {domain.name} wakes it")
+    if state in ("shutoff", "crashed"):
+        raise OperationInvalid(f"{domain.name} is not running", hint=f"corral start {domain.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from corral.client.agent import ExecResult
     from corral.client.connection import Connection
     from corral.client.events import Event, Events
+    from corral.client.execution import Execution
     from corral.client.host import Host
     from corral.client.stream import Stream
     from corral.model.domain import Domain as DomainDocument
@@ -380,12 +381,32 @@ class Domain:
     ) -> ExecResult:
         """Run a program in the guest through its agent; its exit status and output.
 
-        The agent keeps at most 16 MiB of each of the outputs. OperationTimeout after `timeout` seconds; then, and when
-        the call is cancelled, the program is told to end.
+        OperationTimeout after `timeout` seconds; then, and when the call is cancelled, the program is told to end.
         """
         from corral.client.agent import execute
 
         return await execute(self, argv, stdin=stdin, timeout=timeout, agent_timeout=agent_timeout)
+
+    def execution(self, argv: Sequence[str], *, stdin: bytes | None = None, agent_timeout: float = 5.0) -> Execution:
+        """Run a program in the guest and have what it writes while it runs:
+
+        `async with vm.execution(["dmesg", "-w"]) as running: async for stream, data in running: …`; `stream` is 1 or 2.
+        """
+        from corral.client.execution import Execution
+
+        return Execution(self, argv, stdin=stdin, agent_timeout=agent_timeout)
+
+    def read_file(self, path: str) -> AsyncIterator[bytes]:
+        """The content of a file of the guest, piece by piece, through its agent."""
+        from corral.client import guest_files
+
+        return guest_files.read(self, path)
+
+    async def write_file(self, path: str, content: bytes | Iterable[bytes]) -> int:
+        """Make a file of the guest, in place of what it had; how many bytes it has."""
+        from corral.client import guest_files
+
+        return await guest_files.write(self, path, [content] if isinstance(content, bytes) else content)
 
     async def guest_info(self) -> dict[str, Any]:
         """What the guest says of itself, through its agent, by libvirt's names (`os.id`, `fs.0.mountpoint`)."""

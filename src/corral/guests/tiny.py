@@ -40,7 +40,7 @@ CMDLINE = "console=ttyS0 quiet panic=-1 memhp_default_state=online cryptomgr.not
 _AGENT_PORT = "org.qemu.guest_agent.0"
 _BUILD_TIMEOUT = 1200.0
 _LIBRARY_FOLDERS = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64", "lib", "usr/lib")
-_SCRIPTS = ("boot", "agent", "port", "hotplug", "consoles", "console", "resume", "udhcpc", "mdev.conf")
+_SCRIPTS = ("boot", "agent", "port", "hotplug", "consoles", "console", "console-start", "resume", "udhcpc", "mdev.conf")
 _PROGRAMS = ("shutdown", "chpasswd", "pm-is-supported", "pm-suspend-hybrid")
 _PARTS = ("bzImage", "initrd", "vmlinuz")
 _FILES = {
