@@ -132,6 +132,24 @@ def routes(root: type[Element]) -> Iterator[tuple[tuple[type[Element], str], ...
     yield from walk(root, ())
 
 
+REMOTE: dict[str, Any] = {"hosts": [{"name": "x", "port": 1}], "name": "x"}
+SOURCES: dict[str, dict[str, Any]] = {
+    "hosts": {"protocol": "nbd"},
+    "reconnect": {**REMOTE, "protocol": "nbd"},
+    "initiator": {**REMOTE, "protocol": "iscsi"},
+    "reservations": {"dev": "/dev/x"},
+} | {name: {**REMOTE, "protocol": "https"} for name in ("ssl", "readahead", "timeout")}
+"""What a disk's source needs beside each of its elements."""
+
+
+def _disk_of(cls: str, source: dict[str, Any]) -> dict[str, Any]:
+    """What the disk, or backing store, of a source says."""
+    found: dict[str, Any] = {"type": "network"} if "protocol" in source else {}
+    if "reservations" in source:
+        found = {"type": "block"} | ({"device": "lun"} if cls == "Disk" else {})
+    return found
+
+
 def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """The smallest document that holds `data` at the end of the route, with `above` beside it."""
     for cls, field in reversed(route):
@@ -144,10 +162,16 @@ def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], a
             base |= {"state": "on"}
         if cls.__name__ == "BackingStore":
             base |= {"type": "file", "format": {"type": "raw"}, "source": {"file": "/x"}}
+        if cls.__name__ == "DiskSource":
+            base |= SOURCES.get(field, {})
+        if cls.__name__ in ("Disk", "BackingStore") and field == "source":
+            base |= _disk_of(cls.__name__, data)
         data = {**base, **above, field: [data] if entity.many else data}
         above = {}
     return data
 
+
+LUN: dict[str, Any] = {"type": "block", "device": "lun", "source": {"dev": "/dev/x"}}
 
 # What must stand beside a field for the document to make sense: in its own element, and in the parent's.
 CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
@@ -164,6 +188,16 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("Timer", "mode"): ({"name": "tsc"}, {}),
     ("Catchup", "*"): ({}, {"name": "rtc", "tickpolicy": "catchup"}),
     ("DiskSource", "dev"): ({}, {"type": "block"}),
+    **{("DiskSource", f"protocol={name}"): (REMOTE, {}) for name in ("iscsi", "nbd", "http", "https", "ftp", "ftps")},
+    ("DiskSource", "name"): ({**REMOTE, "protocol": "nbd"}, {}),
+    ("DiskSource", "query"): ({**REMOTE, "protocol": "http"}, {}),
+    ("SourceHost", "*"): ({"name": "x"}, {}),
+    ("SourceHost", "transport=unix"): ({"socket": "/x"}, {}),
+    ("SourceHost", "socket"): ({"transport": "unix"}, {}),
+    ("Disk", "device=lun"): (LUN, {}),
+    ("Disk", "rawio"): (LUN, {}),
+    ("Disk", "sgio"): (LUN, {}),
+    ("Disk", "type=network"): ({"source": {**REMOTE, "protocol": "nbd"}}, {}),
     ("DeviceSeclabel", "*"): ({"model": "dac", "relabel": "yes", "label": "x"}, {}),
     ("DeviceSeclabel", "relabel=no"): ({"model": "dac", "label": None}, {}),
     ("Seclabel", "baselabel"): ({"type": "dynamic", "model": "dac"}, {}),
@@ -171,6 +205,10 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("Graphics", "connected=disconnect"): ({"type": "spice", "passwd": "x"}, {}),
     ("DeviceSeclabel", "labelskip"): ({"model": "dac", "relabel": None, "label": None}, {}),
     ("BackingStore", "*"): ({"type": "file", "format": {"type": "raw"}, "source": {"file": "/x"}}, {}),
+    ("BackingStore", "type=network"): (
+        {"format": {"type": "raw"}, "source": {**REMOTE, "protocol": "nbd"}},
+        {},
+    ),
     ("BackingStore", "type=block"): ({"format": {"type": "raw"}, "source": {"dev": "/x"}}, {}),
     ("Graphics", "tls_port"): ({"type": "spice"}, {}),
     ("Graphics", "default_mode"): ({"type": "spice"}, {}),

@@ -33,7 +33,7 @@ def binary() -> Binary:
         events=frozenset(),
         arguments=frozenset(facts["arguments"]),
         options={"sandbox": frozenset({"enable"})},
-        properties={},
+        properties={name: tuple(names) for name, names in facts["properties"].items()},
         models={
             "tcg": tuple(
                 CPUModel(**model | {name: tuple(model[name]) for name in ("missing", "features")})

@@ -20,7 +20,7 @@ _ERRORS = {"failed": DomainDiskErrorCode.UNSPEC, "nospace": DomainDiskErrorCode.
 def named(document: DomainDocument, name: str) -> Disk:
     """The disk of that target or source path."""
     for disk in document.devices.disks:
-        if name and name in (disk.target.dev, disk.source.path if disk.source is not None else None):
+        if name and name in (disk.target.dev, disk.source.where if disk.source is not None else None):
             return disk
     raise InvalidArgument(f"disk '{name}' was not found in the domain config")
 
@@ -33,7 +33,7 @@ async def resize(domain: Domain, name: str, size: int, flags: int) -> None:
         disk = named(run.live.document, name)
         kind = disk.driver.type if disk.driver is not None else None
         wanted = size if flags & DomainBlockResizeFlags.BYTES else size * 1024
-        if disk.source is None or disk.source.path is None:
+        if disk.source is None or disk.source.where is None:
             raise OperationInvalid(f"disk '{name}' is an empty drive")
         if flags & DomainBlockResizeFlags.CAPACITY:
             if disk.type != "block" or kind not in (None, "raw"):

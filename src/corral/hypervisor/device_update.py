@@ -119,7 +119,7 @@ async def _update_disk(domain: Domain, run: Run, wanted: Disk, *, force: bool, c
     new.target.tray = None
     if different := _differences(drive, new, "source", "backing_store", "type", "readonly"):
         raise OperationUnsupported(f"cannot modify field '{different[0]}' of the disk")
-    paths = [disk.source.path if disk.source is not None else None for disk in (drive, wanted)]
+    paths = [disk.source.where if disk.source is not None else None for disk in (drive, wanted)]
     if paths[0] == paths[1] and not (force and paths[1] is None):
         await write(domain, None, Change(config=config))
         return

@@ -14,7 +14,7 @@ from corral.errors import HostError, ResourceBusy
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from corral.model.devices.disk import Disk
+    from corral.model.devices.disk import Disk, DiskSource
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.plan import Image
 
@@ -83,30 +83,37 @@ def read_by_name(document: DomainDocument) -> list[str | None]:
 
 def writes(disk: Disk) -> bool:
     """Whether the guest can write to the disk's top image."""
-    return not disk.readonly and disk.device == "disk"
+    return not disk.readonly and disk.device != "cdrom"
 
 
 def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> dict[str, tuple[bool, bool]]:
     """Every image of the domain by real path: (writes, shareable); images below the top are only read."""
     found: dict[str, tuple[bool, bool]] = {}
     for disk in document.devices.disks:
-        if disk.source is None or disk.source.path is None:
+        if disk.source is None or disk.source.where is None:
             continue
-        found[os.path.realpath(disk.source.path)] = (writes(disk), disk.shareable)
+        found[_identity(disk.source)] = (writes(disk), disk.shareable)
         for below in chains.get(disk.target.dev, ())[1:]:
             found.setdefault(os.path.realpath(below.path), (False, False))
+        for path in real_paths(disk)[1:]:
+            found.setdefault(path, (False, False))
     return found
 
 
 def real_paths(disk: Disk) -> list[str]:
     """The real paths of all images of one disk of a live document."""
-    paths = [disk.source.path] if disk.source is not None and disk.source.path is not None else []
+    found = [_identity(disk.source)] if disk.source is not None and disk.source.where is not None else []
     store = disk.backing_store
     while store is not None:
-        if store.source is not None and store.source.path is not None:
-            paths.append(store.source.path)
+        if store.source is not None and store.source.where is not None:
+            found.append(_identity(store.source))
         store = store.backing_store
-    return [os.path.realpath(path) for path in paths]
+    return found
+
+
+def _identity(source: DiskSource) -> str:
+    """The real path of an image, or the URL of one elsewhere."""
+    return os.path.realpath(source.path) if source.path is not None else source.where or ""
 
 
 async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ...]], set[str]]:

@@ -93,7 +93,7 @@ def _with_medium(drive: Disk, wanted: Disk) -> Disk:
     """The drive with the other's medium."""
     new = drive.copy()
     new.type, new.backing_store = wanted.type, None
-    new.source = wanted.source.copy() if wanted.source is not None and wanted.source.path is not None else None
+    new.source = wanted.source.copy() if wanted.source is not None and wanted.source.where is not None else None
     if new.driver is not None:
         new.driver.type = (wanted.driver.type if wanted.driver is not None else None) or "raw"
     return new

@@ -13,7 +13,7 @@ from corral.errors import ConfigUnsupported, CorralError, XMLError
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.device import BootableDevice, Device
-from corral.model.devices.disk import BackingStore, Disk
+from corral.model.devices.disk import BackingStore, Disk, DiskSource
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.panic import Panic
 from corral.model.domain import Domain
@@ -22,6 +22,7 @@ from corral.model.shape import shape_of
 
 Loc = tuple[str | int, ...]
 
+_LUN = re.compile(r"[^/]+(/[0-9]{1,5})?")
 _DISK_NAME = re.compile(r"(hd|sd|vd|xvd|fd|ubd)[a-z]{1,6}")
 
 
@@ -112,20 +113,27 @@ class _Checker:
                 self.refuse((*loc, "target", "dev"), f"Invalid harddisk device name: {name}")
             if name in seen:
                 first = seen[name].source
-                paths = f"'{first.path if first else ''}' and '{disk.source.path if disk.source else ''}'"
+                paths = f"'{first.where if first else ''}' and '{disk.source.where if disk.source else ''}'"
                 self.refuse((*loc, "target", "dev"), f"target '{name}' duplicated for disk sources {paths}")
             seen[name] = disk
             self.disk_source(disk, loc)
 
     def disk_source(self, disk: Disk, loc: Loc) -> None:
         source = disk.source
-        path = source.path if source is not None else None
-        if not path and disk.device == "disk":
+        if (source is None or not source.where) and disk.device != "cdrom":
             self.refuse(loc, f"no source for disk '{disk.target.dev}'")
-        if source is not None and path:
-            wrong = source.dev if disk.type == "file" else source.file
-            if wrong is not None:
+        if source is not None and source.where:
+            kinds = {"file": source.file, "block": source.dev, "network": source.protocol}
+            if any(value is not None and kind != disk.type for kind, value in kinds.items()):
                 self.refuse((*loc, "source"), f"disk type '{disk.type}' does not go with this source")
+            self.remote(source, (*loc, "source"))
+        self.passed_through(disk, loc)
+        if disk.iotune is not None and (fault := disk.iotune.faults()):
+            self.refuse((*loc, "iotune"), fault)
+        groups = [group.group_name for group in self.domain.throttlegroups.groups] if self.domain.throttlegroups else []
+        for used in disk.throttlefilters.filters if disk.throttlefilters is not None else []:
+            if used.group not in groups:
+                self.refuse((*loc, "throttlefilters"), f"throttle group '{used.group}' not found")
         if disk.device == "cdrom" and disk.target.bus == "virtio":
             message = f"disk type of '{disk.target.dev}' does not support ejectable media"
             self.refuse((*loc, "target", "bus"), message, ConfigUnsupported)
@@ -136,6 +144,45 @@ class _Checker:
             if not store.terminator and (store.type is None or store.source is None or not store.source.path):
                 self.refuse(where, "a backing store needs a type and a source")
             store, where = store.backing_store, (*where, "backing_store")
+
+    def remote(self, source: DiskSource, loc: Loc) -> None:
+        """An image on another machine."""
+        if source.protocol is None:
+            return
+        if len(source.hosts) != 1:
+            self.refuse(loc, f"a disk of protocol '{source.protocol}' has one <host>")
+        host = source.hosts[0]
+        if (host.socket is None) == (host.name is None) or (host.socket is not None) != (host.transport == "unix"):
+            self.refuse((*loc, "hosts", 0), "a host has a name, or transport='unix' and a socket")
+        if host.socket is not None and source.protocol != "nbd":
+            self.refuse((*loc, "hosts", 0), f"protocol '{source.protocol}' does not support transport 'unix'")
+        if source.name is None and source.protocol != "nbd":
+            self.refuse(loc, f"missing name for network disk of protocol '{source.protocol}'")
+        if source.protocol == "iscsi" and not _LUN.fullmatch(source.name or ""):
+            self.refuse(loc, f"target '{source.name}' must be of format <iqn>/<lun>")
+
+    def passed_through(self, disk: Disk, loc: Loc) -> None:
+        """What only a SCSI device that is passed through has, and what it has not; texts are libvirt's."""
+        if disk.device != "lun":
+            if disk.rawio is not None or disk.sgio is not None:
+                self.refuse(loc, "rawio or sgio can be used only with device='lun'", ConfigUnsupported)
+            if disk.source is not None and disk.source.reservations is not None:
+                self.refuse((*loc, "source"), "<reservations/> allowed only for lun devices", ConfigUnsupported)
+            return
+        name, driver = disk.target.dev, disk.driver
+        if disk.target.bus not in (None, "scsi"):
+            message = f"disk device='lun' is not supported for bus='{disk.target.bus}'"
+            self.refuse((*loc, "target"), message, ConfigUnsupported)
+        if disk.type == "file" or (disk.source is not None and disk.source.protocol not in (None, "iscsi")):
+            self.refuse(loc, f"disk '{name}' improperly configured for a device='lun'", ConfigUnsupported)
+        if driver is not None and driver.type not in (None, "raw"):
+            self.refuse((*loc, "driver"), "disk device 'lun' must use 'raw' format", ConfigUnsupported)
+        if driver is not None and driver.copy_on_read == "on":
+            self.refuse((*loc, "driver"), f"copy_on_read is not compatible with 'lun' disk '{name}'", ConfigUnsupported)
+        for field in ("serial", "wwn", "vendor", "product"):
+            if getattr(disk, field) is not None:
+                message = f"scsi-block 'lun' devices do not support the {field} property"
+                self.refuse((*loc, field), message, ConfigUnsupported)
 
     def all_devices(self) -> Iterator[tuple[Loc, Device]]:
         for field, value in self.devices.__dict__.items():

@@ -17,6 +17,7 @@ from corral.model.devices.graphics import Graphics
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
+from corral.model.devices.iotune import ThrottleGroups
 from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
@@ -137,6 +138,7 @@ class Domain(Element, tag="domain"):
     iothreads: Unsigned | None = element(default=None)
     iothreadids: IOThreadIDs | None = element(default=None)
     cputune: CPUTune | None = element(default=None)
+    throttlegroups: ThrottleGroups | None = element(default=None)
     resource: Resource | None = element(default=None)
     os: OS = element()
     features: Features | None = element(default=None)

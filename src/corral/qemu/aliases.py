@@ -110,7 +110,7 @@ def _number_images(live: Domain) -> None:
 
 
 def _images(disk: Disk) -> Iterator[DiskSource]:
-    if disk.source is not None and disk.source.path is not None:
+    if disk.source is not None and disk.source.where is not None:
         yield disk.source
     store: BackingStore | None = disk.backing_store
     while store is not None:

@@ -103,7 +103,7 @@ def boot_order(domain: Domain) -> dict[str, int]:
     if order:
         return order
     classes: dict[str, list[Device]] = {
-        "hd": [disk for disk in devices.disks if disk.device == "disk"],
+        "hd": [disk for disk in devices.disks if disk.device != "cdrom"],
         "cdrom": [disk for disk in devices.disks if disk.device == "cdrom"],
         "network": [*devices.interfaces],
     }

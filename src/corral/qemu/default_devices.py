@@ -15,15 +15,17 @@ from corral.model.devices.chardev import (
     SerialTarget,
 )
 from corral.model.devices.controller import Controller, ControllerMaster, ControllerModel
-from corral.model.devices.disk import Disk, DiskBus, DiskDriver
+from corral.model.devices.disk import Disk, DiskBus, DiskDriver, DiskSource
 from corral.model.devices.graphics import Graphics, Listen
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface, InterfaceModel, Mac
 from corral.model.devices.memballoon import Memballoon
+from corral.model.devices.remote import DEFAULT_PORTS
 from corral.model.devices.sound import Audio
 from corral.model.devices.video import Video, VideoModel
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
+from corral.model.units import ScaledSize
 from corral.qemu.addresses import assign_drive, disk_index
 from corral.qemu.binary import Binary
 from corral.qemu.controllers import ensure, insert
@@ -79,8 +81,24 @@ def complete_disk(disk: Disk) -> None:
     disk.driver.type = disk.driver.type or "raw"
     if disk.device == "cdrom":
         disk.readonly = True
-    if disk.source is None or disk.source.path is None:
+    if disk.source is None or disk.source.where is None:
         disk.type = "file"
+    else:
+        _complete_remote(disk.source)
+    cache = disk.driver.metadata_cache
+    if cache is not None and cache.max_size is not None:
+        cache.max_size = ScaledSize(value=cache.max_size.bytes, unit="bytes")
+
+
+def _complete_remote(source: DiskSource) -> None:
+    """The port and the LUN that a source elsewhere leaves open."""
+    if source.protocol is None:
+        return
+    for host in source.hosts:
+        if host.socket is None and host.port is None:
+            host.port = DEFAULT_PORTS[source.protocol]
+    if source.protocol == "iscsi" and source.name is not None and "/" not in source.name:
+        source.name += "/0"
 
 
 def complete_interface(interface: Interface) -> None:

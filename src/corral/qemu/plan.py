@@ -32,7 +32,7 @@ from corral.model.domain import Domain
 from corral.qemu import aliases, machine_options, vcpus
 from corral.qemu.binary import Binary
 from corral.qemu.context import Context
-from corral.qemu.devices import chardev, controller, disk, graphics, input, interface, platform, sound, video
+from corral.qemu.devices import chardev, controller, disk, graphics, input, interface, platform, sound, throttle, video
 from corral.qemu.runtime import Command, GraphicsPorts, Image, Part, PartKind, Runtime
 
 __all__ = [
@@ -97,7 +97,7 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
 
 def _settle_images(drive: Disk, chain: tuple[Image, ...]) -> None:
     """Write the chain down; an empty drive has no format until there is something in it."""
-    if drive.source is None or drive.source.path is None:
+    if drive.source is None or drive.source.where is None:
         if drive.driver is not None:
             drive.driver.type = None
     elif drive.backing_store is None and (chain or drive.driver is None or drive.driver.type in (None, "raw")):
@@ -135,7 +135,7 @@ def plan(domain: Domain, binary: Binary, runtime: Runtime) -> Plan:
     Raises ConfigUnsupported for what the binary lacks, CPUIncompatible for what the host's CPU does.
     """
     context = Context.of(settle(domain, runtime), binary, runtime)
-    parts = machine_options.parts(context)
+    parts = machine_options.parts(context) + throttle.groups(context)
     setup: list[Command] = []
     for device in _in_order(context.domain):
         parts += _parts(device, context)
@@ -163,7 +163,12 @@ def device_parts(domain: Domain, device: Device, binary: Binary, runtime: Runtim
 
 def device_setup(device: Device) -> list[Command]:
     """What is set through the monitor once the device is there."""
-    return interface.setup(device) if isinstance(device, Interface) else []
+    match device:
+        case Interface():
+            return interface.setup(device)
+        case Disk():
+            return throttle.setup(device)
+    return []
 
 
 def media_parts(domain: Domain, drive: Disk, binary: Binary, runtime: Runtime) -> list[Part]:

@@ -82,7 +82,7 @@ def prepare(
     unsupported.refuse(checked)
     document.check()
     plain = tuple(_plain(each) for each in new)
-    if isinstance(own, Disk) and own.source is not None and own.source.path is not None and own.source.index is None:
+    if isinstance(own, Disk) and own.source is not None and own.source.where is not None and own.source.index is None:
         own.source.index = first_node
     marks = [(device_set.field_of(each), _position(document, each)) for each in new]
     document = settle(document, runtime)
@@ -117,7 +117,7 @@ def refuse(live: Domain, device: Device) -> None:
         case Disk():
             for disk in live.devices.disks:
                 if disk.target.dev == device.target.dev:
-                    paths = [each.source.path if each.source is not None else "" for each in (disk, device)]
+                    paths = [each.source.where if each.source is not None else "" for each in (disk, device)]
                     raise XMLError(
                         f"target '{disk.target.dev}' duplicated for disk sources '{paths[0]}' and '{paths[1]}'"
                     )

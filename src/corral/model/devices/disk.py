@@ -8,9 +8,22 @@ from pydantic import BeforeValidator, Field
 from pydantic_xml import attr, element
 
 from corral.model.devices.device import BootableDevice, DeviceSeclabel, Queues, VirtioOptions
-from corral.model.element import Element, OnOff, Unsigned
+from corral.model.devices.iotune import IOTune
+from corral.model.devices.remote import (
+    SSL,
+    Initiator,
+    Protocol,
+    Readahead,
+    Reconnect,
+    Reservations,
+    SourceHost,
+    Timeout,
+    place,
+)
+from corral.model.element import Element, OnOff, Unsigned, YesNo
+from corral.model.units import ScaledSize
 
-DiskType = Literal["file", "block"]
+DiskType = Literal["file", "block", "network"]
 DiskBus = Literal["virtio", "scsi", "sata", "ide", "usb"]
 ImageFormat = Literal[
     "raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhd", "luks", "dmg", "bochs", "cloop", "iso", "cow", "fat"
@@ -20,6 +33,27 @@ StartupPolicy = Literal["mandatory", "requisite", "optional"]
 
 PathOrNothing = Annotated[str | None, BeforeValidator(lambda path: path or None)]
 """An empty path means none, as management programs write it for an empty drive."""
+
+
+class MetadataCache(Element, tag="metadata_cache"):
+    """How much of a qcow2 image's tables QEMU keeps in memory; without it enough for the whole image."""
+
+    max_size: ScaledSize | None = element(default=None)
+
+
+class QueueOfThread(Element, tag="queue"):
+    id: Unsigned = attr()
+
+
+class ThreadOfDisk(Element, tag="iothread"):
+    """An I/O thread and the queues that it serves; without any all threads share them in turn."""
+
+    id: Annotated[int, Field(ge=1)] = attr()
+    queues: list[QueueOfThread] = element(tag="queue", default_factory=list)
+
+
+class ThreadsOfDisk(Element, tag="iothreads"):
+    threads: list[ThreadOfDisk] = element(tag="iothread", default_factory=list)
 
 
 class DiskDriver(VirtioOptions, tag="driver"):
@@ -40,23 +74,41 @@ class DiskDriver(VirtioOptions, tag="driver"):
     discard_no_unref: OnOff | None = attr(default=None)
     queues: Queues | None = attr(default=None)
     queue_size: Queues | None = attr(default=None)
+    metadata_cache: MetadataCache | None = element(default=None)
+    iothreads: ThreadsOfDisk | None = element(default=None)
 
 
 class DiskSource(Element, tag="source"):
-    """Where the image is: `file` for type file, `dev` for type block.
+    """Where the image is: `file` for type file, `dev` for type block, `protocol` and hosts for type network.
 
     `index` is its node's number in a running domain.
     """
 
     file: PathOrNothing = attr(default=None)
     dev: PathOrNothing = attr(default=None)
+    protocol: Protocol | None = attr(default=None)
+    name: str | None = attr(default=None)
+    query: str | None = attr(default=None)
     startup_policy: StartupPolicy | None = attr(name="startupPolicy", default=None)
     index: Unsigned | None = attr(default=None)
+    hosts: list[SourceHost] = element(tag="host", default_factory=list)
+    ssl: SSL | None = element(default=None)
+    readahead: Readahead | None = element(default=None)
+    timeout: Timeout | None = element(default=None)
+    reconnect: Reconnect | None = element(default=None)
+    initiator: Initiator | None = element(default=None)
+    reservations: Reservations | None = element(default=None)
     seclabels: list[DeviceSeclabel] = element(tag="seclabel", default_factory=list)
 
     @property
     def path(self) -> str | None:
+        """The file or block device; None for an image elsewhere, and for none."""
         return self.file if self.file is not None else self.dev
+
+    @property
+    def where(self) -> str | None:
+        """The path, or the URL of an image elsewhere; None where there is no image."""
+        return place(self.protocol, self.hosts, self.name) if self.protocol is not None else self.path
 
 
 class BackingFormat(Element, tag="format"):
@@ -87,6 +139,22 @@ class DiskTarget(Element, tag="target"):
     rotation_rate: Annotated[int, Field(ge=1, le=65534)] | None = attr(default=None)
 
 
+class Transient(Element, tag="transient"):
+    """What the guest writes is thrown away when it ends."""
+
+    share_backing: YesNo | None = attr(name="shareBacking", default=None)
+
+
+class ThrottleFilter(Element, tag="throttlefilter"):
+    """A group whose limits the disk shares."""
+
+    group: str = attr()
+
+
+class ThrottleFilters(Element, tag="throttlefilters"):
+    filters: list[ThrottleFilter] = element(tag="throttlefilter", default_factory=list)
+
+
 class Geometry(Element, tag="geometry"):
     cyls: Unsigned = attr()
     heads: Unsigned = attr()
@@ -103,10 +171,15 @@ class BlockIO(Element, tag="blockio"):
 
 
 class Disk(BootableDevice, tag="disk"):
-    """A disk or CD-ROM drive; a CD-ROM without a source is an empty drive."""
+    """A disk or CD-ROM drive; a CD-ROM without a source is an empty drive.
+
+    A `lun` is a SCSI device of the host or of a target, to which the guest's commands go as they are.
+    """
 
     type: DiskType = attr(default="file")
-    device: Literal["disk", "cdrom"] = attr(default="disk")
+    device: Literal["disk", "cdrom", "lun"] = attr(default="disk")
+    rawio: YesNo | None = attr(default=None)
+    sgio: Literal["filtered", "unfiltered"] | None = attr(default=None)
     model: Literal["virtio", "virtio-transitional", "virtio-non-transitional"] | None = attr(default=None)
     snapshot: Literal["internal", "external", "manual", "no"] | None = attr(default=None)
     driver: DiskDriver | None = element(default=None)
@@ -115,8 +188,11 @@ class Disk(BootableDevice, tag="disk"):
     geometry: Geometry | None = element(default=None)
     blockio: BlockIO | None = element(default=None)
     target: DiskTarget = element()
+    iotune: IOTune | None = element(default=None)
+    throttlefilters: ThrottleFilters | None = element(default=None)
     readonly: bool = element(default=False)
     shareable: bool = element(default=False)
+    transient: Transient | None = element(default=None)
     serial: str | None = element(default=None)
     wwn: Annotated[str, Field(pattern=r"^(0x)?[0-9a-fA-F]{16}$")] | None = element(default=None)
     vendor: Annotated[str, Field(max_length=8)] | None = element(default=None)

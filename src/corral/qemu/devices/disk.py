@@ -9,9 +9,10 @@ from __future__ import annotations
 from corral.errors import ConfigUnsupported
 from corral.model.address import DriveAddress
 from corral.model.devices.controller import Controller
-from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource
-from corral.qemu import descriptors
+from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource, ThreadOfDisk
 from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
+from corral.qemu.devices.storage import storage
+from corral.qemu.devices.throttle import group_id
 from corral.qemu.runtime import Part
 
 WIDE_SCSI = ("virtio-scsi", "virtio-transitional", "virtio-non-transitional", "virtio", "vmpvscsi")
@@ -35,8 +36,8 @@ def parts(disk: Disk, context: Context) -> list[Part]:
 
 def media(disk: Disk, context: Context) -> list[Part]:
     """The files and block nodes of what is in the drive, from the base up; none for an empty drive."""
-    if disk.source is None or disk.source.path is None:
-        if disk.device == "disk":
+    if disk.source is None or disk.source.where is None:
+        if disk.device != "cdrom":
             raise ConfigUnsupported(f"disk '{disk.target.dev}' has no source; only a CD-ROM drive may be empty")
         return []
     driver = disk.driver or DiskDriver()
@@ -44,6 +45,9 @@ def media(disk: Disk, context: Context) -> list[Part]:
     below = nodes[-1].id if nodes else None
     closed = disk.backing_store is not None
     nodes += _image(disk.source, driver.type or "raw", driver, context, below=below, closed=closed, disk=disk)
+    for number, throttle in enumerate(disk.throttlefilters.filters if disk.throttlefilters is not None else []):
+        props = {"driver": "throttle", "throttle-group": group_id(throttle.group), "file": nodes[-1].id}
+        nodes.append(Part("blockdev", f"libvirt-{disk.source.index}-filter{number}", props))
     if driver.copy_on_read == "on" and not disk.readonly:
         props = {"driver": "copy-on-read", "file": nodes[-1].id}
         nodes.append(Part("blockdev", f"libvirt-CoR-{disk.target.dev}", props))
@@ -82,28 +86,39 @@ def _image(
     readonly = disk is None or disk.readonly
     cache = _cache(driver)
     index = source.index
-    file = descriptors.image(
-        index or 0, source.path or "", writable=not readonly, direct=(CACHE.get(driver.cache or "") or (False,))[0]
-    )
-    storage: Properties = {"driver": "host_device" if source.dev is not None else "file"}
-    storage |= {"filename": descriptors.reference(file)} | given(aio=_aio(driver, context))
+    direct = (CACHE.get(driver.cache or "") or (False,))[0]
+    owner = alias(disk) if disk is not None else ""
+    ahead, node = storage(source, context, number=index or 0, writable=not readonly, direct=direct, owner=owner)
+    if source.path is not None:
+        node |= given(aio=_aio(driver, context))
     tuning: Properties = {"read-only": readonly} | cache
     if disk is not None and not readonly:
         tuning |= given({"discard": driver.discard, "detect-zeroes": driver.detect_zeroes})
     if qemu_format == "raw":
-        return [file, Part("blockdev", f"libvirt-{index}-storage", storage | tuning)]
+        return [*ahead, Part("blockdev", f"libvirt-{index}-storage", node | tuning)]
     # What is only read now may be written by a block job, which adds the descriptor for it.
-    storage |= {"auto-read-only": True} if readonly else {"read-only": False}
-    storage |= {"discard": "unmap"} | cache
+    node |= {"auto-read-only": True} if readonly else {"read-only": False}
+    node |= {"discard": "unmap"} | cache
     top: Properties = {"driver": qemu_format, "file": f"libvirt-{index}-storage"} | tuning
+    top |= _tables(driver, qemu_format, context)
+    if qemu_format in ("qcow2", "qcow", "qed", "vmdk") and (below is not None or closed):
+        top["backing"] = below
+    nodes = [Part("blockdev", f"libvirt-{index}-storage", node), Part("blockdev", f"libvirt-{index}-format", top)]
+    return [*ahead, *nodes]
+
+
+def _tables(driver: DiskDriver, qemu_format: str, context: Context) -> Properties:
+    """What QEMU does with a qcow2 image's tables."""
+    props: Properties = {}
     if driver.discard_no_unref is not None:
         if not context.binary.has_argument("blockdev-add", f"driver={qemu_format}/discard-no-unref"):
             raise ConfigUnsupported(f"discard_no_unref is not supported by QEMU binary '{context.binary.path}'")
-        top["discard-no-unref"] = driver.discard_no_unref == "on"
-    if qemu_format in ("qcow2", "qcow", "qed", "vmdk") and (below is not None or closed):
-        top["backing"] = below
-    nodes = [Part("blockdev", f"libvirt-{index}-storage", storage), Part("blockdev", f"libvirt-{index}-format", top)]
-    return [file, *nodes]
+        props["discard-no-unref"] = driver.discard_no_unref == "on"
+    if driver.metadata_cache is not None and driver.metadata_cache.max_size is not None:
+        if qemu_format != "qcow2":
+            raise ConfigUnsupported("metadata cache size control is supported only with qcow2 images")
+        props["cache-size"] = driver.metadata_cache.max_size.bytes
+    return props
 
 
 def _cache(driver: DiskDriver) -> Properties:
@@ -126,6 +141,8 @@ def _device(disk: Disk, node: str | None, context: Context) -> Part:
     driver = disk.driver or DiskDriver()
     props: Properties = {"driver": _driver(disk, context)} | _slot(disk, context) | given(drive=node)
     props |= context.boot_index(disk)
+    if disk.device == "lun":
+        return Part("device", alias(disk), props | _passed_through(disk, driver))
     mode = CACHE.get(driver.cache or "default")
     if mode is not None and node is not None and disk.target.bus != "usb":
         props["write-cache"] = "on" if mode[2] else "off"
@@ -146,10 +163,14 @@ def _device(disk: Disk, node: str | None, context: Context) -> Part:
             if disk.target.bus not in ("ide", "sata"):
                 raise ConfigUnsupported("geometry translation is only for ide and sata disks")
             props["bios-chs-trans"] = disk.geometry.trans
-    if driver.iothread is not None and driver.iothread not in iothreads(context.domain):
-        raise ConfigUnsupported(f"Disk iothread '{driver.iothread}' not defined in iothreadid")
-    props |= _virtio(disk, driver) if disk.target.bus == "virtio" else _identity(disk)
+    props |= _virtio(disk, driver, context) if disk.target.bus == "virtio" else _identity(disk)
     return Part("device", alias(disk), props)
+
+
+def _passed_through(disk: Disk, driver: DiskDriver) -> Properties:
+    """All that a SCSI device that the guest speaks with itself takes from us."""
+    props = given(werror=_werror(driver.error_policy), rerror=driver.rerror_policy)
+    return props | ({"share-rw": True} if disk.shareable else {})
 
 
 def _driver(disk: Disk, context: Context) -> str:
@@ -160,13 +181,13 @@ def _driver(disk: Disk, context: Context) -> str:
                 raise ConfigUnsupported(f"disk type 'virtio' of '{disk.target.dev}' does not support ejectable media")
             return context.virtio("virtio-blk", disk.model)
         case "scsi":
-            return context.driver(f"scsi-{reads}")
+            return context.driver("scsi-block" if disk.device == "lun" else f"scsi-{reads}")
         case "sata" | "ide":
             if disk.readonly and disk.device == "disk":
                 raise ConfigUnsupported(f"readonly {disk.target.bus} disks are not supported")
             return context.driver(f"ide-{reads}")
         case "usb":
-            if disk.source is None:
+            if disk.source is None or disk.source.where is None:
                 raise ConfigUnsupported(f"'{disk.target.dev}' on USB cannot be empty; use sata for a CD-ROM drive")
             return context.driver("usb-storage")
     raise ConfigUnsupported(f"disk '{disk.target.dev}' has no bus")
@@ -202,14 +223,31 @@ def _werror(policy: str | None) -> str | None:
     return "enospc" if policy == "enospace" else policy
 
 
-def _virtio(disk: Disk, driver: DiskDriver) -> Properties:
+def _virtio(disk: Disk, driver: DiskDriver, context: Context) -> Properties:
+    known = iothreads(context.domain)
+    threads = driver.iothreads.threads if driver.iothreads is not None else []
+    for number in (*([] if driver.iothread is None else [driver.iothread]), *(thread.id for thread in threads)):
+        if number not in known:
+            raise ConfigUnsupported(f"Disk iothread '{number}' not defined in iothreadid")
     props = given(
         {"num-queues": driver.queues, "queue-size": driver.queue_size},
         ioeventfd=switch(driver.ioeventfd),
         event_idx=switch(driver.event_idx),
         iothread=f"iothread{driver.iothread}" if driver.iothread else None,
     )
+    if threads:
+        props["iothread-vq-mapping"] = _mapping(threads, context)
     return props | virtio_options(driver)
+
+
+def _mapping(threads: list[ThreadOfDisk], context: Context) -> list[Properties]:
+    """Which I/O thread serves which queues."""
+    if not context.binary.has_property("virtio-blk-pci", "iothread-vq-mapping"):
+        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' cannot spread a disk over I/O threads")
+    return [
+        {"iothread": f"iothread{thread.id}"} | ({"vqs": [queue.id for queue in thread.queues]} if thread.queues else {})
+        for thread in threads
+    ]
 
 
 def _identity(disk: Disk) -> Properties:
