@@ -98,8 +98,8 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
         ("", "<disk type='volume'/>", "value 'volume' for attribute 'type' of element <disk> is not supported"),
         (
             "",
-            "<disk rawio='yes'/>",
-            "attribute 'rawio' of element <disk> is not supported (/domain/devices/disk[3]/@rawio",
+            "<disk><source fdgroup='x'/></disk>",
+            "attribute 'fdgroup' of element <source> is not supported (/domain/devices/disk[3]/source/@fdgroup",
         ),
         ("", "<serial type='udp'/>", "value 'udp' for attribute 'type' of element <serial> is not supported"),
         (
