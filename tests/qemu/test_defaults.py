@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from corral.errors import ConfigUnsupported, CorralError, CPUIncompatible, XMLError
+from corral.errors import ConfigUnsupported, CorralError, XMLError
 from corral.model.domain import Domain
 from corral.qemu.binary import Binary
 from corral.qemu.defaults import Host, complete
@@ -37,10 +39,10 @@ REFUSED = {
         ConfigUnsupported,
         "CPU model 'nope' is not supported by",
     ),
-    "cpu lacks": (
-        {"head": "<cpu mode='custom' check='partial'><model>Skylake-Server</model></cpu>"},
-        CPUIncompatible,
-        "Host CPU does not provide required features: avx512bw",
+    "cpu feature": (
+        {"head": "<cpu mode='custom'><model>qemu64</model><feature name='nope'/></cpu>"},
+        ConfigUnsupported,
+        "unknown CPU feature: nope",
     ),
     "passthrough": ({"head": "<cpu mode='host-passthrough'/>"}, ConfigUnsupported, "'host-passthrough' needs KVM"),
     "vcpus": ({"head": "<vcpu>5000</vcpu>"}, ConfigUnsupported, "greater than specified machine type limit 4096"),
@@ -182,6 +184,8 @@ def test_refused(case: str, binary: Binary, host: Host) -> None:
     changes, error_class, text = REFUSED[case]
     if case == "device":
         binary = without(binary, "ES1370")
+    if case == "cpu feature":
+        binary = dataclasses.replace(binary, cpu_features=("aes", "avx"))
     with pytest.raises(error_class) as caught:
         complete(document(**changes), binary, host)
     assert text in str(caught.value)

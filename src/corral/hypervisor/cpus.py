@@ -16,6 +16,7 @@ from corral.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags, CP
 from corral.errors import ConfigUnsupported, CPUIncompatible, InvalidArgument, XMLError
 from corral.model import reader
 from corral.qemu.cpu_models import from_kernel_flags, nearest
+from corral.qemu.cpu_option import SYSTEMS_OWN
 
 if TYPE_CHECKING:
     from corral.hypervisor.offer import Offer
@@ -36,6 +37,7 @@ class Given:
     features: frozenset[str]
     forbidden: frozenset[str]
     guest: bool
+    strict: bool = False
 
 
 def model_names(offer: Offer, arch: str) -> list[str]:
@@ -68,7 +70,7 @@ def compare_hypervisor(
 ) -> int:
     """A virCPUCompareResult: what the hypervisor can give beside the CPU described."""
     binary, accel = _hypervisor(offer, emulator, arch, machine, virttype)
-    return _result(_read(xml, binary, accel, flags), _available(binary, accel), flags)
+    return _result(_read(xml, binary, accel, flags), binary.available_features(accel), flags)
 
 
 def baseline_host(offer: Offer, documents: Sequence[str], flags: int) -> str:
@@ -95,7 +97,7 @@ def baseline_hypervisor(
     """The best CPU that all of the described ones have and the hypervisor can give."""
     binary, accel = _hypervisor(offer, emulator, arch, machine, virttype)
     given = [_read(xml, binary, accel, 0) for xml in documents]
-    return _baseline(given, _available(binary, accel), binary, accel, flags)
+    return _baseline(given, binary.available_features(accel), binary, accel, flags)
 
 
 def _hypervisor(
@@ -119,13 +121,6 @@ def _models(binary: Binary, accel: Literal["kvm", "tcg"]) -> tuple[CPUModel, ...
     return binary.cpu_models(accel) or binary.cpu_models("tcg")
 
 
-def _available(binary: Binary, accel: Literal["kvm", "tcg"]) -> frozenset[str]:
-    for model in _models(binary, accel):
-        if model.name == "max":
-            return frozenset(model.features) - frozenset(model.missing)
-    return frozenset()
-
-
 def _read(xml: str, binary: Binary, accel: Literal["kvm", "tcg"], flags: int) -> Given:
     """A host's or a guest's `<cpu>`; a capabilities document stands for the CPU in it."""
     root = reader.parse(xml)
@@ -141,7 +136,7 @@ def _read(xml: str, binary: Binary, accel: Literal["kvm", "tcg"], flags: int) ->
     name = (root.findtext("model") or "").strip()
     mode = root.get("mode")
     if not name and mode in ("host-model", "maximum", "host-passthrough"):
-        return Given("", "", None, _available(binary, accel), frozenset(), True)
+        return Given("", "", None, binary.available_features(accel), frozenset(), True)
     if not name:
         raise XMLError("Missing CPU model name")
     model = next((each for each in _models(binary, accel) if each.name == name), None)
@@ -150,6 +145,8 @@ def _read(xml: str, binary: Binary, accel: Literal["kvm", "tcg"], flags: int) ->
     features, forbidden = set(model.features), set()
     for feature in root.iterfind("feature"):
         policy, feature_name = feature.get("policy", "require"), feature.get("name", "")
+        if feature_name in SYSTEMS_OWN:
+            continue
         if feature_name not in binary.cpu_features:
             raise InvalidArgument(f"Unknown CPU feature {feature_name}")
         if policy in ("disable", "forbid"):
@@ -164,6 +161,7 @@ def _read(xml: str, binary: Binary, accel: Literal["kvm", "tcg"], flags: int) ->
         frozenset(features),
         frozenset(forbidden),
         mode is not None,
+        strict=root.get("match") == "strict",
     )
 
 
@@ -173,6 +171,8 @@ def _result(given: Given, has: frozenset[str], flags: int) -> int:
         return _incompatible(flags, f"Host CPU does not provide required features: {', '.join(missing)}")
     if excess := sorted(given.forbidden & has):
         return _incompatible(flags, f"Host CPU provides forbidden features: {', '.join(excess)}")
+    if given.strict and (extra := sorted(has - given.features)):
+        return _incompatible(flags, f"Host CPU does not strictly match guest CPU: Extra features: {', '.join(extra)}")
     return int(CPUCompareResult.IDENTICAL if given.features == has else CPUCompareResult.SUPERSET)
 
 
@@ -196,6 +196,8 @@ def _baseline(
         raise CPUIncompatible("CPU vendors do not match")
     common = frozenset.intersection(*(each.features for each in given))
     common = common & within if within is not None else common
+    if flags & ConnectBaselineCPUFlags.MIGRATABLE:
+        common -= binary.unmigratable.get(accel, frozenset()) | {"invtsc"}
     names = {each.model for each in given}
     candidates = _models(binary, accel)
     vendor = next(iter(vendors), "")

@@ -150,6 +150,7 @@ async def _make(
                 fds=copies,
             )
             document = plan.settle(document, runtime)
+            guest_cpu.prepare(document, binary, accel, hypervisor.offer.host.cpu.vendor)
             document.id = run.id
             _close_channels(document)
             processor_limits.note(document, accel, hypervisor.offer.kvm)

@@ -24,7 +24,7 @@ from corral.errors import ConfigUnsupported
 from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
 from corral.qemu.inquiry import ask, ask_accelerator
 
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 """Part of each cache file's key: raise it when a fact is added or its meaning changes."""
 
 EMULATORS = {
@@ -80,6 +80,8 @@ class Binary:
     """Every CPU feature it knows, under libvirt's names."""
     models: dict[str, tuple[CPUModel, ...]] = field(default_factory=dict)
     """CPU models by accelerator."""
+    unmigratable: dict[str, frozenset[str]] = field(default_factory=dict)
+    """CPU features that the accelerator gives only to guests that ask for them, as they tie a guest to its host."""
     hyperv: dict[str, frozenset[str]] = field(default_factory=dict)
     """Properties of a CPU that are Hyper-V's services (`hv-vapic`), by accelerator."""
 
@@ -179,6 +181,12 @@ class Binary:
                 return model
         raise ConfigUnsupported(f"CPU model '{name}' is not supported by QEMU binary '{self.path}'")
 
+    def available_features(self, accel: str = "tcg") -> frozenset[str]:
+        """All features that a guest can have under the accelerator here; under TCG's when it was not asked."""
+        known = accel if self.cpu_models(accel) else "tcg"
+        model = self.cpu_model("max", known)
+        return frozenset(model.features) - frozenset(model.missing) | self.unmigratable.get(known, frozenset())
+
     def host_model(self, accel: str = "tcg") -> NearestModel | None:
         """The named model and features that come nearest to all the accelerator can give (libvirt's host-model)."""
         models = self.cpu_models(accel)
@@ -275,6 +283,9 @@ def _binary(facts: dict[str, Any]) -> Binary:
         properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
         cpu_features=_names(facts["cpu_features"]),
         models={accel: tuple(map(_model, answer["models"])) for accel, answer in facts["accelerated"].items()},
+        unmigratable={
+            accel: frozenset(_names(answer["unmigratable"])) for accel, answer in facts["accelerated"].items()
+        },
         hyperv={accel: frozenset(answer["hyperv"]) for accel, answer in facts["accelerated"].items()},
     )
 

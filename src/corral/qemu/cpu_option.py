@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corral.errors import ConfigUnsupported, CPUIncompatible
+from corral.errors import ConfigUnsupported
 from corral.model.clock import Timer
 from corral.model.cpu import CPU
 from corral.model.element import State
@@ -43,9 +43,12 @@ QEMU_NAMES = {
 }
 """CPU features whose names differ between libvirt and QEMU."""
 
+SYSTEMS_OWN = frozenset({"osxsave", "ospke", "cmt", "mbm_total", "mbm_local"})
+"""What libvirt lists as features of a host and no hypervisor gives: an operating system sets them, or keeps them."""
+
 
 def cpu_option(context: Context) -> str:
-    """The whole value. Raises ConfigUnsupported, or CPUIncompatible where the host lacks what is required."""
+    """The whole value. Raises ConfigUnsupported; what the host lacks of it is the start's to see."""
     cpu = context.domain.cpu or CPU(mode="custom")
     words = _model(cpu, context)
     words += _features(cpu, context)
@@ -73,13 +76,8 @@ def _model(cpu: CPU, context: Context) -> list[str]:
     if cpu.match == "minimum":
         return _host_model(context)
     name = cpu.model.name if cpu.model is not None and cpu.model.name else "qemu64"
-    # A binary that was not asked under KVM knows the same models; what the host lacks of them shows when QEMU starts.
-    model = context.binary.cpu_model(name, accel if context.binary.cpu_models(accel) else "tcg")
-    if cpu.check in ("partial", "full") and context.binary.cpu_models(accel):
-        optional = {feature.name for feature in cpu.features if feature.policy in ("disable", "forbid", "optional")}
-        lacking = [feature for feature in model.missing if feature not in optional]
-        if lacking:
-            raise CPUIncompatible(f"Host CPU does not provide required features: {', '.join(lacking)}")
+    # A binary that was not asked under KVM knows the same models; what the host lacks of them shows at the start.
+    context.binary.cpu_model(name, accel if context.binary.cpu_models(accel) else "tcg")
     return [name]
 
 
@@ -100,35 +98,22 @@ def _host_model(context: Context) -> list[str]:
 
 def _features(cpu: CPU, context: Context) -> list[str]:
     words = []
+    known = context.binary.cpu_features
     for feature in cpu.features:
+        if feature.name in SYSTEMS_OWN:
+            continue
+        if known and feature.name not in known:
+            raise ConfigUnsupported(f"unknown CPU feature: {feature.name}")
         name = QEMU_NAMES.get(feature.name, feature.name)
         match feature.policy:
-            case "disable":
+            case "disable" | "forbid":
                 words.append(f"{name}=off")
-            case "forbid":
-                if cpu.mode != "custom" or feature.name in _all_features(context):
-                    words.append(f"{name}=off")
             case "optional":
-                if feature.name in _all_features(context):
+                if feature.name in context.binary.available_features(context.runtime.accel):
                     words.append(f"{name}=on")
             case _:
-                if cpu.check in ("partial", "full") and feature.policy != "force":
-                    _require(feature.name, context)
                 words.append(f"{name}=on")
     return words
-
-
-def _require(feature: str, context: Context) -> None:
-    known = context.binary.cpu_models(context.runtime.accel)
-    if context.runtime.accel == "kvm" and known and feature not in _all_features(context):
-        raise CPUIncompatible(f"Host CPU does not provide required features: {feature}")
-
-
-def _all_features(context: Context) -> set[str]:
-    """What the accelerator can give here."""
-    accel = context.runtime.accel
-    model = context.binary.cpu_model("max", accel if context.binary.cpu_models(accel) else "tcg")
-    return set(model.features) - set(model.missing)
 
 
 def _tuning(cpu: CPU) -> list[str]:

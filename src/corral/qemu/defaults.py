@@ -42,8 +42,7 @@ class Host:
 def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
     """A copy with everything filled in: ids, machine, implied devices, addresses. Idempotent.
 
-    Raises ConfigUnsupported for what the binary or the host lacks, CPUIncompatible for a CPU that the host cannot give,
-    XMLError for what contradicts itself.
+    Raises ConfigUnsupported for what the binary or the host lacks, XMLError for what contradicts itself.
     """
     full = domain.copy()
     _refuse(full, host)
@@ -220,7 +219,7 @@ def _complete_cpu(domain: Domain, binary: Binary) -> None:
             cpu.check = cpu.check or "partial"
         case "host-passthrough" | "maximum":
             cpu.check = cpu.check or "none"
-            if kvm:
+            if kvm and cpu.mode == "host-passthrough":
                 cpu.migratable = cpu.migratable or "on"
     for feature in cpu.features:
         feature.policy = feature.policy or "require"

@@ -203,7 +203,26 @@ def _machine(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _accelerator(client: QMPClient) -> dict[str, Any]:
-    return {"models": await _cpu_models(client), "hyperv": await _hyperv(client)}
+    return {
+        "models": await _cpu_models(client),
+        "unmigratable": await _unmigratable(client),
+        "hyperv": await _hyperv(client),
+    }
+
+
+async def _unmigratable(client: QMPClient) -> list[str]:
+    """Features that a guest gets only when nobody wants to migrate it, or asks for them by name (invtsc)."""
+    from qemu.qmp import ExecuteError
+
+    with contextlib.suppress(ExecuteError):
+        usual = await _expansion(client, "full", "max")
+        all_of_them = await _expansion(client, "full", "max", migratable=False)
+        return sorted(
+            libvirt_name(name)
+            for name, value in all_of_them.items()
+            if value is True and usual.get(name) is False and is_feature(name)
+        )
+    return []
 
 
 async def _hyperv(client: QMPClient) -> list[str]:
@@ -255,7 +274,8 @@ async def _cpu_features(client: QMPClient) -> list[str]:
     return []
 
 
-async def _expansion(client: QMPClient, kind: str, model: str) -> dict[str, Any]:
-    answer: Any = await client.execute("query-cpu-model-expansion", {"type": kind, "model": {"name": model}})
+async def _expansion(client: QMPClient, kind: str, model: str, **props: bool) -> dict[str, Any]:
+    asked = {"type": kind, "model": {"name": model} | ({"props": props} if props else {})}
+    answer: Any = await client.execute("query-cpu-model-expansion", asked)
     properties: dict[str, Any] = answer["model"]["props"]
     return properties

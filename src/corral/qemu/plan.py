@@ -132,7 +132,7 @@ def _open_display(live: Domain, number: int, runtime: Runtime) -> None:
 def plan(domain: Domain, binary: Binary, runtime: Runtime) -> Plan:
     """The plan of a complete domain (`defaults.complete`); what `settle` does is done where it was not yet.
 
-    Raises ConfigUnsupported for what the binary lacks, CPUIncompatible for what the host's CPU does.
+    Raises ConfigUnsupported for what the binary lacks.
     """
     context = Context.of(settle(domain, runtime), binary, runtime)
     parts = machine_options.parts(context) + throttle.groups(context)
