@@ -10,8 +10,8 @@ import contextlib
 import os
 from pathlib import Path
 
-#: Nice value of a process while it is being started; about nine times the share of one that has none (0).
-_FAVOURED = -10
+#: Nice value of a process while it is being started; about three times the share of one that has none (0).
+_FAVOURED = -5
 
 
 def favour(pid: int) -> None:
