@@ -23,7 +23,7 @@ from corral.qemu.process import Process
 async def test_tells_the_exit_status_and_keeps_the_words(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("from before\n")
-    child = Process.spawn(["sh", "-c", "echo out; echo err >&2; exit 7"], log=log)
+    child = await Process.spawn(["sh", "-c", "echo out; echo err >&2; exit 7"], log=log)
     assert await child.wait(5) == 7
     assert child.ended
     assert process.last_words(log, len("from before\n")) == "out\nerr"
@@ -31,7 +31,7 @@ async def test_tells_the_exit_status_and_keeps_the_words(tmp_path: Path) -> None
 
 
 async def test_a_kill_is_noticed_within_milliseconds(tmp_path: Path) -> None:
-    child = Process.spawn(["sleep", "60"], log=tmp_path / "log")
+    child = await Process.spawn(["sleep", "60"], log=tmp_path / "log")
     start = time.perf_counter()
     child.kill()
     assert await child.wait(5) == -signal.SIGKILL
@@ -40,7 +40,7 @@ async def test_a_kill_is_noticed_within_milliseconds(tmp_path: Path) -> None:
 
 
 async def test_on_end_is_called_also_when_it_has_ended(tmp_path: Path) -> None:
-    child = Process.spawn(["true"], log=tmp_path / "log")
+    child = await Process.spawn(["true"], log=tmp_path / "log")
     calls: list[int] = []
     child.on_end(lambda: calls.append(1))
     await child.wait(5)
@@ -54,7 +54,7 @@ async def test_descriptors_keep_their_numbers_and_no_others_pass(tmp_path: Path)
     reader, writer = os.pipe()
     other, _unused = os.pipe()
     listing = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')))"
-    child = Process.spawn([sys.executable, "-c", listing], log=tmp_path / "log", pass_fds=[writer])
+    child = await Process.spawn([sys.executable, "-c", listing], log=tmp_path / "log", pass_fds=[writer])
     assert await child.wait(10) == 0
     seen = process.last_words(tmp_path / "log")
     assert f" {writer}," in seen or f" {writer}]" in seen
@@ -64,7 +64,7 @@ async def test_descriptors_keep_their_numbers_and_no_others_pass(tmp_path: Path)
 
 
 async def test_lives_in_its_own_session_without_our_stdin(tmp_path: Path) -> None:
-    child = Process.spawn(["sh", "-c", "readlink /proc/self/fd/0; exec sleep 60"], log=tmp_path / "log")
+    child = await Process.spawn(["sh", "-c", "readlink /proc/self/fd/0; exec sleep 60"], log=tmp_path / "log")
     try:
         assert os.getsid(child.pid) == child.pid
         for _ in range(500):
@@ -78,7 +78,7 @@ async def test_lives_in_its_own_session_without_our_stdin(tmp_path: Path) -> Non
 
 
 async def test_a_wait_that_times_out_leaves_it_alone(tmp_path: Path) -> None:
-    child = Process.spawn(["sleep", "60"], log=tmp_path / "log")
+    child = await Process.spawn(["sleep", "60"], log=tmp_path / "log")
     with pytest.raises(TimeoutError):
         await child.wait(0.01)
     assert not child.ended
@@ -102,7 +102,7 @@ async def test_adopted_by_pid_and_start_time(tmp_path: Path) -> None:
 
 
 async def test_let_go_it_runs_on(tmp_path: Path) -> None:
-    child = Process.spawn(["sleep", "60"], log=tmp_path / "log")
+    child = await Process.spawn(["sleep", "60"], log=tmp_path / "log")
     pid = child.pid
     child.close()
     del child
@@ -113,14 +113,14 @@ async def test_let_go_it_runs_on(tmp_path: Path) -> None:
 
 async def test_what_cannot_be_executed_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot execute /no/such: No such file"):
-        Process.spawn(["/no/such"], log=tmp_path / "log")
+        await Process.spawn(["/no/such"], log=tmp_path / "log")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change the user")
 async def test_runs_as_another_user(tmp_path: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     account = Account("nobody", nobody.pw_uid, nobody.pw_gid)
-    child = Process.spawn(["id"], log=tmp_path / "log", account=account)
+    child = await Process.spawn(["id"], log=tmp_path / "log", account=account)
     assert await child.wait(5) == 0
     group = grp.getgrgid(nobody.pw_gid).gr_name
     identity = f"{nobody.pw_gid}({group})"
@@ -128,7 +128,7 @@ async def test_runs_as_another_user(tmp_path: Path) -> None:
 
 
 async def test_found_by_its_marker(tmp_path: Path) -> None:
-    child = Process.spawn(
+    child = await Process.spawn(
         [sys.executable, "-c", "import time; time.sleep(60)", "corral-marker-one", "corral-marker-two"],
         log=tmp_path / "log",
     )
@@ -148,3 +148,13 @@ def test_last_words_are_bounded_and_without_terminals(tmp_path: Path) -> None:
     log.write_text("char device redirected to /dev/pts/3 (label charserial0)\nno bootable device\n")
     assert process.last_words(log) == "no bootable device"
     assert process.last_words(tmp_path / "none") == ""
+
+
+async def test_a_caller_who_gives_up_leaves_no_process(tmp_path: Path) -> None:
+    marker = f"corral-marker-{tmp_path.name}"
+    spawning = asyncio.ensure_future(Process.spawn(["sh", "-c", "sleep 60", marker], log=tmp_path / "log"))
+    await asyncio.sleep(0)
+    spawning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await spawning
+    assert process.find_by_marker(marker) == []

@@ -135,7 +135,7 @@ async def _make(
     processor_limits.check(document, accel, hypervisor.offer.kvm)
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
     await asyncio.to_thread(_prepare_nvram, document, reset)
-    _make_directory(run.directory, hypervisor.account)
+    await asyncio.to_thread(_make_directory, run.directory, hypervisor.account)
     lent = descriptors.readable(images.read_by_name(document), hypervisor.account)
     with Listener(run.monitor_path) as listener:
         async with lent as copies:

@@ -39,7 +39,7 @@ class Process:
         return f"<Process {self.pid}{' ended' if self.ended else ''}>"
 
     @classmethod
-    def spawn(
+    async def spawn(
         cls,
         argv: Sequence[str],
         *,
@@ -49,29 +49,18 @@ class Process:
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Process:
-        """Start `argv` in a new session, stdin from /dev/null, stdout and stderr appended to `log`. About 1 ms.
+        """Start `argv` in a new session, stdin from /dev/null, stdout and stderr appended to `log`.
 
         `pass_fds` keep their numbers in the child. No account means ours. Raises HostError when it cannot be executed.
+        A caller that is cancelled leaves no process behind.
         """
+        # In a thread: who spawns waits until the child has executed, and so for a CPU on which it can.
+        work = asyncio.ensure_future(asyncio.to_thread(_execute, argv, log, tuple(pass_fds), account, cwd, env))
         try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            try:
-                # The vfork path of subprocess: no page tables are copied unless the user changes (1 ms).
-                child = subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=tuple(pass_fds),
-                    start_new_session=True,
-                    cwd=cwd,
-                    env=env,
-                    user=account.uid if account else None,
-                    group=account.gid if account else None,
-                    extra_groups=account.groups if account else None,
-                )
-            finally:
-                os.close(output)
+            child = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await _discard(work)
+            raise
         except OSError as error:
             raise HostError(f"cannot execute {argv[0]}: {error.strerror}") from error
         # Nobody reaps the child before us, so its pid cannot have been reused.
@@ -145,6 +134,42 @@ class Process:
             # A process that is left running on purpose: Popen shall neither warn of it nor wait for it.
             self._child.returncode = 0
         self._child = None
+
+
+def _execute(
+    argv: Sequence[str],
+    log: Path,
+    pass_fds: Collection[int],
+    account: Account | None,
+    cwd: Path | None,
+    env: Mapping[str, str] | None,
+) -> subprocess.Popen[bytes]:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        # The vfork path of subprocess: no page tables are copied unless the user changes (1 ms).
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            cwd=cwd,
+            env=env,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=account.groups if account else None,
+        )
+    finally:
+        os.close(output)
+
+
+async def _discard(work: asyncio.Future[subprocess.Popen[bytes]]) -> None:
+    """End the process that nobody wants any more, as soon as it is there."""
+    await asyncio.wait((work,))
+    if work.exception() is None:
+        work.result().kill()
+        await asyncio.to_thread(work.result().wait)
 
 
 def start_time(pid: int) -> int:
