@@ -137,7 +137,9 @@ class Machine:
         cancellation, the process is killed and gone when the exception arrives.
         """
         log_start = _size(log)
-        process = await Process.spawn(argv, log=log, pass_fds={*pass_fds, listener.fd}, account=account, cwd=cwd, env=env)
+        process = await Process.spawn(
+            argv, log=log, pass_fds={*pass_fds, listener.fd}, account=account, cwd=cwd, env=env
+        )
         priority.favour(process.pid)
         machine = cls(name, process, log, log_start, on_event)
         try:
