@@ -202,6 +202,14 @@ class XMLError(CorralError):
     domain = ErrorDomain.DOMAIN
 
 
+class XMLDetail(CorralError):
+    """A document says something that it may not, in words that libvirt gives without a preface."""
+
+    code = ErrorNumber.XML_DETAIL
+    kind = ""
+    domain = ErrorDomain.DOMAIN
+
+
 class XMLSchemaInvalid(CorralError):
     """A document does not validate against libvirt's published schema."""
 

@@ -36,6 +36,7 @@ SAMPLES: list[events.Event] = [
     events.PMSuspend(WEB),
     events.PMSuspendDisk(WEB),
     events.BalloonChange(WEB, 1 << 19),
+    events.MemoryDeviceSizeChange(WEB, "virtiomem0", 1 << 18),
     events.DeviceAdded(WEB, "net1"),
     events.DeviceRemoved(WEB, "net1"),
     events.DeviceRemovalFailed(WEB, "net1"),

@@ -48,6 +48,8 @@ def kinds(path: Path) -> dict[str, str]:
         "watchdog": "<watchdog model='i6300esb' action='reset'/>",
         "redirected usb": "<redirdev bus='usb' type='null'/>",
         "hub": "<hub type='usb'/>",
+        "memory": "<memory model='dimm'><target><size unit='MiB'>64</size><node>0</node></target></memory>",
+        "growing memory": "<memory model='virtio-mem'><target><size unit='MiB'>64</size></target></memory>",
     }
 
 

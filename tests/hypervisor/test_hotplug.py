@@ -67,6 +67,7 @@ class Host:
 
 def machine(more: str = "") -> str:
     text = life.document("a", devices=DEVICES + more).replace("<controller type='usb' model='none'/>", "")
+    text = text.replace("<memory ", "<maxMemory slots='2' unit='MiB'>256</maxMemory><memory ", 1)
     return text.replace("machine='q35'", "machine='pc'")
 
 

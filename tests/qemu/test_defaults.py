@@ -56,10 +56,10 @@ REFUSED = {
         ConfigUnsupported,
         "CPU 7 of NUMA cell 0 is not one of the domain's",
     ),
-    "memory hotplug": (
-        {"head": "<maxMemory slots='4' unit='GiB'>1</maxMemory>"},
+    "memory mode": (
+        {"head": "<numatune><memory mode='restrictive' nodeset='0'/></numatune>"},
         ConfigUnsupported,
-        "maxMemory (memory hotplug) is not supported yet",
+        "<numatune> mode 'restrictive' is not supported yet",
     ),
     "device": ({"devices": "<sound model='es1370'/>"}, ConfigUnsupported, "has no device 'ES1370'"),
     "card": (

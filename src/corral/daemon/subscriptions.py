@@ -105,6 +105,9 @@ FORMS: dict[type[Event], Form] = {
     events.BalloonChange: Form(
         "domain_event_balloon_change", "domain_event_callback_balloon_change", lambda e: {"actual": e.actual}
     ),
+    events.MemoryDeviceSizeChange: Form(
+        None, "domain_event_memory_device_size_change", lambda e: {"alias": e.alias, "size": e.size}, nested=False
+    ),
     events.DeviceRemoved: Form(
         "domain_event_device_removed", "domain_event_callback_device_removed", lambda e: {"devAlias": e.dev_alias}
     ),

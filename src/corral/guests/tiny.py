@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: What the guest's kernel is told; `console` names the serial port, where the shell is too.
 #: Left out are checks that cost an emulated CPU half a second: the cipher tests, the timer check, the pass that makes
 #: the kernel's own pages read-only.
-CMDLINE = "console=ttyS0 quiet panic=-1 memhp_default_state=online cryptomgr.notests no_timer_check rodata=off"
+CMDLINE = "console=ttyS0 quiet panic=-1 memhp_default_state=online_movable cryptomgr.notests no_timer_check rodata=off"
 
 _AGENT_PORT = "org.qemu.guest_agent.0"
 _BUILD_TIMEOUT = 1200.0

@@ -65,6 +65,14 @@ def status_reported(run: Run, data: dict[str, Any]) -> int | None:
     return None
 
 
+def module_kept(data: dict[str, Any]) -> str | None:
+    """The alias of a memory module that a guest has just said it will not let go of."""
+    info = data.get("info", {})
+    if info.get("slot-type") != "DIMM" or info.get("source") not in (_EJECT_REQUEST, _EJECTION):
+        return None
+    return str(info.get("device", "")) if info.get("status") not in (0, _IN_PROGRESS) else None
+
+
 def _reason(status: object) -> str:
     text = _REASONS.get(status, "it failed") if isinstance(status, int) else "it failed"
     return f"{text} (ACPI status {status})"

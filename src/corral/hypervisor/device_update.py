@@ -1,4 +1,5 @@
-"""Changing a device in place: a drive's medium, an interface's cable, a display's password, the balloon's period.
+"""Changing a device in place: a drive's medium, an interface's cable, a display's password, the balloon's period, a
+virtio-mem's size.
 
 What else a document says of the device must be as it is; a difference is refused by name.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from corral.model.devices.graphics import Graphics
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
+    from corral.model.devices.memory import MemoryDevice
     from corral.model.domain import Domain as DomainDocument
     from corral.model.element import Element
     from corral.qemu.runtime import Command
@@ -34,6 +36,7 @@ async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, 
     from corral.model.devices.graphics import Graphics
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
+    from corral.model.devices.memory import MemoryDevice
 
     match wanted:
         case Disk():
@@ -44,6 +47,8 @@ async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, 
             await _update_graphics(domain, run, wanted, config)
         case Memballoon():
             await _update_balloon(domain, run, wanted, config)
+        case MemoryDevice():
+            await _update_memory(domain, run, wanted, config)
         case _:
             raise OperationUnsupported(f"live update of device '{device_set.kind(wanted)}' is not supported")
 
@@ -55,8 +60,9 @@ def config_edit(wanted: Element) -> Edit:
     from corral.model.devices.graphics import Graphics
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
+    from corral.model.devices.memory import MemoryDevice
 
-    if not isinstance(wanted, Disk | Interface | Graphics | Memballoon):
+    if not isinstance(wanted, Disk | Interface | Graphics | Memballoon | MemoryDevice):
         raise OperationUnsupported(f"persistent update of device '{device_set.kind(wanted)}' is not supported")
 
     def edit(document: DomainDocument) -> None:
@@ -67,7 +73,12 @@ def config_edit(wanted: Element) -> Edit:
         if isinstance(new, Memballoon):
             document.devices.memballoon = new
             return
-        old = device_set.find(document, new)
+        if isinstance(new, MemoryDevice):
+            old: Device = _module(document, new)
+            if different := _differences(old, new, "target") or _target_differences(old, new):
+                raise OperationUnsupported(f"cannot modify '{different[0]}' of the memory device")
+        else:
+            old = device_set.find(document, new)
         if new.address is None:
             new.address = old.address
         if isinstance(new, Disk) and isinstance(old, Disk):
@@ -91,6 +102,11 @@ def _of_definition(device: Device) -> Device:
         twin.target.tray = None
         if twin.backing_store is not None and twin.backing_store.terminator:
             twin.backing_store = None
+    if isinstance(twin, MemoryDevice):
+        from corral.qemu import live
+
+        twin.target.current = None
+        live.forget_place(twin)
     return twin
 
 
@@ -231,6 +247,58 @@ async def _update_balloon(domain: Domain, run: Run, wanted: Memballoon, config: 
             document.devices.memballoon = changed
 
     await _run(domain, run, [command(wanted)], Change(live=edit, base=edit, config=config), [command(balloon)])
+
+
+def _module(document: DomainDocument, wanted: MemoryDevice) -> MemoryDevice:
+    """The memory device that is meant: by its alias, else by its place, else the only one of its kind and node."""
+    from corral.errors import DeviceMissing
+
+    alias, place = _alias(wanted), wanted.address
+    found = [each for each in document.devices.memories if each.model == wanted.model]
+    if alias and any(_alias(each) for each in found):
+        found = [each for each in found if _alias(each) == alias]
+    elif place is not None:
+        found = [each for each in found if str(each.address) == str(place)]
+    else:
+        found = [each for each in found if each.target.node == (wanted.target.node or 0)]
+    if len(found) != 1:
+        raise DeviceMissing("matching memory device was not found")
+    return found[0]
+
+
+def _target_differences(old: Device, new: MemoryDevice) -> list[str]:
+    from corral.model.devices.memory import MemoryDevice
+
+    assert isinstance(old, MemoryDevice)
+    return _differences(old.target, new.target, "requested", "current", "address")
+
+
+async def _update_memory(domain: Domain, run: Run, wanted: MemoryDevice, config: Edit | None) -> None:
+    """How much a virtio-mem gives the guest, which does it in its own time: `<current>` tells what it has."""
+    from corral.errors import ConfigUnsupported
+    from corral.model import device_set
+    from corral.qemu.devices import memory
+
+    device = _module(run.live.document, wanted)
+    if different := _differences(device, wanted, "target") or _target_differences(device, wanted):
+        raise OperationUnsupported(f"cannot modify '{different[0]}' of the memory device")
+    if device.model != "virtio-mem":
+        raise ConfigUnsupported(f"cannot modify memory of model '{device.model}'")
+
+    from corral.model.devices.memory import MemoryDevice
+
+    def edit(document: DomainDocument) -> None:
+        found = device_set.twin(document, device)
+        if isinstance(found, MemoryDevice):
+            changed = found.copy()
+            changed.target.requested = wanted.target.requested
+            device_set.replace(document, found, changed)
+            document.check()
+
+    kib, before = (each.target.requested.kib if each.target.requested else 0 for each in (wanted, device))
+    edit(device_set.shared(run.live.document))  # refuses what makes no sense before QEMU hears of it
+    back = [memory.request(device, before)]
+    await _run(domain, run, [memory.request(device, kib)], Change(live=edit, base=edit, config=config), back)
 
 
 async def _run(domain: Domain, run: Run, commands: list[Command], change: Change, back: list[Command]) -> None:

@@ -155,6 +155,15 @@ class BalloonChange(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryDeviceSizeChange(Event):
+    """The guest has changed the size of a virtio-mem device to `size` KiB."""
+
+    alias: str
+    size: int
+    event_id: ClassVar[int] = DomainEventID.MEMORY_DEVICE_SIZE_CHANGE
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceAdded(Event):
     """A device was plugged in."""
 

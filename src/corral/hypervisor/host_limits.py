@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from corral.errors import ConfigUnsupported, HostError
 from corral.host import cpu, memory
+from corral.model import cpuset
 from corral.qemu import guest_memory
 
 if TYPE_CHECKING:
     from corral.model.domain import Domain as DomainDocument
 
+_NODES = Path("/sys/devices/system/node/online")
 _HUGE = Path("/sys/kernel/mm/hugepages")
 
 
@@ -21,8 +23,10 @@ def check(document: DomainDocument, accel: str) -> bool:
     Raises HostError or ConfigUnsupported for what this host cannot give at all.
     """
     total = memory.memory_stats().total
-    wanted = guest_memory.size_kib(document)
+    requested = [each.target.requested for each in document.devices.memories]
+    wanted = guest_memory.given_kib(document) + sum(each.kib for each in requested if each is not None)
     _check_huge_pages(document)
+    _check_nodes(document)
     backing = document.memory_backing
     if wanted > total and backing is not None:
         immediate = backing.allocation is not None and backing.allocation.mode == "immediate"
@@ -38,12 +42,38 @@ def check(document: DomainDocument, accel: str) -> bool:
     return wanted <= total
 
 
+def _check_nodes(document: DomainDocument) -> None:
+    """Refuse NUMA nodes that the host does not have; the text is libvirt's."""
+    tune = document.numatune
+    sets = [each.nodeset for each in tune.memnodes] if tune is not None else []
+    sets += [tune.memory.nodeset] if tune is not None and tune.memory is not None and tune.memory.nodeset else []
+    sets += [each.source.nodemask for each in document.devices.memories if each.source and each.source.nodemask]
+    there = host_nodes()
+    for nodeset in sets:
+        for node in sorted(cpuset.parse(nodeset) - there):
+            raise ConfigUnsupported(f"NUMA node {node} is unavailable")
+
+
+def host_nodes() -> frozenset[int]:
+    """The host's NUMA nodes; a kernel without them has the one numbered 0."""
+    try:
+        return cpuset.parse(_NODES.read_text().strip())
+    except OSError:
+        return frozenset({0})
+
+
 def _check_huge_pages(document: DomainDocument) -> None:
     """Refuse a guest for which the host has set aside too few huge pages."""
     nodes = guest_memory.cells(document)
     needs: dict[int, int] = {}
-    for node, kib in [(cell.id, cell.memory_kib) for cell in nodes] or [(None, guest_memory.size_kib(document))]:
-        size = guest_memory.huge_page_kib(document, node)
+    sizes = [
+        (guest_memory.huge_page_kib(document, node), kib)
+        for node, kib in [(cell.id, cell.memory_kib) for cell in nodes] or [(None, guest_memory.size_kib(document))]
+    ]
+    for device in document.devices.memories:
+        if device.model == "dimm":
+            sizes.append((guest_memory.module_page_kib(document, device), device.target.size.kib))
+    for size, kib in sizes:
         if size is not None:
             size = size or _default_size()
             needs[size] = needs.get(size, 0) + -(-kib // size)

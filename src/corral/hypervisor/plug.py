@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError
-from corral.hypervisor import events, guest, images, unplug
+from corral.hypervisor import events, guest, images, memory_devices, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
 from corral.qemu.monitor import MonitorCommandFailed
@@ -84,7 +84,15 @@ async def run_plug(
     run.next_node = max(run.next_node, plugging.next_node(plug.document))
     try:
         await hypervisor.store.begin_plug(run.id, _note(plug, config is not None).to_json())
-        await _execute(domain, run, machine, plug)
+        with memory_devices.noticing(domain, run, plug.devices) as expected:
+            await _execute(domain, run, machine, plug)
+            try:
+                await memory_devices.noticed(run, expected)
+                if memory_devices.modules(plug.devices):
+                    await memory_devices.look(machine, plug.document)
+            except BaseException:
+                await _undo(domain, run, plug.parts, plug.devices)
+                raise
         try:
             await write(domain, run, change(plug.devices, plug.plain, config))
         except BaseException:
@@ -94,6 +102,7 @@ async def run_plug(
         hypervisor.images.release_paths(domain.uuid, paths)
         await _strike_out(domain, run)
         raise
+    memory_devices.counted(run, plug.devices, 1)
     tell(domain, run, plug.devices)
 
 

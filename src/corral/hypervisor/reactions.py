@@ -24,7 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import answers, ending, events, media, unplug, vcpus
+from corral.hypervisor import answers, ending, events, media, memory_devices, unplug, vcpus
 from corral.hypervisor.guest import AGENT_PORT
 from corral.hypervisor.lifecycle import Cause
 
@@ -231,8 +231,13 @@ def _disk(document: DomainDocument, data: Data) -> tuple[str, str]:
 
 
 def _balloon(domain: Domain, run: Run, data: Data) -> None:
-    run.balloon = int(data.get("actual", 0)) // 1024
+    run.balloon = int(data.get("actual", 0)) // 1024 + memory_devices.growing_kib(run.live.document)
     domain.hypervisor.events.emit(events.BalloonChange(domain.identity(), run.balloon))
+
+
+def _memory_size(domain: Domain, run: Run, data: Data) -> None:
+    alias = str(data.get("id") or str(data.get("qom-path", "")).rpartition("/")[2])
+    memory_devices.size_changed(domain, run, alias, int(data.get("size", 0)))
 
 
 def _tray(domain: Domain, run: Run, data: Data) -> None:
@@ -264,8 +269,15 @@ def _unplug_refused(domain: Domain, run: Run, data: Data) -> None:
         unplug.unplug_refused(domain, run, alias)
 
 
+def _memory_unplug_refused(domain: Domain, run: Run, data: Data) -> None:
+    """The guest has let go of a module, and QEMU could not take it out."""
+    answers.answered(run, str(data.get("device", "")), str(data.get("msg") or "QEMU gave no reason"))
+
+
 def _ost(domain: Domain, run: Run, data: Data) -> None:
     number = answers.status_reported(run, data)
+    if kept := answers.module_kept(data):
+        domain.hypervisor.events.emit(events.DeviceRemovalFailed(domain.identity(), kept))
     if number is not None:
         vcpus.gone(domain, run, number)
 
@@ -375,9 +387,11 @@ _REACTIONS: dict[str, Callable[[Domain, Run, Data], None]] = {
     "WATCHDOG": _watchdog,
     "BLOCK_IO_ERROR": _io_error,
     "BALLOON_CHANGE": _balloon,
+    "MEMORY_DEVICE_SIZE_CHANGE": _memory_size,
     "DEVICE_TRAY_MOVED": _tray,
     "DEVICE_DELETED": _device_deleted,
     "DEVICE_UNPLUG_GUEST_ERROR": _unplug_refused,
+    "MEM_UNPLUG_ERROR": _memory_unplug_refused,
     "ACPI_DEVICE_OST": _ost,
     "VSERPORT_CHANGE": _port,
     "VNC_CONNECTED": _graphics(DomainEventGraphicsPhase.CONNECT),

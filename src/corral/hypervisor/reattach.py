@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainShutoffReason, DomainState
 from corral.errors import CorralError, HostError
-from corral.hypervisor import ending, events, guest, guest_agent, images, plug_recovery, reactions, sleeping, vcpus
+from corral.hypervisor import (
+    ending,
+    events,
+    guest,
+    guest_agent,
+    images,
+    memory_devices,
+    plug_recovery,
+    reactions,
+    sleeping,
+    vcpus,
+)
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
 from corral.hypervisor.run import Run
@@ -260,13 +271,16 @@ def _take_over(domain: Domain, run: Run, run_state: str) -> None:
 
 async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
     """What changed in the guest while nobody listened: its memory, and which channels are open."""
-    run.balloon = domain.info().memory
+    from corral.qemu import guest_memory
+
+    run.balloon = guest_memory.given_kib(run.live.document)
     balloon = run.live.document.devices.memballoon
     if balloon is not None and balloon.model != "none":
         try:
             run.balloon = int((await machine.monitor.execute("query-balloon"))["actual"]) // 1024
         except CorralError as error:
             log.debug("domain %s: %s", domain.name, error)
+    await memory_devices.refresh(domain, run, machine)
     await vcpus.reconcile(domain, run, machine)
     await plug_recovery.reconcile(domain, run, machine)
     for channel in run.live.document.devices.channels:

@@ -32,6 +32,7 @@ from corral.hypervisor import (
     guest_cpu,
     host_limits,
     images,
+    memory_devices,
     pinning,
     ports,
     processor_limits,
@@ -159,6 +160,7 @@ async def _make(
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
     await guest_cpu.settle(document, machine)
+    await memory_devices.settle(machine, document)
     run.live = Definition.of(document)
     run.agent = guest.agent_of(document, domain.name)
     run.balloon = statistics.memory(document)[0]

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout
-from corral.hypervisor import answers, events, images
+from corral.hypervisor import answers, events, images, memory_devices
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.qemu.monitor import MonitorCommandFailed
 
@@ -46,6 +46,9 @@ async def run_unplug(domain: Domain, run: Run, device: Device, config: Edit | No
     note = Note(kind="unplug", alias=alias, parts=names(parts), config=config is not None)
     await domain.hypervisor.store.begin_plug(run.id, note.to_json())
     try:
+        for module in memory_devices.modules([device]):
+            if module.model == "virtio-mem":
+                await memory_devices.drain(domain, run, module)
         await take_out(run, parts, timeout=UNPLUG_TIMEOUT)
     except BaseException:
         if domain.run is run:
@@ -132,6 +135,7 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     if session := run.sessions.pop(alias, None):
         session.close()
     await write(domain, run, Change(live=without(device), base=without(device), config=config))
+    memory_devices.counted(run, [device], -1)
     domain.hypervisor.events.emit(events.DeviceRemoved(domain.identity(), alias))
 
 

@@ -89,11 +89,22 @@ class ISAAddress(Element, tag="address"):
         return f"{self.iobase or 0:#x}:{self.irq or 0:#x}"
 
 
-for _kind in (PCIAddress, DriveAddress, USBAddress, VirtioSerialAddress, CCIDAddress, ISAAddress):
+class DIMMAddress(Element, tag="address"):
+    """A memory slot, and where in the guest's memory the module lies; None: not assigned yet."""
+
+    type: Literal["dimm"] = attr(default="dimm")
+    slot: Annotated[int, Field(ge=0)] | None = attr(default=None)
+    base: Annotated[int, Hex(1), Field(ge=0, le=2**64 - 1)] | None = attr(default=None)
+
+    def __str__(self) -> str:
+        return f"{self.slot}"
+
+
+for _kind in (PCIAddress, DriveAddress, USBAddress, VirtioSerialAddress, CCIDAddress, ISAAddress, DIMMAddress):
     _kind.model_rebuild()  # pydantic-xml takes a union of classes that are built; the other classes build on first use
 
 Address = Annotated[
-    PCIAddress | DriveAddress | USBAddress | VirtioSerialAddress | CCIDAddress | ISAAddress,
+    PCIAddress | DriveAddress | USBAddress | VirtioSerialAddress | CCIDAddress | ISAAddress | DIMMAddress,
     Field(discriminator="type"),
 ]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
+from corral.model import memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.device import BootableDevice, Device
@@ -69,18 +70,8 @@ class _Checker:
             self.refuse(("title",), "Domain title can't contain newlines")
 
     def memory(self) -> None:
-        domain = self.domain
-        cells = domain.cpu.numa.cells if domain.cpu and domain.cpu.numa else []
-        total = sum(cell.memory_kib for cell in cells) if cells else domain.memory.kib if domain.memory else 0
-        if domain.current_memory is not None and domain.current_memory.dump_core is not None:
-            self.refuse(("current_memory", "dump_core"), "unknown attribute 'dumpCore' in element <currentMemory>")
-        if total == 0:
-            self.refuse(("memory",), "Memory size must be specified via <memory> or in the <numa> configuration")
-        if domain.max_memory is not None:
-            if domain.max_memory.slots is None:
-                self.refuse(("max_memory",), "missing slot count for maximum memory")
-            if domain.max_memory.kib < total:
-                self.refuse(("max_memory",), "maximum memory size must be equal or greater than the actual memory size")
+        for loc, message, cls in memory_check.problems(self.domain):
+            self.refuse(loc, message, cls)
 
     def processors(self) -> None:
         domain = self.domain

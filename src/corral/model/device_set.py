@@ -16,9 +16,11 @@ from corral.model.devices.controller import Controller
 from corral.model.devices.device import Device
 from corral.model.devices.disk import Disk
 from corral.model.devices.interface import Interface
+from corral.model.devices.memory import MemoryDevice
 from corral.model.domain import Devices, Domain
 from corral.model.element import Element
 from corral.model.shape import Child, shape_of
+from corral.model.units import Memory
 
 USER_ALIAS = "ua-"
 """What the name of an alias that its user chose, and that stays, begins with."""
@@ -103,6 +105,8 @@ def find(domain: Domain, wanted: Device) -> Device:
             return _interface(domain, wanted)
         case Controller():
             return _controller(domain, wanted)
+        case MemoryDevice():
+            return _memory(domain, wanted)
     said = _said(wanted)
     for device in family(domain, wanted):
         if _agrees(_said(device), said):
@@ -137,10 +141,33 @@ def _same_place(one: Device, other: Device) -> bool:
     return one.address is not None and str(one.address) == str(other.address)
 
 
+def add(domain: Domain, device: Device) -> None:
+    """Put the device behind those of its family."""
+    family(domain, device).append(device)
+    _count(domain, device, 1)
+
+
+def _count(domain: Domain, device: Device, sign: int) -> None:
+    """A memory device is a part of the domain's memory, as in libvirt's documents.
+
+    Of a running one's current memory only what the guest has at once: a module's, not that of a virtio-mem.
+    """
+    if not isinstance(device, MemoryDevice):
+        return
+    kib = sign * device.target.size.kib
+    if domain.memory is not None:
+        domain.memory = domain.memory.model_copy(update={"kib": max(0, domain.memory.kib + kib)})
+    if domain.current_memory is not None and (domain.id is None or device.model == "dimm"):
+        most = domain.memory.kib if domain.memory is not None else 0
+        domain.current_memory = Memory(kib=min(most, max(0, domain.current_memory.kib + kib)))
+
+
 def remove(domain: Domain, device: Device) -> None:
     """Take the device, this very object, out of the document."""
     devices = family(domain, device)
-    devices[:] = [each for each in devices if each is not device]
+    if any(each is device for each in devices):
+        devices[:] = [each for each in devices if each is not device]
+        _count(domain, device, -1)
 
 
 def replace(domain: Domain, old: Device, new: Device) -> None:
@@ -167,6 +194,17 @@ def _controller(domain: Domain, wanted: Controller) -> Controller:
         if controller.type == wanted.type and controller.index == (wanted.index or 0):
             return controller
     raise DeviceMissing(f"controller {wanted.type}:{wanted.index or 0} not found")
+
+
+def _memory(domain: Domain, wanted: MemoryDevice) -> MemoryDevice:
+    said = _said(wanted)
+    said["target"].pop("current", None)
+    for device in domain.devices.memories:
+        if _agrees(_said(device), said):
+            return device
+    if domain.id is not None:
+        raise DeviceMissing(f"model '{wanted.model}' memory device not present in the domain configuration")
+    raise DeviceMissing("matching memory device was not found")
 
 
 def _interface(domain: Domain, wanted: Interface) -> Interface:

@@ -19,6 +19,7 @@ from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
 from corral.model.devices.iotune import ThrottleGroups
 from corral.model.devices.memballoon import Memballoon
+from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
 from corral.model.devices.sound import Audio, Sound
@@ -30,7 +31,7 @@ from corral.model.memory import MemoryBacking
 from corral.model.metadata import Metadata
 from corral.model.os import OS
 from corral.model.perf import Perf
-from corral.model.tune import CPUTune
+from corral.model.tune import CPUTune, NUMATune
 from corral.model.units import CrashAction, Lifecycle, MaxMemory, Memory
 
 
@@ -56,8 +57,19 @@ class VCPUs(Element, tag="vcpus"):
     vcpus: list[VCPUState] = element(tag="vcpu", default_factory=list)
 
 
+class IOThreadPoll(Element, tag="poll"):
+    """How long an I/O thread polls before it sleeps (ns), and how that grows and shrinks."""
+
+    max: Unsigned | None = attr(default=None)
+    grow: Unsigned | None = attr(default=None)
+    shrink: Unsigned | None = attr(default=None)
+
+
 class IOThread(Element, tag="iothread"):
     id: Annotated[int, Field(ge=1)] = attr()
+    thread_pool_min: Unsigned | None = attr(default=None)
+    thread_pool_max: Unsigned | None = attr(default=None)
+    poll: IOThreadPoll | None = element(default=None)
 
 
 class IOThreadIDs(Element, tag="iothreadids"):
@@ -114,6 +126,7 @@ class Devices(Element, tag="devices"):
     memballoon: Memballoon | None = element(default=None)
     rngs: list[Rng] = element(tag="rng", default_factory=list)
     panics: list[Panic] = element(tag="panic", default_factory=list)
+    memories: list[MemoryDevice] = element(tag="memory", default_factory=list)
 
 
 class Domain(Element, tag="domain"):
@@ -139,6 +152,7 @@ class Domain(Element, tag="domain"):
     iothreadids: IOThreadIDs | None = element(default=None)
     cputune: CPUTune | None = element(default=None)
     throttlegroups: ThrottleGroups | None = element(default=None)
+    numatune: NUMATune | None = element(default=None)
     resource: Resource | None = element(default=None)
     os: OS = element()
     features: Features | None = element(default=None)

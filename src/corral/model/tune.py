@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_xml import attr, element
@@ -30,6 +30,32 @@ class IOThreadPin(Element, tag="iothreadpin"):
 
     iothread: Annotated[int, Field(ge=1)] = attr()
     cpuset: CPUSet = attr()
+
+
+NUMAMode = Literal["strict", "preferred", "interleave", "restrictive"]
+
+
+class NUMAMemory(Element, tag="memory"):
+    """The host's NUMA nodes that the guest's memory comes from."""
+
+    mode: NUMAMode | None = attr(default=None)
+    nodeset: str | None = attr(default=None)
+    placement: Literal["static", "auto"] | None = attr(default=None)
+
+
+class NUMANode(Element, tag="memnode"):
+    """The same for one NUMA node of the guest."""
+
+    cellid: Unsigned = attr()
+    mode: NUMAMode = attr()
+    nodeset: CPUSet = attr()
+
+
+class NUMATune(Element, tag="numatune"):
+    """Where on the host the memory is."""
+
+    memory: NUMAMemory | None = element(default=None)
+    memnodes: list[NUMANode] = element(tag="memnode", default_factory=list)
 
 
 class CPUTune(Element, tag="cputune"):

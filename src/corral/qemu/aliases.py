@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from corral.model.address import Alias, DriveAddress
+from corral.model.address import Alias, DIMMAddress, DriveAddress
 from corral.model.devices.controller import Controller
 from corral.model.devices.device import Device
 from corral.model.devices.disk import BackingStore, Disk, DiskSource
@@ -26,6 +26,9 @@ def assign(domain: Domain) -> Domain:
         controller.alias = controller.alias or Alias(name=_controller(controller, is_q35(live)))
     for disk in devices.disks:
         disk.alias = disk.alias or Alias(name=_disk(live, disk))
+    for module in devices.memories:
+        if module.alias is None and isinstance(module.address, DIMMAddress):
+            module.alias = Alias(name=f"{module.model}{module.address.slot}")
     for prefix, family in _families(live):
         _number(prefix, family)
     if devices.serials:
@@ -54,6 +57,8 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     yield "watchdog", devices.watchdogs
     yield "rng", devices.rngs
     yield "panic", devices.panics
+    for prefix in ("virtio-mem", "virtio-pmem"):
+        yield prefix.replace("-", ""), [each for each in devices.memories if each.model == prefix]
 
 
 def _number(prefix: str, family: Sequence[Device]) -> None:

@@ -26,6 +26,7 @@ from corral.model.devices.video import Video, VideoModel
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
 from corral.model.units import ScaledSize
+from corral.qemu import memory_slots
 from corral.qemu.addresses import assign_drive, disk_index
 from corral.qemu.binary import Binary
 from corral.qemu.controllers import ensure, insert
@@ -66,6 +67,7 @@ def complete(domain: Domain, binary: Binary) -> None:
         devices.memballoon = Memballoon(model="virtio")
     for panic in devices.panics:
         panic.model = panic.model or "isa"
+    memory_slots.complete(domain)
     _imply_controllers(domain)
 
 

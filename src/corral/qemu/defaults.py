@@ -17,7 +17,7 @@ from corral.model.features import SMM, Features
 from corral.model.os import NVRAM, BootDevice, FirmwareFeature, Loader
 from corral.model.os import Firmware as FirmwareInfo
 from corral.model.units import Memory
-from corral.qemu import addresses, default_devices, guest_memory, unsupported, vcpus
+from corral.qemu import addresses, default_devices, guest_memory, memory_slots, unsupported, vcpus
 from corral.qemu.binary import Binary
 from corral.qemu.context import iothreads
 from corral.qemu.pci_slots import is_q35
@@ -89,6 +89,7 @@ def _complete_machine(domain: Domain, binary: Binary) -> None:
 
 
 def _complete_memory(domain: Domain) -> None:
+    memory_slots.complete(domain)  # what modules have counts with the memory
     _complete_nodes(domain)
     if domain.memory is None or domain.memory.kib == 0:
         raise XMLError("missing element or empty <memory>")
@@ -122,7 +123,7 @@ def _complete_nodes(domain: Domain) -> None:
         for sibling in cell.distances.siblings if cell.distances is not None else ():
             if sibling.id >= len(nodes):
                 raise XMLError(f"'sibling_id {sibling.id}' does not refer to a valid cell within NUMA cell {cell.id}")
-    total = sum(cell.memory_kib for cell in nodes)
+    total = sum(cell.memory_kib for cell in nodes) + guest_memory.modules_kib(domain)
     domain.memory = domain.memory or Memory(kib=total)
     domain.memory.kib = total
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from corral.model.address import DIMMAddress
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console
 from corral.model.devices.device import Device
 from corral.model.devices.disk import BackingStore, Disk
+from corral.model.devices.memory import GuestAddress, MemoryDevice
 from corral.model.domain import Domain
+from corral.model.units import Size
 
 USER_ALIAS = "ua-"
 LIBVIRT_SOCKETS = ("/run/libvirt/qemu/channel/", "/var/lib/libvirt/qemu/channel/")
@@ -33,7 +37,7 @@ def forget(document: Domain, run: Path) -> None:
     The id, aliases that are not the user's own (`ua-…`), paths of ptys, sockets under `run` (where the daemon keeps
     those of running machines; libvirt's own are known, too), chosen display ports, and the numbers of images.
     """
-    document.id = None
+    ran, document.id = document.id is not None, None
     for device in _devices(document):
         if device.alias is not None and not device.alias.name.startswith(USER_ALIAS):
             device.alias = None
@@ -41,12 +45,38 @@ def forget(document: Domain, run: Path) -> None:
             _forget_chardev(device, run)
         elif isinstance(device, Disk):
             _forget_numbers(device)
+        elif isinstance(device, MemoryDevice):
+            device.target.current = None
+            if ran:
+                forget_place(device)
     for display in document.devices.graphics:
         if display.autoport == "yes":
             display.port = display.tls_port = None
         for listen in display.listens:
             if listen.socket is not None and _is_ours(listen.socket, run):
                 display.socket = listen.socket = None
+
+
+def set_memory(live: Domain, told: Iterable[Mapping[str, Any]]) -> None:
+    """Write into the live document, in place, where memory devices lie and what they give (query-memory-devices)."""
+    data = {str(each["data"].get("id")): each["data"] for each in told}
+    for device in live.devices.memories:
+        found = data.get(device.alias.name) if device.alias is not None else None
+        if found is None:
+            continue
+        if isinstance(device.address, DIMMAddress):
+            device.address.slot, device.address.base = int(found["slot"]), int(found["addr"])
+            continue
+        device.target.address = GuestAddress(base=int(found.get("memaddr", 0)))
+        if device.model == "virtio-mem":
+            device.target.current = Size(kib=int(found["size"]) // 1024)
+
+
+def forget_place(device: MemoryDevice) -> None:
+    """Take out of a memory device where in the guest's memory it happened to lie."""
+    device.target.address = None
+    if isinstance(device.address, DIMMAddress):
+        device.address.base = None
 
 
 def _devices(document: Domain) -> Iterator[Device]:

@@ -32,7 +32,7 @@ def options(context: Context) -> list[Option]:
         words.append(("-sandbox", SANDBOX))
     words.append(("-msg", "timestamp=on"))
     words += [("-machine", _machine(context)), ("-accel", _accel(context)), ("-cpu", cpu_option(context))]
-    words += [("-m", f"size={guest_memory.size_kib(domain)}k"), ("-smp", _smp(context)), guest_memory.locking(domain)]
+    words += [("-m", guest_memory.room(domain)), ("-smp", _smp(context)), guest_memory.locking(domain)]
     words += guest_memory.options(context)
     words += _monitor(context)
     words += [("-rtc", _rtc(context)), ("-no-shutdown",), ("-boot", _boot(context))]
@@ -69,6 +69,8 @@ def _machine(context: Context) -> str:
     words.append(f"dump-guest-core={'on' if dumped else 'off'}")
     if not guest_memory.cells(domain):
         words.append(f"memory-backend={guest_memory.MEMORY_ID}")
+    if any(each.model == "nvdimm" for each in domain.devices.memories):
+        words.append("nvdimm=on")
     if features is not None and features.ioapic is not None:
         words.append(f"kernel-irqchip={'split' if features.ioapic.driver == 'qemu' else 'on'}")
     if features is not None and features.ps2 is not None and features.ps2.state is not None:

@@ -2,9 +2,9 @@
 
 The places are those libvirt chooses, so that a document that moves between the two keeps its addresses: fixed places
 of the chipset's own functions first, then bridges, interfaces, sound, controllers, disks, balloon, rng, watchdog,
-further video, input, serial, panic. On q35 PCI Express devices get a root port each (root ports share the functions
-of one slot), conventional ones a slot behind one PCIe-to-PCI bridge, and one root port stays free for hotplug unless
-the document brings ports of its own.
+further video, input, serial, panic, memory. On q35 PCI Express devices get a root port each (root ports share the
+functions of one slot), conventional ones a slot behind one PCIe-to-PCI bridge, and one root port stays free for
+hotplug unless the document brings ports of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from corral.model.devices.disk import Disk
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
 from corral.model.devices.memballoon import Memballoon
+from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
 from corral.model.devices.sound import Sound
@@ -170,6 +171,8 @@ def _kind(device: Device) -> Connection | None:
             return "pci" if target is not None and target.type == "pci-serial" else None
         case Panic(model="pvpanic"):
             return "integrated"
+        case MemoryDevice() if not device.in_slot:
+            return "pcie"
     return None
 
 
@@ -201,6 +204,7 @@ def _devices(domain: Domain) -> Iterator[tuple[Device, Connection]]:
     order += [*devices.interfaces, *devices.sounds, *others, *devices.disks]
     order += [devices.memballoon] if devices.memballoon is not None else []
     order += [*devices.rngs, *devices.watchdogs, *devices.videos, *devices.inputs, *devices.serials, *devices.panics]
+    order += devices.memories
     for device in order:
         if (wanted := connection(domain, device)) is not None:
             yield device, wanted

@@ -23,16 +23,29 @@ from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
 from corral.model.devices.memballoon import Memballoon
+from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
 from corral.model.devices.sound import Sound
 from corral.model.devices.video import Video
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
-from corral.qemu import aliases, machine_options, vcpus
+from corral.qemu import aliases, guest_memory, machine_options, vcpus
 from corral.qemu.binary import Binary
 from corral.qemu.context import Context
-from corral.qemu.devices import chardev, controller, disk, graphics, input, interface, platform, sound, throttle, video
+from corral.qemu.devices import (
+    chardev,
+    controller,
+    disk,
+    graphics,
+    input,
+    interface,
+    memory,
+    platform,
+    sound,
+    throttle,
+    video,
+)
 from corral.qemu.runtime import Command, GraphicsPorts, Image, Part, PartKind, Runtime
 
 __all__ = [
@@ -183,7 +196,8 @@ def _balloon(context: Context) -> list[Command]:
     if current is None or device is None or device.model == "none" or domain.memory is None:
         return []
     commands = platform.balloon_setup(device)
-    return [*commands, ("balloon", {"value": current.bytes})] if current.kib < domain.memory.kib else commands
+    most = guest_memory.given_kib(domain)
+    return [*commands, ("balloon", {"value": current.bytes})] if current.kib < most else commands
 
 
 def _in_order(domain: Domain) -> list[Device]:
@@ -194,7 +208,7 @@ def _in_order(domain: Domain) -> list[Device]:
     found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.videos, *devices.sounds]
     found += [*devices.redirdevs, *devices.watchdogs]
     found += [devices.memballoon] if devices.memballoon is not None else []
-    return [*found, *devices.rngs, *devices.panics]
+    return [*found, *devices.rngs, *devices.panics, *devices.memories]
 
 
 def _parts(device: Device, context: Context) -> list[Part]:
@@ -231,4 +245,6 @@ def _parts(device: Device, context: Context) -> list[Part]:
             return platform.rng(device, context)
         case Panic():
             return platform.panic(device, context)
+        case MemoryDevice():
+            return memory.parts(device, context)
     raise ConfigUnsupported(f"devices of class {type(device).__name__} are not supported yet")

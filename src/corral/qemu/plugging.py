@@ -20,11 +20,12 @@ from corral.model.devices.disk import Disk
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
+from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.rng import Rng
 from corral.model.devices.sound import Sound
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
-from corral.qemu import addresses, controllers, default_devices, pci_slots, unsupported
+from corral.qemu import addresses, controllers, default_devices, memory_slots, pci_slots, unsupported
 from corral.qemu.binary import Binary
 from corral.qemu.devices import controller as controller_parts
 from corral.qemu.devices.disk import WIDE_SCSI
@@ -73,7 +74,7 @@ def prepare(
     document = device_set.shared(before)
     own = device.copy()
     _forget_run(own)
-    device_set.family(document, own).append(own)
+    device_set.add(document, own)
     _complete(document, own, binary)
     new = _new(before, document)
     _place(document, new, movable=device.address is None)
@@ -106,7 +107,7 @@ def insert(document: Domain, device: Device) -> None:
     if isinstance(device, Controller):
         controllers.insert(document, device)
         return
-    device_set.family(document, device).append(device)
+    device_set.add(document, device)
     if isinstance(device, Disk):
         document.devices.disks = default_devices.grouped(document.devices.disks)
 
@@ -145,6 +146,8 @@ def refuse(live: Domain, device: Device) -> None:
                 )
         case Interface() | Channel() | Rng() | Redirdev() | Hub():
             pass
+        case MemoryDevice():
+            memory_slots.refuse_unfit(live, device)
         case Sound():
             if device.model in ("pcspk", "sb16", "ich6", "ich9"):  # the codecs' bus takes none later
                 raise OperationUnsupported(f"hotplug is not supported for the {device.model} device")
@@ -175,6 +178,9 @@ def refuse_unplug(live: Domain, device: Device) -> None:
                 raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
         case Interface() | Channel() | Rng() | Redirdev() | Hub():
             pass
+        case MemoryDevice():
+            if device.model not in ("dimm", "virtio-mem"):
+                raise OperationUnsupported(f"QEMU cannot unplug a memory device of model '{device.model}'")
         case Sound():
             if device.model in ("pcspk", "sb16"):
                 raise OperationUnsupported("live detach of device 'sound' is not supported")
@@ -206,6 +212,8 @@ def _forget_run(device: Device) -> None:
         device.alias = None
     if isinstance(device, Disk) and device.source is not None:
         device.source.index = None
+    if isinstance(device, MemoryDevice):
+        device.target.current = None
 
 
 def _complete(document: Domain, device: Device, binary: Binary) -> None:
@@ -314,6 +322,8 @@ def _plain(device: Device) -> Device:
         twin.alias = None
     if isinstance(twin, Disk) and twin.source is not None:
         twin.source.index = None
+    if isinstance(twin, MemoryDevice):
+        twin.target.current = None
     return twin
 
 

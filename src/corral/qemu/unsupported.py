@@ -45,7 +45,11 @@ def _claims(domain: Domain) -> Iterator[Claim]:
 
 def _machine(domain: Domain) -> Iterator[Claim]:
     vcpu, features = domain.vcpu, domain.features
-    yield domain.max_memory is not None, "maxMemory (memory hotplug)"
+    tune = domain.numatune
+    if tune is not None:
+        modes = [each.mode for each in tune.memnodes] + ([tune.memory.mode] if tune.memory is not None else [])
+        yield "restrictive" in modes, "<numatune> mode 'restrictive'"
+        yield tune.memory is not None and tune.memory.placement == "auto", "<numatune> placement 'auto'"
     yield vcpu is not None and vcpu.placement == "auto", "<vcpu placement='auto'>"
     yield domain.on_lockfailure is not None, "on_lockfailure"
     yield features is not None and features.gic is not None, "<gic> on x86"

@@ -1,0 +1,119 @@
+"""Memory devices as the guest counts them: modules and virtio-mem plugged, resized, unplugged, and refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from corral.constants import DomainDeviceModifyFlags
+from corral.errors import ConfigUnsupported, OperationFailed, OperationUnsupported
+from corral.guests import tiny
+from corral.hypervisor import events, hotplug, memory_devices
+from corral.hypervisor.domain import Domain
+
+from .life import Heard, opened, until
+from .test_guest_vcpus import booted, directory, run
+
+__all__ = ["directory"]
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+
+MIB = 1024
+LIVE, CONFIG = DomainDeviceModifyFlags.LIVE, DomainDeviceModifyFlags.CONFIG
+DIMM = "<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>"
+GROWING = "<memory model='virtio-mem'><target><size unit='MiB'>512</size><requested>0</requested></target></memory>"
+
+
+@contextlib.asynccontextmanager
+async def guest(directory: Path, *devices: str) -> AsyncIterator[tuple[Domain, Heard]]:
+    """The tiny guest with 256 MiB and room for more."""
+    files = await tiny.build()
+    xml = tiny.document("modules", tiny=files).to_xml()
+    xml = xml.replace("<memory ", "<maxMemory slots='4' unit='GiB'>2</maxMemory><memory ", 1)
+    total = 256 + sum(512 for each in devices if each is GROWING)
+    xml = xml.replace(">262144<", f">{total * MIB}<").replace("</devices>", f"{''.join(devices)}</devices>")
+    async with opened(directory) as (hypervisor, heard):
+        domain = await hypervisor.define(xml)
+        await domain.create()
+        await booted(domain)
+        yield domain, heard
+
+
+async def total(domain: Domain) -> int:
+    """MiB of memory as the guest counts them."""
+    return int((await run(domain, "grep MemTotal /proc/meminfo")).split()[1]) // MIB
+
+
+async def blocks(domain: Domain) -> int:
+    """The guest's memory blocks of 128 MiB."""
+    return int(await run(domain, "ls -d /sys/devices/system/memory/memory* | wc -l"))
+
+
+async def test_modules_come_and_go(directory: Path) -> None:
+    async with guest(directory, GROWING) as (domain, heard):
+        before, had = await total(domain), await blocks(domain)
+        assert domain.info().memory == 256 * MIB
+        assert domain.info().max_memory == 768 * MIB
+        await hotplug.attach(domain, DIMM, LIVE | CONFIG)
+        assert abs(await total(domain) - before - 128) <= 3
+        assert await blocks(domain) == had + 1
+        assert domain.info().memory == 384 * MIB
+        assert "<address type='dimm' slot='0' base='0x" in domain.xml()
+        assert domain.config is not None and "<memory unit='KiB'>917504</memory>" in domain.config.secure_xml
+
+        # More than boot memory and modules have is what virtio-mem gives.
+        assert await domain.set_memory(640 * MIB) == 640 * MIB
+        assert abs(await total(domain) - before - 384) <= 8
+        assert "<current unit='KiB'>262144</current>" in domain.xml()
+        assert "<currentMemory unit='KiB'>655360</currentMemory>" in domain.xml()
+        sizes = [each.size for each in heard if isinstance(each, events.MemoryDeviceSizeChange)]
+        assert sizes[-1] == 256 * MIB
+        xml = domain.xml()
+        # It shrinks to nothing before the balloon takes anything.
+        assert await domain.set_memory(320 * MIB) == 320 * MIB
+        assert abs(await total(domain) - before - 64) <= 8
+        assert "<current unit='KiB'>0</current>" in domain.xml()
+        assert await domain.set_memory(384 * MIB) == 384 * MIB
+
+        module = xml[xml.index("<memory model='virtio-mem'") : xml.rindex("</memory>") + 9]
+        module = module[: module.index("</memory>") + 9].replace(">262144</requested>", ">131072</requested>")
+        await hotplug.update(domain, module, LIVE)
+        await until(lambda: "<current unit='KiB'>131072</current>" in domain.xml(), seconds=30)
+        with pytest.raises(Exception, match="must be an integer multiple of block size"):
+            await hotplug.update(domain, module.replace(">131072</requested>", ">1000</requested>"), LIVE)
+        with pytest.raises(OperationUnsupported, match="cannot modify 'size' of the memory device"):
+            await hotplug.update(domain, module.replace(">524288</size>", ">1048576</size>"), LIVE)
+        with pytest.raises(ConfigUnsupported, match="would exceed domain's maxMemory"):
+            await hotplug.attach(domain, DIMM.replace("128", "8192"), LIVE)
+
+        await hotplug.detach_alias(domain, "dimm0", LIVE)
+        assert abs(await total(domain) - before - 128) <= 8
+        assert "dimm0" not in domain.xml()
+        assert domain.info().memory == (256 + 128) * MIB
+        await hotplug.detach_alias(domain, "virtiomem0", LIVE)
+        assert await blocks(domain) == had
+        assert abs(await total(domain) - before) <= 3
+        assert domain.info().memory == 256 * MIB
+        assert domain.info().max_memory == 256 * MIB
+
+
+async def test_a_guest_that_keeps_its_memory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with guest(directory, GROWING) as (domain, heard):
+        await hotplug.attach(domain, DIMM, LIVE)
+        # The guest's kernel puts its own things there, and cannot move them.
+        block = await run(domain, "ls -d /sys/devices/system/memory/memory* | sort -V | tail -1")
+        await run(domain, f"echo offline > {block}/state; echo online_kernel > {block}/state")
+        await run(domain, "mkdir /tmp/d; cd /tmp/d; for i in $(seq 10); do mkdir $(seq -f $i.%g 400); done")
+        with pytest.raises(OperationFailed, match=r"rejected by the guest: .*\(ACPI status"):
+            await hotplug.detach_alias(domain, "dimm0", LIVE)
+        assert "<alias name='dimm0'/>" in domain.xml()
+        assert domain.info().memory == 384 * MIB
+        assert any(isinstance(each, events.DeviceRemovalFailed) for each in heard)
+        monkeypatch.setattr(memory_devices, "PATIENCE", 1.0)
+        await run(domain, "rmmod virtio_mem")
+        with pytest.raises(OperationFailed, match="the guest leaves its memory device 'virtiomem0' at 0 KiB"):
+            await domain.set_memory(512 * MIB)
+        assert "<requested unit='KiB'>0</requested>" in domain.xml()
