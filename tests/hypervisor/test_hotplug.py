@@ -104,8 +104,9 @@ async def test_every_kind(host: Host, kind: str) -> None:
     live, base, config, stored = await documents(domain)
     assert f"<alias name='{alias}'/>" in live and "<alias" not in config + base
     assert stored == (live, base, config, None)
-    places = re.findall(r"<address [^>]*>", config)
-    assert places == re.findall(r"<address [^>]*>", base) == re.findall(r"<address [^>]*>", live)
+    places = re.findall(r"<address type=[^>]*>", config)
+    assert places == re.findall(r"<address type=[^>]*>", base)
+    assert places == re.findall(r"<address type=[^>]*>", re.sub(r" base='\w*'", "", live))  # where a module came to lie
     await domain.destroy()
     await domain.create()
     assert set((await plugs.view(domain))["devices"]) == set(after["devices"])

@@ -92,6 +92,7 @@ def _of_definition(device: Device) -> Device:
     """A copy without what belongs to a run."""
     from corral.model import device_set
     from corral.model.devices.disk import Disk
+    from corral.model.devices.memory import MemoryDevice
 
     twin = device.copy()
     if twin.alias is not None and not twin.alias.name.startswith(device_set.USER_ALIAS):
