@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 
@@ -19,24 +18,6 @@ from corral.errors import NoDomain, NoSupport, OperationDenied, OperationInvalid
 from corral.protocol.codec import codec
 from corral.protocol.events import Message, Reply
 from corral.protocol.procedures import procedure
-
-
-@pytest.fixture
-def hypervisor() -> FakeHypervisor:
-    return FakeHypervisor()
-
-
-@pytest.fixture
-async def served(hypervisor: FakeHypervisor) -> AsyncIterator[tuple[Server, Path]]:
-    async with daemon(hypervisor) as server_and_path:
-        yield server_and_path
-
-
-@pytest.fixture
-async def client(served: tuple[Server, Path]) -> AsyncIterator[Client]:
-    client = await Client.connect(served[1])
-    yield client
-    client.close()
 
 
 async def test_a_connection_tells_what_it_is(client: Client) -> None:

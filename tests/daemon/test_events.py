@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from tests.daemon.fake import Client, FakeHypervisor, daemon, ref
+from tests.daemon.fake import Client, FakeHypervisor, ref
 
 from corral.constants import DomainEventID
 from corral.daemon.server import Server
@@ -46,24 +45,6 @@ SAMPLES: list[events.Event] = [
     events.MemoryFailure(WEB, 0, 1, 2),
     events.Tunable(WEB, (("cputune.vcpupin0", 7, "0-1"),)),
 ]
-
-
-@pytest.fixture
-def hypervisor() -> FakeHypervisor:
-    return FakeHypervisor()
-
-
-@pytest.fixture
-async def served(hypervisor: FakeHypervisor) -> AsyncIterator[tuple[Server, Path]]:
-    async with daemon(hypervisor) as server_and_path:
-        yield server_and_path
-
-
-@pytest.fixture
-async def client(served: tuple[Server, Path]) -> AsyncIterator[Client]:
-    client = await Client.connect(served[1])
-    yield client
-    client.close()
 
 
 async def message(client: Client, timeout: float = 2.0) -> Message:

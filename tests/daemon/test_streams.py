@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.daemon.fake import Client, FakeDomain, FakeHypervisor, daemon, ref
+from tests.daemon.fake import Client, FakeDomain, FakeHypervisor, ref
 
 from corral.daemon.server import Server
 from corral.errors import OperationInvalid
@@ -17,24 +16,6 @@ from corral.protocol.procedures import procedure
 
 CONSOLE = procedure("domain_open_console")
 SCREENSHOT = procedure("domain_screenshot")
-
-
-@pytest.fixture
-def hypervisor() -> FakeHypervisor:
-    return FakeHypervisor()
-
-
-@pytest.fixture
-async def served(hypervisor: FakeHypervisor) -> AsyncIterator[tuple[Server, Path]]:
-    async with daemon(hypervisor) as server_and_path:
-        yield server_and_path
-
-
-@pytest.fixture
-async def client(served: tuple[Server, Path]) -> AsyncIterator[Client]:
-    client = await Client.connect(served[1])
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from corral.errors import (
 )
 from corral.hypervisor import pool_rows
 from corral.hypervisor.pool import LOOK_PATIENCE, NotNow, Pool, Threads, Volume, target_of
+from corral.model.storage import POOL_TYPES
 
 if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
@@ -47,23 +48,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: virStoragePoolType, in libvirt's order: the number is part of its error text.
-TYPES = (
-    "dir",
-    "fs",
-    "netfs",
-    "logical",
-    "disk",
-    "iscsi",
-    "iscsi-direct",
-    "scsi",
-    "mpath",
-    "rbd",
-    "sheepdog",
-    "gluster",
-    "zfs",
-    "vstorage",
-)
 #: Volume formats that a directory's volumes may have, the default first.
 VOLUME_FORMATS = ("raw", "dir", "iso", "qcow", "qcow2", "qed", "vmdk", "vdi", "vpc")
 
@@ -201,12 +185,12 @@ class Pools:
             f"      <enum name='targetFormatType'>\n{values}      </enum>\n    </volOptions>\n"
         )
         pools = [f"  <pool type='dir' supported='yes'>\n{options}  </pool>\n"]
-        pools += [f"  <pool type='{name}' supported='no'>\n  </pool>\n" for name in TYPES[1:]]
+        pools += [f"  <pool type='{name}' supported='no'>\n  </pool>\n" for name in POOL_TYPES[1:]]
         return "<storagepoolCapabilities>\n" + "".join(pools) + "</storagepoolCapabilities>\n"
 
     def find_sources(self, kind: str) -> str:
         """Where pools of a kind could be made of; a directory cannot be found by itself."""
-        if kind not in TYPES:
+        if kind not in POOL_TYPES:
             raise InternalError(f"unknown storage pool type {kind}", domain=ErrorDomain.STORAGE)
         if kind != "dir":
             raise _no_backend(kind)
@@ -444,7 +428,7 @@ def _parse(xml: str, validate: bool) -> PoolDocument:
     if validate:
         validate_schema(xml, "storagepool")
     kind = reader.parse(xml).get("type")
-    if kind in TYPES[1:]:
+    if kind in POOL_TYPES[1:]:
         raise _no_backend(str(kind))  # before its elements, which are not known here
     document = PoolDocument.from_xml(xml)
     document.capacity = document.allocation = document.available = None
@@ -515,7 +499,7 @@ def _name(document: PoolDocument) -> str:
 
 
 def _no_backend(kind: str) -> InternalError:
-    text = f"missing backend for pool type {TYPES.index(kind)} ({kind})"
+    text = f"missing backend for pool type {POOL_TYPES.index(kind)} ({kind})"
     return InternalError(text, domain=ErrorDomain.STORAGE)
 
 

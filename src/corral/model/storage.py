@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 from pydantic import Field
@@ -27,6 +27,8 @@ PoolType = Literal[
     "zfs",
     "vstorage",
 ]
+#: The same in libvirt's order (virStoragePoolType): the number of a type is part of an error text.
+POOL_TYPES: tuple[str, ...] = get_args(PoolType)
 
 Account = Annotated[int, Field(ge=-1, le=2**32 - 2)]
 """A user's or group's number; -1 stands for the daemon's own."""
