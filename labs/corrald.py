@@ -34,10 +34,24 @@ class Daemon:
         return f"qemu+unix:///{driver}?socket={self.socket}"
 
 
-def start(directory: Path, *options: str, deadline: float = 30.0) -> Daemon:
-    """Start a daemon with everything under `directory` and return once it accepts connections."""
+def start(directory: Path, *options: str, within: Sequence[str] = (), deadline: float = 30.0) -> Daemon:
+    """Start a daemon with everything under `directory` and return once it accepts connections.
+
+    `within` are words before the command: `ip netns exec NAME`.
+    """
     path, state, log = directory / "sock", directory / "state", directory / "daemon.log"
-    command = [sys.executable, "-m", "corral.cli", "daemon", "--state", str(state), "--socket", str(path), *options]
+    command = [
+        *within,
+        sys.executable,
+        "-m",
+        "corral.cli",
+        "daemon",
+        "--state",
+        str(state),
+        "--socket",
+        str(path),
+        *options,
+    ]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     until = time.monotonic() + deadline
@@ -77,9 +91,9 @@ def machines(state: Path) -> Sequence[int]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *options: str) -> Iterator[Daemon]:
+def running(directory: Path, *options: str, within: Sequence[str] = ()) -> Iterator[Daemon]:
     """Run a daemon with everything under `directory` (short: socket paths are limited) until the block ends."""
-    daemon = start(directory, *options)
+    daemon = start(directory, *options, within=within)
     try:
         yield daemon
     finally:

@@ -167,6 +167,12 @@ def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], a
             base |= SOURCES.get(field, {})
         if cls.__name__ in ("Disk", "BackingStore") and field == "source":
             base |= _disk_of(cls.__name__, data)
+        if cls.__name__ == "Interface" and field == "source":
+            base |= {"type": "udp"} if "local" in data else {"type": "vhostuser"} if "reconnect" in data else {}
+        if cls.__name__ == "InterfaceSource" and field == "local":
+            base |= {"address": "10.0.2.2", "port": 1}
+        if cls.__name__ == "InterfaceSource" and field == "reconnect":
+            base |= {"type": "unix", "path": "/x", "mode": "client"}
         data = {**base, **above, field: [data] if entity.many else data}
         above = {}
     return data
@@ -232,8 +238,22 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("InterfaceSource", "portid"): ({"network": "x"}, {"type": "network"}),
     ("InterfaceSource", "bridge"): ({}, {"type": "bridge"}),
     ("InterfaceSource", "dev"): ({}, {"type": "direct"}),
+    ("InterfaceSource", "mode=client"): ({"type": "unix", "path": "/x"}, {"type": "vhostuser"}),
+    ("InterfaceSource", "mode=server"): ({"type": "unix", "path": "/x"}, {"type": "vhostuser"}),
     ("InterfaceSource", "mode"): ({"dev": "x"}, {"type": "direct"}),
     ("MemoryDeviceSource", "pmem"): ({"path": "/x"}, {}),
+    ("InterfaceSource", "type"): ({"path": "/x", "mode": "client"}, {"type": "vhostuser"}),
+    ("InterfaceSource", "path"): ({"type": "unix", "mode": "client"}, {"type": "vhostuser"}),
+    ("InterfaceSource", "address"): ({"port": 1}, {"type": "client"}),
+    ("InterfaceSource", "port"): ({"address": "10.0.2.2"}, {"type": "client"}),
+    ("Interface", "type=vhostuser"): ({"source": {"type": "unix", "path": "/x", "mode": "client"}}, {}),
+    ("Interface", "type=mcast"): ({"source": {"address": "230.0.0.1", "port": 1}}, {}),
+    ("Interface", "type=server"): ({"source": {"port": 1}}, {}),
+    ("Interface", "type=client"): ({"source": {"address": "10.0.2.2", "port": 1}}, {}),
+    ("Interface", "type=udp"): (
+        {"source": {"address": "10.0.0.2", "port": 1, "local": {"address": "10.0.0.1", "port": 2}}},
+        {},
+    ),
     ("Controller", "ports"): ({"type": "virtio-serial"}, {}),
     ("Controller", "vectors"): ({"type": "virtio-serial"}, {}),
     ("ControllerHardware", "*"): ({}, {"type": "pci", "model": "pcie-root-port"}),

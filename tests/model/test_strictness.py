@@ -109,8 +109,9 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
         ),
         (
             "",
-            "<interface type='bridge'><source bridge='br0'/></interface>",
-            "network interface type 'bridge' is not supported (/domain/devices/interface/@type, line 8)",
+            "<interface type='network'><source network='default'/></interface>",
+            "network interface type 'network' is not supported yet: use type='bridge' with the network's bridge"
+            " (/domain/devices/interface/@type, line 8)",
         ),
         ("", "<graphics type='vnc'/><graphics type='vnc'/>", "only 1 graphics device of each type"),
         ("<vcpu>3</vcpu><cpu><topology sockets='1' cores='2' threads='2'/></cpu>", "", "CPU topology doesn't match"),

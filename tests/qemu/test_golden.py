@@ -71,7 +71,7 @@ def test_golden_arguments(name: str, binary: Binary, host: Host) -> None:
     full = complete(document(name), binary, host)
     planned = plan(full, binary, runtime_of(name))
     lines: list[str] = []
-    fds = {part.id: 20 + number for number, part in enumerate(planned.parts) if part.kind == "fdset"}
+    fds = {part.id: 20 + number for number, part in enumerate(planned.parts) if part.kind in ("fdset", "fd")}
     for word in argv(planned, fds):
         if word.startswith("-") or not lines:
             lines.append(word)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from corral.errors import OperationInvalid
+from corral.hypervisor import links
 from corral.hypervisor.documents import Definition
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ async def machinery(domain: Domain, run: Run, chains: dict[str, tuple[Image, ...
         run_dir=run.directory,
         chains=chains or {},
         now=time.time(),
+        vhost=links.vhost_offered(),
     )
     binary = await domain.hypervisor.offer.binary(document.devices.emulator)
     return Machinery(binary, runtime, chains or {})

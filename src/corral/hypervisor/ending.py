@@ -15,6 +15,7 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import ArgumentUnsupported, CorralError, HostError, OperationInvalid, OperationTimeout
+from corral.hypervisor import links
 from corral.hypervisor.jobs import PATIENCE
 from corral.hypervisor.lifecycle import TABLE, Cause
 
@@ -210,7 +211,7 @@ async def finish(domain: Domain, run: Run, cause: Cause) -> None:
     domain.apply(cause, domain_id=run.id)
     domain.hypervisor.forget_if_gone(domain)
     await _note(domain.hypervisor.store.remove_live(domain.uuid, run.id, TABLE[cause][1].state.reason))
-    await clear_away(run)
+    await clear_away(domain, run)
     run.ended.set()
 
 
@@ -223,8 +224,9 @@ def let_go(domain: Domain, run: Run) -> None:
     domain.hypervisor.images.release(domain.uuid)
 
 
-async def clear_away(run: Run) -> None:
+async def clear_away(domain: Domain, run: Run) -> None:
     """Close and remove what was this run's alone."""
+    await links.release(domain, run)
     if run.machine is not None:
         await run.machine.close()
     if run.agent is not None:

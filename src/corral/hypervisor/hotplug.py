@@ -143,7 +143,9 @@ def attached(*devices: Device) -> Edit:
     """The edit that puts devices into a definition."""
     from corral.model import device_set
     from corral.model.devices.disk import Disk
+    from corral.model.devices.interface import Interface
     from corral.qemu import plugging
+    from corral.qemu.live import forget_link
 
     for device in devices:
         if device_set.kind(device) in _NOT_IN_DEFINITIONS:
@@ -158,6 +160,8 @@ def attached(*devices: Device) -> Edit:
                 new.alias = None
             if isinstance(new, Disk) and new.source is not None:
                 new.source.index = None
+            if isinstance(new, Interface):
+                forget_link(new)
             plugging.insert(document, new)
 
     return edit

@@ -440,6 +440,8 @@ async def _detach(run: Run) -> None:
         session.close()
     if run.agent is not None:
         await run.agent.close()
+    for passt in run.passts.values():
+        passt.close()
     if run.machine is not None:
         await run.machine.close()
     elif run.process is not None:

@@ -7,13 +7,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError
-from corral.hypervisor import events, guest, images, memory_devices, unplug
+from corral.hypervisor import events, guest, images, links, memory_devices, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
 from corral.qemu.monitor import MonitorCommandFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
@@ -75,6 +75,7 @@ async def run_plug(
 ) -> None:
     """Plug it in, write it down, tell; on any failure nothing of it is left."""
     from corral.model.devices.disk import Disk
+    from corral.model.devices.interface import Interface
     from corral.qemu import plugging
 
     machine = run.require_machine()
@@ -83,21 +84,22 @@ async def run_plug(
     hypervisor.images.claim(domain.uuid, domain.name, paths)
     run.next_node = max(run.next_node, plugging.next_node(plug.document))
     try:
-        await hypervisor.store.begin_plug(run.id, _note(plug, config is not None).to_json())
-        with memory_devices.noticing(domain, run, plug.devices) as expected:
-            await _execute(domain, run, machine, plug)
+        async with links.opened(domain, run, [d for d in plug.devices if isinstance(d, Interface)]) as ends:
+            await hypervisor.store.begin_plug(run.id, _note(plug, config is not None).to_json())
+            with memory_devices.noticing(domain, run, plug.devices) as expected:
+                await _execute(domain, run, machine, plug, ends)
+                try:
+                    await memory_devices.noticed(run, expected)
+                    if memory_devices.modules(plug.devices):
+                        await memory_devices.look(machine, plug.document)
+                except BaseException:
+                    await _undo(domain, run, plug.parts, plug.devices)
+                    raise
             try:
-                await memory_devices.noticed(run, expected)
-                if memory_devices.modules(plug.devices):
-                    await memory_devices.look(machine, plug.document)
+                await write(domain, run, change(plug.devices, plug.plain, config))
             except BaseException:
                 await _undo(domain, run, plug.parts, plug.devices)
                 raise
-        try:
-            await write(domain, run, change(plug.devices, plug.plain, config))
-        except BaseException:
-            await _undo(domain, run, plug.parts, plug.devices)
-            raise
     except BaseException:
         hypervisor.images.release_paths(domain.uuid, paths)
         await _strike_out(domain, run)
@@ -144,18 +146,20 @@ def change(devices: Sequence[Device], plain: Sequence[Device], config: Edit | No
     return Change(live=live, base=base, config=config)
 
 
-async def _execute(domain: Domain, run: Run, machine: Machine, plug: Plug) -> None:
+async def _execute(domain: Domain, run: Run, machine: Machine, plug: Plug, ends: Mapping[str, int]) -> None:
     """Make the parts, host's side first; when QEMU refuses one, those that it took are undone and the refusal told.
 
-    Files go one by one, each with its descriptor; then all back ends in one go; then, since the guest sees them at
-    once and may be slow to let go again, the devices, with what is told to QEMU when they are there.
+    Files and the host's ends of network cards go one by one, each with its descriptor; then all back ends in one go;
+    then, since the guest sees them at once and may be slow to let go again, the devices, with what is told to QEMU when
+    they are there.
     """
     from corral.qemu import live, render
 
     taken: list[Part] = []
     try:
         await open_files(machine, [part for part in plug.parts if part.kind == "fdset"], taken)
-        backends = [part for part in plug.parts if part.kind not in ("fdset", "device")]
+        await _hand_in(machine, [part for part in plug.parts if part.kind == "fd"], ends, taken)
+        backends = [part for part in plug.parts if part.kind not in ("fdset", "fd", "device")]
         answers = await send_all(machine, render.attach(backends), backends, taken)
         devices = [part for part in plug.parts if part.kind == "device"]
         await send_all(machine, [*render.attach(devices), *plug.setup], devices, taken)
@@ -181,6 +185,15 @@ async def open_files(machine: Machine, files: Sequence[Part], taken: list[Part])
         for part, (name, arguments) in zip(files, render.attach(files), strict=True):
             await machine.monitor.execute(name, arguments, descriptor=opened[part.id])
             taken.append(part)
+
+
+async def _hand_in(machine: Machine, parts: Sequence[Part], ends: Mapping[str, int], taken: list[Part]) -> None:
+    """Hand QEMU the descriptors of the host's ends."""
+    from corral.qemu import render
+
+    for part, (name, arguments) in zip(parts, render.attach(parts), strict=True):
+        await machine.monitor.execute(name, arguments, descriptor=ends[part.id])
+        taken.append(part)
 
 
 async def send_all(

@@ -22,6 +22,7 @@ from corral.hypervisor import (
     guest,
     guest_agent,
     images,
+    links,
     memory_devices,
     plug_recovery,
     reactions,
@@ -63,6 +64,7 @@ async def restore(hypervisor: Hypervisor) -> None:
         reason = definition.shutoff_reason if definition.last_boot == hypervisor.boot else 0
         domain.restore(State(DomainState.SHUTOFF, reason))
     await asyncio.gather(*(_restore(hypervisor, row) for row in live))
+    await links.sweep(hypervisor)
     await asyncio.to_thread(_sweep, hypervisor)
     sleeping.restore(hypervisor)
 
@@ -125,6 +127,7 @@ async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
         start_paused=row.start_paused,
     )
     domain.run = run
+    await links.take_up(domain, run)
     domain.restore(State(row.state, row.reason))
     try:
         run.process = Process.adopt(row.pid, row.start_time)

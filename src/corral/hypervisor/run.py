@@ -75,6 +75,9 @@ class Run:
     next_node: int = 0
     #: Parts of plugs that failed, which the guest has yet to let go of.
     leftovers: list[Leftover] = field(default_factory=list)
+    #: The macvtaps made for it: name → address; and the passt processes of its cards, by alias (`links`).
+    macvtaps: dict[str, str] = field(default_factory=dict)
+    passts: dict[str, Process] = field(default_factory=dict)
     #: Open console and channel sessions by device alias: one at a time each.
     sessions: dict[str, ByteStream] = field(default_factory=dict)
 

@@ -32,6 +32,7 @@ from corral.hypervisor import (
     guest_cpu,
     host_limits,
     images,
+    links,
     memory_devices,
     pinning,
     ports,
@@ -148,6 +149,7 @@ async def _make(
                 graphics=_take_ports(domain, document),
                 now=time.time(),
                 reserve=host_limits.check(document, accel),
+                vhost=links.vhost_offered(),
                 fds=copies,
             )
             document = plan.settle(document, runtime)
@@ -156,7 +158,8 @@ async def _make(
             _close_channels(document)
             processor_limits.note(document, accel, hypervisor.offer.kvm)
             planned = plan.plan(document, binary, runtime)
-            machine = await _spawn(domain, run, planned, listener)
+            async with links.opened(domain, run, document.devices.interfaces) as ends:
+                machine = await _spawn(domain, run, planned, listener, ends)
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
     await guest_cpu.settle(document, machine)
@@ -171,8 +174,8 @@ async def _make(
     return machine
 
 
-async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener) -> Machine:
-    """The process of a plan, paused, with its files."""
+async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, ends: Mapping[str, int]) -> Machine:
+    """The process of a plan, paused, with its files and the host's ends of its network cards."""
     from corral.qemu import descriptors, render
     from corral.qemu.machine import Machine
 
@@ -184,11 +187,11 @@ async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener) ->
     try:
         async with descriptors.opened(planned.parts) as files:
             return await Machine.start(
-                render.argv(planned, files),
+                render.argv(planned, {**files, **ends}),
                 name=domain.name,
                 listener=listener,
                 log=run.log,
-                pass_fds=(*planned.fds, *files.values()),
+                pass_fds=(*planned.fds, *files.values(), *ends.values()),
                 account=account,
                 cwd=run.directory,  # by which a later daemon knows it, should this one die before it noted the process
                 env=_environment(planned.environment),
@@ -248,7 +251,7 @@ async def _undo(domain: Domain, run: Run) -> None:
     except CorralError:
         log.exception("domain %s: cannot note that its start failed; the next daemon will", domain.name)
     ending.let_go(domain, run)
-    await ending.clear_away(run)
+    await ending.clear_away(domain, run)
     domain.apply(Cause.START_FAILED)
     domain.run = None
     domain.hypervisor.forget_if_gone(domain)

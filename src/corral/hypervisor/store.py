@@ -312,6 +312,21 @@ class Store:
 
         return await self._transaction(work, durable=False)
 
+    async def metas(self, prefix: str) -> dict[str, str]:
+        """All facts of the store's own whose keys begin so."""
+
+        def work(connection: sqlite3.Connection) -> dict[str, str]:
+            rows = connection.execute("SELECT key, value FROM meta WHERE substr(key, 1, ?) = ?", (len(prefix), prefix))
+            return {str(key): str(value) for key, value in rows}
+
+        return await self._transaction(work, durable=False)
+
+    async def drop_meta(self, key: str) -> None:
+        """Forget a fact of the store's own."""
+        await self._transaction(
+            lambda connection: connection.execute("DELETE FROM meta WHERE key = ?", (key,)), durable=False
+        )
+
     async def set_meta(self, key: str, value: str) -> None:
         """Write a fact of the store's own."""
         await self._transaction(

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout
-from corral.hypervisor import answers, events, images, memory_devices
+from corral.hypervisor import answers, events, images, links, memory_devices
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.qemu.monitor import MonitorCommandFailed
 
@@ -123,6 +123,7 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     """The device is out of QEMU: out of the documents too, and tell."""
     from corral.model.devices.chardev import Channel
     from corral.model.devices.disk import Disk
+    from corral.model.devices.interface import Interface
     from corral.qemu import plugging
 
     alias = device.alias.name if device.alias is not None else ""
@@ -132,6 +133,8 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     if isinstance(device, Channel) and device.target.name == guest_agent_port() and run.agent is not None:
         agent, run.agent = run.agent, None
         await agent.close()
+    if isinstance(device, Interface):
+        await links.release(domain, run, [device])
     if session := run.sessions.pop(alias, None):
         session.close()
     await write(domain, run, Change(live=without(device), base=without(device), config=config))

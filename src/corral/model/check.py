@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
-from corral.model import memory_check
+from corral.model import interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.device import BootableDevice, Device
@@ -247,9 +247,8 @@ class _Checker:
     def interfaces(self) -> None:
         for position, interface in enumerate(self.devices.interfaces):
             loc: Loc = ("devices", "interfaces", position)
-            if interface.type != "user":
-                message = f"network interface type '{interface.type}' is not supported"
-                self.refuse((*loc, "type"), message, ConfigUnsupported)
+            for where, message, error in interface_rules.objections(interface, self.domain):
+                self.refuse((*loc, *where), message, error)
             mac = interface.mac
             if mac is not None and int(mac.address.split(":")[0], 16) & 1:
                 self.refuse((*loc, "mac"), f"expected unicast mac address, found multicast '{mac.address}'")

@@ -121,6 +121,13 @@ def iothreads(domain: Domain) -> list[int]:
     return sorted(named + [next(free) for _ in range(count - len(named))])
 
 
+def reconnect(seconds: int, context: Context) -> Properties:
+    """How often a client socket of QEMU's connects again."""
+    # Milliseconds came to chardevs and stream netdevs at once; seconds are deprecated since.
+    precise = context.binary.has_argument("netdev_add", "type=stream/reconnect-ms")
+    return {"reconnect-ms": seconds * 1000} if precise else {"reconnect": seconds}
+
+
 def virtio_options(options: VirtioOptions | None) -> Properties:
     """The transport's options that every virtio device has."""
     if options is None:

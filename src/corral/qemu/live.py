@@ -10,6 +10,7 @@ from corral.model.address import DIMMAddress
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console
 from corral.model.devices.device import Device
 from corral.model.devices.disk import BackingStore, Disk
+from corral.model.devices.interface import Interface
 from corral.model.devices.memory import GuestAddress, MemoryDevice
 from corral.model.domain import Domain
 from corral.model.units import Size
@@ -35,7 +36,8 @@ def forget(document: Domain, run: Path) -> None:
     """Take out of a document what only a run put there, in place, so that a running machine's can be defined again.
 
     The id, aliases that are not the user's own (`ua-…`), paths of ptys, sockets under `run` (where the daemon keeps
-    those of running machines; libvirt's own are known, too), chosen display ports, and the numbers of images.
+    those of running machines; libvirt's own are known, too), chosen display ports, the numbers of images,
+    and the names of taps.
     """
     ran, document.id = document.id is not None, None
     for device in _devices(document):
@@ -49,6 +51,8 @@ def forget(document: Domain, run: Path) -> None:
             device.target.current = None
             if ran:
                 forget_place(device)
+        elif isinstance(device, Interface):
+            forget_link(device)
     for display in document.devices.graphics:
         if display.autoport == "yes":
             display.port = display.tls_port = None
@@ -97,6 +101,14 @@ def _forget_chardev(device: Chardev, run: Path) -> None:
             source.path = None
         if device.type == "pty" or source.path is None:
             device.source = None
+
+
+def forget_link(interface: Interface) -> None:
+    """Take out the name that a run gave to the host's end of a card, in place; one that its user chose stays."""
+    target = interface.target
+    chosen = target is None or target.managed == "no"
+    if not chosen and target is not None and target.dev.startswith(("vnet", "macvtap")):
+        interface.target = None
 
 
 def _is_ours(path: str, run: Path) -> bool:

@@ -29,6 +29,7 @@ from corral.qemu import addresses, controllers, default_devices, memory_slots, p
 from corral.qemu.binary import Binary
 from corral.qemu.devices import controller as controller_parts
 from corral.qemu.devices.disk import WIDE_SCSI
+from corral.qemu.live import forget_link
 from corral.qemu.plan import device_parts, device_setup, settle
 from corral.qemu.runtime import Command, Part, Runtime
 
@@ -214,6 +215,8 @@ def _forget_run(device: Device) -> None:
         device.source.index = None
     if isinstance(device, MemoryDevice):
         device.target.current = None
+    if isinstance(device, Interface):
+        forget_link(device)
 
 
 def _complete(document: Domain, device: Device, binary: Binary) -> None:

@@ -13,6 +13,7 @@ ID_FIELD = {"fdset": "fdset-id", "blockdev": "node-name", "object": "id", "netde
 ATTACH = {"blockdev": "blockdev-add", "object": "object-add", "netdev": "netdev_add", "device": "device_add"}
 DETACH = {
     "fdset": ("remove-fd", "fdset-id"),
+    "fd": ("closefd", "fdname"),
     "blockdev": ("blockdev-del", "node-name"),
     "object": ("object-del", "id"),
     "netdev": ("netdev_del", "id"),
@@ -22,7 +23,7 @@ DETACH = {
 
 
 def argv(plan: Plan, fds: Mapping[str, int]) -> list[str]:
-    """The whole command line, the emulator first; `fds`: the inherited descriptor of each descriptor set."""
+    """The whole command line, the emulator first; `fds`: the inherited descriptor of each descriptor set and `fd`."""
     words = [plan.emulator]
     for option in plan.options:
         words += option
@@ -30,20 +31,26 @@ def argv(plan: Plan, fds: Mapping[str, int]) -> list[str]:
         match part.kind:
             case "fdset":
                 words += ["-add-fd", f"fd={fds[part.id]},set={part.id},opaque={_escape(part.props['path'])}"]
+            case "fd":
+                pass  # inherited; its netdev names it by its number
             case "chardev":
                 words += ["-chardev", chardev_option(part)]
+            case "netdev":
+                words += ["-netdev", _json(_numbered(_props(part), fds))]
             case _:
                 words += [f"-{part.kind}", _json(_props(part))]
     return words
 
 
 def attach(parts: Sequence[Part]) -> list[Command]:
-    """QMP commands that plug the parts in, in order; with an `add-fd` goes the descriptor of that set's file."""
+    """QMP commands that plug the parts in, in order; with an `add-fd` or `getfd` goes its descriptor."""
     commands: list[Command] = []
     for part in parts:
         match part.kind:
             case "fdset":
                 commands.append(("add-fd", {"fdset-id": int(part.id), "opaque": part.props["path"]}))
+            case "fd":
+                commands.append(("getfd", {"fdname": part.id}))
             case "chardev":
                 commands.append(("chardev-add", {"id": part.id, "backend": part.props}))
             case _:
@@ -86,6 +93,17 @@ def _flat(backend: str, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "fd", value
         else:
             yield renamed.get(name, name), str(value)
+
+
+def _numbered(props: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
+    """A netdev's properties with the numbers of inherited descriptors in place of their names."""
+    renamed = dict(props)
+    for name in ("fd", "fds", "vhostfd", "vhostfds"):
+        if name in props:
+            renamed[name] = ":".join(str(fds[each]) for each in props[name].split(":"))
+    if props.get("addr", {}).get("type") == "fd":
+        renamed["addr"] = {"type": "fd", "str": str(fds[props["addr"]["str"]])}
+    return renamed
 
 
 def _props(part: Part) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-PartKind = Literal["fdset", "blockdev", "object", "netdev", "chardev", "device"]
+PartKind = Literal["fdset", "fd", "blockdev", "object", "netdev", "chardev", "device"]
 Command = tuple[str, dict[str, Any]]
 """A QMP command and its arguments."""
 
@@ -18,8 +18,9 @@ class Part:
 
     `props` is in QMP's form without the id and, for a device, with its `driver`; for an object with its `qom-type`;
     for a blockdev with its `driver`; for a netdev with its `type`. A chardev's is its ChardevBackend:
-    `{"type": "socket", "data": {…}}`; a descriptor set's is the file to open (`corral.qemu.descriptors`). `id` is the
-    device id, object id, chardev id, netdev id, node name or set number.
+    `{"type": "socket", "data": {…}}`; a descriptor set's is the file to open (`corral.qemu.descriptors`). A `fd`
+    has none: its descriptor comes from whoever starts or plugs, and a netdev names it by its id. `id` is the device id,
+    object id, chardev id, netdev id, node name or set number.
     """
 
     kind: PartKind
@@ -63,6 +64,7 @@ class Runtime:
     `nvram`: the domain's own UEFI variable store, existing; None: the path in `<nvram>`.
     `now`: seconds since 1970, for `<clock offset='variable'>`.
     `reserve`: False where the guest's memory is more than the host has: it is promised, and found page by page.
+    `vhost`: whether the host's kernel can move the packets of virtio cards on taps (vhost-net).
     `fds`: copies that QEMU inherits of files to be read that it may not open itself: path → descriptor.
     """
 
@@ -74,4 +76,5 @@ class Runtime:
     nvram: Path | None = None
     now: float = 0.0
     reserve: bool = True
+    vhost: bool = False
     fds: Mapping[str, int] = field(default_factory=dict)

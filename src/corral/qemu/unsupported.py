@@ -8,7 +8,6 @@ from corral.errors import ConfigUnsupported
 from corral.model.devices.chardev import Chardev
 from corral.model.devices.disk import Disk
 from corral.model.devices.graphics import Graphics
-from corral.model.devices.interface import Interface
 from corral.model.domain import Domain
 
 Claim = tuple[bool, str]
@@ -29,8 +28,6 @@ def _claims(domain: Domain) -> Iterator[Claim]:
     devices = domain.devices
     for disk in devices.disks:
         yield from _disk(disk, domain)
-    for interface in devices.interfaces:
-        yield from _interface(interface)
     for graphics in devices.graphics:
         yield from _graphics(graphics)
     chardevs: list[Chardev] = [*devices.serials, *devices.parallels, *devices.consoles, *devices.channels]
@@ -79,17 +76,6 @@ def _disk(disk: Disk, domain: Domain) -> Iterator[Claim]:
     tuned = driver is not None and (driver.queues or driver.queue_size or driver.iothread)
     yield bool(tuned) and disk.target.bus != "virtio", f"queues or iothread of disk '{name}', which is not virtio,"
     yield disk.blockio is not None and disk.target.bus == "usb", f"<blockio> of USB disk '{name}'"
-
-
-def _interface(interface: Interface) -> Iterator[Claim]:
-    backend, driver = interface.backend, interface.driver
-    named = backend is not None and (backend.tap or backend.vhost or backend.log_file)
-    yield backend is not None and backend.type == "passt", "interface backend 'passt' (leave <backend> out)"
-    yield bool(interface.port_forwards), "<portForward> (it needs interface backend 'passt')"
-    yield bool(named), "tap, vhost or logFile of an interface's <backend>"
-    yield driver is not None and driver.name == "vhost", "vhost with user networking"
-    yield driver is not None and (driver.queues or 1) > 1, "more than one queue with user networking"
-    yield interface.trust_guest_rx_filters == "yes", "trustGuestRxFilters with user networking"
 
 
 def _graphics(graphics: Graphics) -> Iterator[Claim]:

@@ -7,10 +7,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_xml import attr, element
 
+from corral.model.devices.chardev import Reconnect
 from corral.model.devices.device import BootableDevice, Queues, VirtioOptions
 from corral.model.element import Element, OnOff, YesNo
 
-InterfaceType = Literal["user", "network", "bridge", "direct", "ethernet"]
+InterfaceType = Literal[
+    "user", "network", "bridge", "direct", "ethernet", "vhostuser", "mcast", "server", "client", "udp"
+]
+
+#: Kinds whose host's end is a link of the host's own, which has counters, an MTU and a queue that can be limited.
+LINKS = ("bridge", "ethernet", "direct")
+#: Kinds that reach another guest's socket.
+SOCKETS = ("mcast", "server", "client", "udp")
+
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Mac(Element, tag="mac"):
@@ -19,15 +29,69 @@ class Mac(Element, tag="mac"):
     check: YesNo | None = attr(default=None)
 
 
+class LocalEnd(Element, tag="local"):
+    """Where type udp listens."""
+
+    address: str = attr()
+    port: Port = attr()
+
+
 class InterfaceSource(Element, tag="source"):
-    """The host's side: `network` (with `portgroup`), `bridge`, or `dev` and `mode` for type direct."""
+    """The host's side, whose attributes belong to the interface's type.
+
+    `network` with `portgroup`; `bridge`; `dev`, with `mode` for type direct; `type`, `path` and `mode` of a vhost-user
+    socket; `address` and `port` of the sockets between guests.
+    """
 
     network: str | None = attr(default=None)
     portgroup: str | None = attr(default=None)
     portid: str | None = attr(default=None)
     bridge: str | None = attr(default=None)
+    type: Literal["unix"] | None = attr(default=None)
+    path: str | None = attr(default=None)
     dev: str | None = attr(default=None)
-    mode: Literal["vepa", "bridge", "private", "passthrough"] | None = attr(default=None)
+    mode: Literal["vepa", "bridge", "private", "passthrough", "client", "server"] | None = attr(default=None)
+    address: str | None = attr(default=None)
+    port: Port | None = attr(default=None)
+    local: LocalEnd | None = element(default=None)
+    reconnect: Reconnect | None = element(default=None)
+
+
+class Inbound(Element, tag="inbound"):
+    """What the guest may receive: kilobytes (1000 bytes) a second on average and at most, KiB in one burst."""
+
+    average: Annotated[int, Field(ge=1, le=2**32 - 1)] = attr()
+    peak: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = attr(default=None)
+    burst: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = attr(default=None)
+
+
+class Outbound(Inbound, tag="outbound"):
+    """What the guest may send, in the same units."""
+
+
+class Bandwidth(Element, tag="bandwidth"):
+    """Limits of the traffic, seen from the guest."""
+
+    inbound: Inbound | None = element(default=None)
+    outbound: Outbound | None = element(default=None)
+
+
+class BridgePort(Element, tag="port"):
+    """The port on the bridge; isolated ones do not reach each other."""
+
+    isolated: YesNo | None = attr(default=None)
+
+
+class Tune(Element, tag="tune"):
+    """How many bytes of sent packets the tap holds before the guest has to wait."""
+
+    sndbuf: Annotated[int, Field(ge=0, le=2**64 - 1)] = element()
+
+
+class Teaming(Element, tag="teaming"):
+    """The card that stays while its hardware partner comes and goes (virtio failover)."""
+
+    type: Literal["persistent"] = attr()
 
 
 class IP(Element, tag="ip"):
@@ -129,12 +193,31 @@ class Interface(BootableDevice, tag="interface"):
     trust_guest_rx_filters: YesNo | None = attr(name="trustGuestRxFilters", default=None)
     mac: Mac | None = element(default=None)
     source: InterfaceSource | None = element(default=None)
+    bandwidth: Bandwidth | None = element(default=None)
+    port: BridgePort | None = element(default=None)
     ips: list[IP] = element(tag="ip", default_factory=list)
     port_forwards: list[PortForward] = element(tag="portForward", default_factory=list)
     target: InterfaceTarget | None = element(default=None)
     model: InterfaceModel | None = element(default=None)
     driver: InterfaceDriver | None = element(default=None)
     backend: InterfaceBackend | None = element(default=None)
+    tune: Tune | None = element(default=None)
+    teaming: Teaming | None = element(default=None)
     link: Link | None = element(default=None)
     mtu: MTU | None = element(default=None)
     rom: ROM | None = element(default=None)
+
+    @property
+    def virtio(self) -> bool:
+        """Whether the card is a virtio one."""
+        return self.model is not None and self.model.type.startswith("virtio")
+
+    @property
+    def passt(self) -> bool:
+        """Whether a passt process is behind it."""
+        return self.type == "user" and self.backend is not None and self.backend.type == "passt"
+
+    @property
+    def queues(self) -> int:
+        """How many pairs of queues card and host's end have."""
+        return (self.driver.queues if self.driver is not None else None) or 1

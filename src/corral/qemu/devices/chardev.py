@@ -9,7 +9,7 @@ from corral.model.address import ISAAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console, Parallel, Serial
 from corral.model.devices.hub import Redirdev
 from corral.qemu import descriptors
-from corral.qemu.context import Context, Properties, alias, given, switch
+from corral.qemu.context import Context, Properties, alias, given, reconnect, switch
 from corral.qemu.runtime import Part
 
 
@@ -153,10 +153,7 @@ def _socket(
     if server:
         data["wait"] = False
     elif source.reconnect is not None and source.reconnect.enabled == "yes":
-        # Milliseconds came to chardevs and stream netdevs at once; seconds are deprecated since.
-        seconds = source.reconnect.timeout or 1
-        precise = context.binary.has_argument("netdev_add", "type=stream/reconnect-ms")
-        data |= {"reconnect-ms": seconds * 1000} if precise else {"reconnect": seconds}
+        data |= reconnect(source.reconnect.timeout or 1, context)
     if device.protocol is not None and device.protocol.type == "telnet":
         data["telnet"] = True
     return data

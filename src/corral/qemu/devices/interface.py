@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from corral.errors import ConfigUnsupported
-from corral.model.devices.interface import GuestOffloads, HostOffloads, Interface, InterfaceDriver
-from corral.qemu.context import Context, Properties, alias, given, switch, virtio_options
+from corral.model.devices.interface import (
+    LINKS,
+    GuestOffloads,
+    HostOffloads,
+    Interface,
+    InterfaceDriver,
+    InterfaceSource,
+)
+from corral.qemu.context import Context, Properties, alias, given, reconnect, switch, virtio_options
 from corral.qemu.runtime import Command, Part
 
 CARDS = {"virtio": "virtio-net-pci", "usb-net": "usb-net"}
@@ -12,12 +19,42 @@ CARDS = {"virtio": "virtio-net-pci", "usb-net": "usb-net"}
 
 
 def parts(interface: Interface, context: Context) -> list[Part]:
-    """The netdev, then the card."""
+    """The descriptors and the character device that the netdev works on, the netdev, then the card."""
     netdev = f"host{alias(interface)}"
+    ends = [Part("fd", name, {}) for name in descriptors(interface, vhost=context.runtime.vhost)]
+    if interface.type == "vhostuser":
+        ends.append(Part("chardev", f"char{alias(interface)}", _vhost_user_socket(interface, context)))
     return [
+        *ends,
         Part("netdev", netdev, _backend(interface, context)),
         Part("device", alias(interface), _card(interface, netdev, context)),
     ]
+
+
+def descriptors(interface: Interface, *, vhost: bool) -> list[str]:
+    """The names of the descriptors that QEMU is handed for the host's end: `tap-…`, `vhost-…`, `passt-…`."""
+    if interface.passt:
+        return [f"passt-{alias(interface)}"]
+    if interface.type not in LINKS:
+        return []
+    names = [f"tap-{alias(interface)}-{queue}" for queue in range(interface.queues)]
+    if by_vhost(interface, vhost=vhost):
+        names += [f"vhost-{alias(interface)}-{queue}" for queue in range(interface.queues)]
+    return names
+
+
+def by_vhost(interface: Interface, *, vhost: bool) -> bool:
+    """Whether the host's kernel moves the packets; `vhost`: it can. Raises ConfigUnsupported where it must and cannot.
+
+    Without a word in the document it does so for virtio cards where it can.
+    """
+    name = interface.driver.name if interface.driver is not None else None
+    if name == "vhost" and not vhost:
+        raise ConfigUnsupported(
+            "vhost-net was requested for an interface, but is unavailable",
+            hint="load the host's kernel module vhost_net, or use <driver name='qemu'/>",
+        )
+    return vhost and name != "qemu" and interface.virtio
 
 
 def setup(interface: Interface) -> list[Command]:
@@ -28,17 +65,73 @@ def setup(interface: Interface) -> list[Command]:
 
 
 def _backend(interface: Interface, context: Context) -> Properties:
-    if interface.type != "user":
-        raise ConfigUnsupported(f"interfaces of type '{interface.type}' are not supported yet; use type 'user'")
-    if not context.binary.has_argument("netdev_add", "type=user"):
-        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' was built without user networking (slirp)")
-    props: Properties = {"type": "user"}
+    source = interface.source or InterfaceSource()
+    match interface.type:
+        case "user" if interface.passt:
+            end = {"type": "fd", "str": f"passt-{alias(interface)}"}
+            return {"type": _netdev("stream", context), "server": False, "addr": end}
+        case "user":
+            return _slirp(interface, context)
+        case "bridge" | "ethernet" | "direct":
+            return _tap(interface, context)
+        case "vhostuser":
+            props: Properties = {"type": _netdev("vhost-user", context), "chardev": f"char{alias(interface)}"}
+            return props | ({"queues": interface.queues} if interface.queues > 1 else {})
+        case "server":
+            listen = _inet(source.address or "", source.port)
+            return {"type": _netdev("stream", context), "server": True, "addr": listen}
+        case "client":
+            return {"type": _netdev("stream", context), "server": False, "addr": _inet(source.address, source.port)}
+        case "mcast":
+            return {"type": _netdev("dgram", context), "remote": _inet(source.address, source.port)}
+        case "udp" if source.local is not None:
+            local = _inet(source.local.address, source.local.port)
+            return {"type": _netdev("dgram", context), "local": local, "remote": _inet(source.address, source.port)}
+    raise ConfigUnsupported(f"interfaces of type '{interface.type}' are not supported yet")
+
+
+def _netdev(kind: str, context: Context) -> str:
+    """The netdev's type. Raises ConfigUnsupported when the binary has none."""
+    if not context.binary.has_argument("netdev_add", f"type={kind}"):
+        what = "user networking (slirp)" if kind == "user" else f"netdev '{kind}'"
+        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' was built without {what}")
+    return kind
+
+
+def _inet(host: str | None, port: int | None) -> Properties:
+    return {"type": "inet", "host": host or "", "port": str(port)}
+
+
+def _slirp(interface: Interface, context: Context) -> Properties:
+    props: Properties = {"type": _netdev("user", context)}
     for address in interface.ips:
         if address.family == "ipv6" or ":" in address.address:
             props |= {"ipv6-prefix": address.address} | given({"ipv6-prefixlen": address.prefix})
         else:
             props["net"] = address.address + (f"/{address.prefix}" if address.prefix else "")
     return props
+
+
+def _tap(interface: Interface, context: Context) -> Properties:
+    """A tap or macvtap, whose descriptors are named as `descriptors` says: one a queue, and as many of vhost's."""
+    many = interface.queues > 1
+    names = descriptors(interface, vhost=context.runtime.vhost)
+    taps, vhosts = names[: interface.queues], names[interface.queues :]
+    props: Properties = {"type": _netdev("tap", context), "fds" if many else "fd": ":".join(taps)}
+    if vhosts:
+        props |= {"vhost": True, "vhostfds" if many else "vhostfd": ":".join(vhosts)}
+    return props
+
+
+def _vhost_user_socket(interface: Interface, context: Context) -> Properties:
+    """The chardev on which QEMU and the other process agree about the guest's memory and the queues."""
+    source = interface.source or InterfaceSource()
+    data: Properties = {"addr": {"type": "unix", "data": {"path": source.path}}, "server": source.mode == "server"}
+    if source.mode == "server":
+        data["wait"] = False
+    elif source.reconnect is not None and source.reconnect.enabled == "yes":
+        data |= reconnect(source.reconnect.timeout or 1, context)
+    return {"type": "socket", "data": data}
 
 
 def _card(interface: Interface, netdev: str, context: Context) -> Properties:
@@ -50,9 +143,16 @@ def _card(interface: Interface, netdev: str, context: Context) -> Properties:
     props: Properties = {"driver": driver, "netdev": netdev}
     if driver.startswith("virtio-net"):
         props |= _virtio(interface.driver or InterfaceDriver())
+        if interface.queues > 1:
+            # A vector a queue and direction, one for the control queue, one for configuration changes.
+            props |= {"mq": True, "vectors": 2 * interface.queues + 2}
+        if interface.teaming is not None:
+            props["failover"] = True
         props |= given(host_mtu=interface.mtu.size if interface.mtu is not None else None)
     elif interface.mtu is not None:
         raise ConfigUnsupported(f"<mtu> is only for virtio interfaces, not '{model}'")
+    if not driver.startswith("virtio-net"):
+        _refuse_virtio_only(interface, model)
     if interface.mac is not None:
         props["mac"] = interface.mac.address.lower()
     props |= context.place(interface) | context.boot_index(interface)
@@ -62,6 +162,17 @@ def _card(interface: Interface, netdev: str, context: Context) -> Properties:
         if rom.enabled == "no" or rom.file is not None:
             props["romfile"] = rom.file or ""
     return props
+
+
+def _refuse_virtio_only(interface: Interface, model: str) -> None:
+    """Raise for what only a virtio card has."""
+    said = interface.driver is not None and [
+        name for name, value in interface.driver.to_data().items() if value is not None and name != "name"
+    ]
+    if said:
+        raise ConfigUnsupported(f"<driver> '{said[0]}' is only for virtio interfaces, not '{model}'")
+    if interface.teaming is not None:
+        raise ConfigUnsupported(f"<teaming> is only for virtio interfaces, not '{model}'")
 
 
 def _virtio(driver: InterfaceDriver) -> Properties:

@@ -1,0 +1,77 @@
+"""A network namespace of a test's own: with a bridge that has an address and a route, and a pair of veths.
+
+br0    10.77.0.1/24, the default route's link     veth0 ═ veth1  10.78.0.1/24 on veth1
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+BRIDGE, HOST = "br0", "10.77.0.1"
+PARENT, OTHER, OTHER_HOST = "veth0", "veth1", "10.78.0.1"
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """A namespace by its name; `within` are the words that run a command inside."""
+
+    name: str
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.name)
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """Run a command inside; what it prints."""
+        done = subprocess.run([*self.within, *command], capture_output=True, text=True, timeout=60, check=False)
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def ip(self, command: str) -> str:
+        """`ip COMMAND`, the words separated by blanks."""
+        return self.run("ip", *command.split())
+
+    def links(self) -> set[str]:
+        """The names of its links."""
+        return set(self.run("ls", "/sys/class/net").split())
+
+
+def missing() -> str | None:
+    """Why there can be no namespaces here, or None."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "ip is not installed (apt-get install iproute2)"
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return "there is no /dev/net/tun"
+    return None
+
+
+@contextlib.contextmanager
+def made(name: str) -> Iterator[Namespace]:
+    """Make a namespace; all that is in it goes with it."""
+    subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=30)
+    namespace = Namespace(name)
+    try:
+        for command in (
+            "link set lo up multicast on",
+            f"link add {BRIDGE} type bridge forward_delay 0",
+            f"addr add {HOST}/24 dev {BRIDGE}",
+            f"link set {BRIDGE} mtu 1400 up",
+            f"link add {PARENT} type veth peer name {OTHER}",
+            f"addr add {OTHER_HOST}/24 dev {OTHER}",
+            f"link set {PARENT} up",
+            f"link set {OTHER} up",
+            "route add 224.0.0.0/4 dev lo",
+            f"route add default via 10.77.0.254 dev {BRIDGE}",
+        ):
+            namespace.ip(command)
+        yield namespace
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=30)

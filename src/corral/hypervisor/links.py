@@ -1,0 +1,259 @@
+"""The host's ends of a domain's network cards: made before QEMU has them, and cleared away when it has let go.
+
+A tap and a passt go by themselves when QEMU closes its descriptor. A macvtap stays: its name is in the store before it
+is made, and the next daemon removes those whose run is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corral.errors import CorralError, HostError
+from corral.model.devices.interface import LINKS
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.hypervisor.hypervisor import Hypervisor
+    from corral.hypervisor.run import Run
+    from corral.model.devices.interface import Interface
+
+log = logging.getLogger(__name__)
+
+VHOST_NET = "/dev/vhost-net"
+_NOTE = "macvtaps of "
+
+Descriptors = dict[str, int]
+
+
+def vhost_offered(device: str = VHOST_NET) -> bool:
+    """Whether the host's kernel moves packets itself (vhost-net) for whom we are."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.asynccontextmanager
+async def opened(domain: Domain, run: Run, interfaces: Iterable[Interface]) -> AsyncIterator[Mapping[str, int]]:
+    """Make the host's ends of cards of a live document: descriptors by the names that the plan gives them.
+
+    The links' names are written into the document. What was made is undone when the block fails, and our descriptors
+    are closed at its end. Raises HostError for what the host refuses.
+    """
+    cards = [each for each in interfaces if each.passt or each.type in LINKS]
+    fds: Descriptors = {}
+    try:
+        for interface in cards:
+            await _open(domain, run, interface, fds)
+        yield fds
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(release(domain, run, cards)))
+        raise
+    finally:
+        for fd in fds.values():
+            os.close(fd)
+
+
+async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors) -> None:
+    from corral.model.devices.interface import InterfaceTarget
+    from corral.qemu.devices.interface import descriptors
+
+    assert interface.alias is not None
+    names = descriptors(interface, vhost=vhost_offered(_vhost_device(interface)))
+    if interface.passt:
+        await _in_thread(_open_passt, domain, run, interface, names[0], fds)
+        watch_passt(domain, run, interface)
+        return
+    given = interface.target.dev if interface.target is not None else None
+    if interface.type == "direct":
+        name = await _note_macvtap(domain, run, interface, given)
+        interface.target = InterfaceTarget(dev=name)
+        await _in_thread(_open_macvtap, interface, name, names, fds)
+    else:
+        bridge = interface.source.bridge if interface.source is not None else None
+        name = await _in_thread(_open_tap, interface, given, bridge, names, fds)
+        interface.target = interface.target or InterfaceTarget(dev=name)
+        interface.target.dev = name
+
+
+def _vhost_device(interface: Interface) -> str:
+    return (interface.backend.vhost if interface.backend is not None else None) or VHOST_NET
+
+
+async def _in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run `work`, which puts descriptors where they are closed, to its end, also when nobody waits any more."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
+def _open_tap(interface: Interface, name: str | None, bridge: str | None, names: list[str], fds: Descriptors) -> str:
+    from corral.network import bridge_helper, link, tap
+
+    if bridge is not None:
+        link.require_bridge(bridge)
+    device = (interface.backend.tap if interface.backend is not None else None) or tap.TUN
+    mine = interface.target is not None and interface.target.managed == "no"
+    sndbuf = interface.tune.sndbuf if interface.tune is not None else None
+    helped = False
+    try:
+        made = tap.open_tap(
+            name, queues=interface.queues, headers=interface.virtio, device=device, there=mine, sndbuf=sndbuf
+        )
+    except PermissionError as error:
+        if bridge is None or interface.queues > 1 or interface.bandwidth is not None or name is not None:
+            raise HostError(f"Unable to open {device}: {error.strerror}", hint=_NEEDS_ROOT) from error
+        made, helped = bridge_helper.open_tap(bridge, headers=interface.virtio), True
+    fds.update(zip(names, made.fds, strict=False))
+    _open_vhost(interface, names, fds)
+    if not mine and not helped:
+        assert interface.mac is not None
+        mtu = interface.mtu.size if interface.mtu is not None else None
+        isolated = interface.port is not None and interface.port.isolated == "yes"
+        link.connect_tap(made.name, mac=interface.mac.address, mtu=mtu, bridge=bridge, isolated=isolated)
+    return made.name
+
+
+_NEEDS_ROOT = "taps are made by root's daemon; type='user' needs no rights, and qemu-bridge-helper gives simple bridges"
+
+
+def _open_macvtap(interface: Interface, name: str, names: list[str], fds: Descriptors) -> None:
+    from corral.network import link, tap
+
+    source, mtu = interface.source, interface.mtu
+    assert source is not None and source.dev is not None and interface.mac is not None
+    link.make_macvtap(
+        name,
+        parent=source.dev,
+        mode=source.mode or "vepa",
+        mac=interface.mac.address,
+        mtu=mtu.size if mtu is not None else None,
+    )
+    fds.update(zip(names, link.open_macvtap(name, interface.queues), strict=False))
+    for each in names[: interface.queues]:
+        tap.set_headers(fds[each], headers=interface.virtio, queues=interface.queues)
+    _open_vhost(interface, names, fds)
+
+
+def _open_vhost(interface: Interface, names: list[str], fds: Descriptors) -> None:
+    for name in names[interface.queues :]:
+        fds[name] = os.open(_vhost_device(interface), os.O_RDWR | os.O_CLOEXEC)
+
+
+def _open_passt(domain: Domain, run: Run, interface: Interface, name: str, fds: Descriptors) -> None:
+    from corral.network import passt
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    fds[name] = ours.detach()
+    with theirs:
+        passt.start(
+            interface, fd=theirs.fileno(), pid_file=_pid_file(run, interface), account=domain.hypervisor.account
+        )
+
+
+def _pid_file(run: Run, interface: Interface) -> Path:
+    assert interface.alias is not None
+    return run.directory / f"passt-{interface.alias.name}.pid"
+
+
+def watch_passt(domain: Domain, run: Run, interface: Interface) -> None:
+    """Say so when the passt of a card ends before its machine: the card reaches nothing from then on."""
+    from corral.model import device_set
+    from corral.qemu.process import Process, start_time
+
+    assert interface.alias is not None
+    alias = interface.alias.name
+    try:
+        # What is in this file QEMU's account may have written: the process is watched, never signalled.
+        pid = int(_pid_file(run, interface).read_text()[:20])
+        process = Process.adopt(pid, start_time(pid))
+    except (OSError, ValueError, CorralError) as error:
+        log.warning("domain %s: the passt of card '%s' is not there: %s", domain.name, alias, error)
+        return
+    run.passts[alias] = process
+
+    def ended() -> None:
+        run.passts.pop(alias, None)
+        if domain.run is run and not run.ending and device_set.by_alias(run.live.document, alias) is not None:
+            log.warning("domain %s: the passt of card '%s' has ended; detach and attach the card", domain.name, alias)
+
+    process.on_end(ended)
+
+
+async def _note_macvtap(domain: Domain, run: Run, interface: Interface, given: str | None) -> str:
+    """Choose a macvtap's name, and have the store know it before it exists."""
+    from corral.network import link
+
+    assert interface.mac is not None
+    others = [name for other in domain.hypervisor.domains() if other.run is not None for name in other.run.macvtaps]
+    name = given if given is not None else await asyncio.to_thread(link.free_macvtap, frozenset(others))
+    if Path("/sys/class/net", name).exists():  # noqa: ASYNC240 - a look into the kernel's memory
+        raise HostError(f"a network link '{name}' is there already")
+    run.macvtaps[name] = interface.mac.address.lower()
+    await domain.hypervisor.store.set_meta(f"{_NOTE}{run.id}", json.dumps(run.macvtaps))
+    return name
+
+
+async def release(domain: Domain, run: Run, interfaces: Iterable[Interface] | None = None) -> None:
+    """Remove what does not go by itself, of some cards or all of the run's; never raises."""
+    names = None if interfaces is None else [each.target.dev for each in interfaces if each.target is not None]
+    going = {name: mac for name, mac in run.macvtaps.items() if names is None or name in names}
+    if interfaces is None:
+        for process in run.passts.values():
+            process.close()
+        run.passts.clear()
+    if going:
+        await _remove(domain.hypervisor, run.id, going, kept={k: v for k, v in run.macvtaps.items() if k not in going})
+        for name in going:
+            run.macvtaps.pop(name, None)
+
+
+async def _remove(hypervisor: Hypervisor, run_id: int, going: Mapping[str, str], kept: Mapping[str, str]) -> None:
+    from corral.network import link
+
+    try:
+        for name, mac in going.items():
+            await asyncio.to_thread(link.remove_macvtap, name, mac)
+        if kept:
+            await hypervisor.store.set_meta(f"{_NOTE}{run_id}", json.dumps(dict(kept)))
+        else:
+            await hypervisor.store.drop_meta(f"{_NOTE}{run_id}")
+    except CorralError:
+        log.exception("cannot remove the macvtaps %s; the next daemon will try", ", ".join(going))
+
+
+async def take_up(domain: Domain, run: Run) -> None:
+    """Know again what the host has for a run of an earlier daemon's."""
+    note = await domain.hypervisor.store.meta(f"{_NOTE}{run.id}")
+    run.macvtaps = json.loads(note) if note is not None else {}
+    for interface in run.live.document.devices.interfaces:
+        if interface.passt:
+            watch_passt(domain, run, interface)
+
+
+async def sweep(hypervisor: Hypervisor) -> None:
+    """Remove macvtaps of runs that are over, and those that a plug has left behind."""
+    runs = {domain.run.id: domain.run for domain in hypervisor.domains() if domain.run is not None}
+    for key, note in (await hypervisor.store.metas(_NOTE)).items():
+        macvtaps = json.loads(note)
+        run = runs.get(int(key.removeprefix(_NOTE)))
+        cards = run.live.document.devices.interfaces if run is not None else []
+        used = {card.target.dev for card in cards if card.target is not None}
+        going = {name: mac for name, mac in macvtaps.items() if name not in used}
+        kept = {name: mac for name, mac in macvtaps.items() if name in used}
+        if going:
+            await _remove(hypervisor, int(key.removeprefix(_NOTE)), going, kept)
+        if run is not None:
+            run.macvtaps = kept

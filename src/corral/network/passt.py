@@ -1,0 +1,99 @@
+"""passt: a process that carries a guest's packets over sockets of the host's, without rights. passt(1).
+
+It gets one end of a socket pair and QEMU the other; it ends by itself when QEMU's is closed. It goes into the
+background when all is ready, so that the end of the program that we start is the answer.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from corral.errors import ConfigUnsupported, HostError
+from corral.host.account import Account
+from corral.model.devices.interface import Interface, PortForward, PortRange
+
+#: Seconds from the start of passt until it is ready.
+START_TIMEOUT = 20.0
+
+
+def find() -> str | None:
+    """The program, if it is installed."""
+    return shutil.which("passt")
+
+
+def arguments(interface: Interface, *, fd: int, pid_file: Path, account: Account | None) -> list[str]:
+    """passt's own, for one interface, in the directory of `pid_file`; `account` is whom it runs as, None: us."""
+    words = ["--one-off", "--quiet", "--fd", str(fd), "--pid", pid_file.name]
+    if account is not None:
+        words += ["--runas", f"{account.uid}:{account.gid}"]
+    if interface.source is not None and interface.source.dev is not None:
+        words += ["--interface", interface.source.dev]
+    if interface.backend is not None and interface.backend.log_file is not None:
+        words += ["--log-file", interface.backend.log_file]
+    if interface.mtu is not None:
+        words += ["--mtu", str(interface.mtu.size)]
+    for address in interface.ips:
+        words += ["--address", address.address]
+        if address.prefix is not None and ":" not in address.address:
+            words += ["--netmask", str(address.prefix)]
+    for forward in interface.port_forwards:
+        words += [f"--{forward.proto}-ports", ports(forward)]
+    return words
+
+
+def ports(forward: PortForward) -> str:
+    """A `<portForward>` in passt's words: `[ADDRESS[%LINK]/]PORT[-PORT][:PORT[-PORT]],…,~PORT`."""
+    where = forward.address or ""
+    where += f"%{forward.dev}" if forward.dev is not None else ""
+    ranges = ",".join(_ranges(forward.ranges)) or "all"
+    return f"{where}/{ranges}" if where else ranges
+
+
+def _ranges(ranges: list[PortRange]) -> Iterator[str]:
+    for each in ranges:
+        text = f"{'~' if each.exclude == 'yes' else ''}{each.start}"
+        text += f"-{each.end}" if each.end is not None else ""
+        if each.to is not None:
+            text += f":{each.to}"
+            text += f"-{each.to + each.end - each.start}" if each.end is not None else ""
+        yield text
+
+
+def start(interface: Interface, *, fd: int, pid_file: Path, account: Account | None) -> int:
+    """Start passt and wait until it is ready; its process id. HostError with its own words when it refuses."""
+    program = find()
+    if program is None:
+        raise ConfigUnsupported("passt is not installed", hint="apt-get install passt, or leave <backend> out")
+    pid_file.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            [program, *arguments(interface, fd=fd, pid_file=pid_file, account=account)],
+            pass_fds=[fd],
+            cwd=pid_file.parent,  # the way there may be closed to passt's account
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=START_TIMEOUT,
+            start_new_session=True,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise HostError(f"passt was not ready after {START_TIMEOUT:g} s") from error
+    except OSError as error:
+        raise HostError(f"cannot execute {program}: {error.strerror}") from error
+    if done.returncode != 0:
+        raise HostError(f"passt refused to start: {_words(done.stderr) or f'status {done.returncode}'}")
+    try:
+        return int(pid_file.read_text()[:20])
+    except (OSError, ValueError) as error:
+        raise HostError("passt left no process id") from error
+
+
+def _words(text: str) -> str:
+    """What it says of itself, without its complaints about a missing syslog."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "to syslog" not in line]
+    return " ".join(lines[-3:])
