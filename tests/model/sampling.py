@@ -179,6 +179,7 @@ def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], a
 
 
 LUN: dict[str, Any] = {"type": "block", "device": "lun", "source": {"dev": "/dev/x"}}
+_UDP = {"address": "10.0.0.2", "port": 1, "local": {"address": "10.0.0.1", "port": 2}}
 
 # What must stand beside a field for the document to make sense: in its own element, and in the parent's.
 CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {

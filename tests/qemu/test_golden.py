@@ -49,6 +49,8 @@ def expect(path: Path, text: str) -> None:
 def runtime_of(name: str) -> Runtime:
     if name == "backing-chain":
         return RUNTIME
+    if name == "q35-network-cards":
+        return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, vhost=True)
     return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, monitor_fd=7, graphics=RUNTIME.graphics, now=RUNTIME.now)
 
 

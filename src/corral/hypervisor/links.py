@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import CorralError, HostError
+from corral.errors import ConfigUnsupported, CorralError, HostError
 from corral.model.devices.interface import LINKS
 
 if TYPE_CHECKING:
@@ -149,7 +149,13 @@ def _open_macvtap(interface: Interface, name: str, names: list[str], fds: Descri
 
 def _open_vhost(interface: Interface, names: list[str], fds: Descriptors) -> None:
     for name in names[interface.queues :]:
-        fds[name] = os.open(_vhost_device(interface), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fds[name] = os.open(_vhost_device(interface), os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigUnsupported(
+                "vhost-net was requested for an interface, but is unavailable",
+                hint="load the host's kernel module vhost_net, or use <driver name='qemu'/>",
+            ) from error
 
 
 def _open_passt(domain: Domain, run: Run, interface: Interface, name: str, fds: Descriptors) -> None:
