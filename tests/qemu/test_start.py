@@ -30,7 +30,7 @@ from corral.qemu.render import argv, attach, detach
 pytestmark = pytest.mark.qemu
 
 GOLDEN = Path(__file__).parent / "golden"
-#: What is outside: images on other machines (tests/guests/test_passthrough.py has servers for them), and the host's ends
+#: What is outside: images on other machines (tests/guests/test_passthrough.py has their servers), and the host's ends
 #: of network cards (tests/guests/test_networks.py makes them).
 ELSEWHERE = {"disk-sources", "q35-network-cards"}
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.xml") if "." not in path.stem and path.stem not in ELSEWHERE)
