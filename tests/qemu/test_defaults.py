@@ -67,15 +67,10 @@ REFUSED = {
         ConfigUnsupported,
         "has no device 'nosuchcard'",
     ),
-    "bridge": (
-        {"devices": "<interface type='bridge'><source bridge='br0'/></interface>"},
+    "network": (
+        {"devices": "<interface type='network'><source network='default'/></interface>"},
         ConfigUnsupported,
-        "interface type 'bridge' is not supported",
-    ),
-    "passt": (
-        {"devices": "<interface type='user'><backend type='passt'/></interface>"},
-        ConfigUnsupported,
-        "interface backend 'passt' (leave <backend> out) is not supported yet",
+        "interface type 'network' is not supported yet: use type='bridge'",
     ),
     "ide on q35": (
         {"devices": DISK.format(dev="hda", bus="ide", more="")},
