@@ -209,6 +209,8 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("DeviceSeclabel", "*"): ({"model": "dac", "relabel": "yes", "label": "x"}, {}),
     ("DeviceSeclabel", "relabel=no"): ({"model": "dac", "label": None}, {}),
     ("Seclabel", "baselabel"): ({"type": "dynamic", "model": "dac"}, {}),
+    ("Graphics", "p2p"): ({"type": "dbus"}, {}),
+    ("Graphics", "address"): ({"type": "dbus"}, {}),
     ("Graphics", "connected=fail"): ({"type": "spice", "passwd": "x"}, {}),
     ("Graphics", "connected=disconnect"): ({"type": "spice", "passwd": "x"}, {}),
     ("DeviceSeclabel", "labelskip"): ({"model": "dac", "relabel": None, "label": None}, {}),

@@ -34,6 +34,7 @@ def binary() -> Binary:
         arguments=frozenset(facts["arguments"]),
         options={"sandbox": frozenset({"enable"})},
         properties={name: tuple(names) for name, names in facts["properties"].items()},
+        displays=frozenset({"none", "egl-headless", "dbus"}),
         models={
             "tcg": tuple(
                 CPUModel(**model | {name: tuple(model[name]) for name in ("missing", "features")})
@@ -47,7 +48,11 @@ def binary() -> Binary:
 def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
     """A host without KVM that has Debian's OVMF."""
     return Host(
-        kvm=False, kvm_reason="not here", firmwares=(_ovmf(secure=True), _ovmf(secure=False)), nvram_dir=Path("/nvram")
+        kvm=False,
+        kvm_reason="not here",
+        firmwares=(_ovmf(secure=True), _ovmf(secure=False)),
+        nvram_dir=Path("/nvram"),
+        display_tls=True,
     )
 
 

@@ -7,6 +7,7 @@ with what libvirt 11.3 makes of the same input: they say the same.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from corral.qemu import machine_options
 from corral.qemu.binary import Binary
 from corral.qemu.defaults import Host, complete
 from corral.qemu.live import forget
-from corral.qemu.plan import GraphicsPorts, Image, Runtime, plan, settle
+from corral.qemu.plan import DisplayTLS, GraphicsPorts, Image, Runtime, plan, settle
 from corral.qemu.render import argv
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,6 +36,7 @@ RUNTIME = Runtime(
         )
     },
     graphics={0: GraphicsPorts(port=5900)},
+    tls=DisplayTLS(directory=Path("/run/corral/1/tls"), vnc=True, verify=True),
     now=1_700_000_000,
 )
 
@@ -48,7 +50,9 @@ def expect(path: Path, text: str) -> None:
 
 def runtime_of(name: str) -> Runtime:
     if name == "backing-chain":
-        return RUNTIME
+        return replace(RUNTIME, tls=None)
+    if name == "displays":
+        return replace(RUNTIME, chains={})
     if name == "q35-network-cards":
         return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, vhost=True)
     return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, monitor_fd=7, graphics=RUNTIME.graphics, now=RUNTIME.now)

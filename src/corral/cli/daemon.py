@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from corral.errors import InvalidArgument
 
 
 def daemon(
@@ -23,6 +25,20 @@ def daemon(
     allow_slow_kvm: Annotated[
         bool, typer.Option("--allow-slow-kvm", help="Offer KVM even where it is emulated and slow.")
     ] = False,
+    display_ports: Annotated[
+        str, typer.Option("--display-ports", metavar="FIRST-LAST", help="The ports that displays are given by us.")
+    ] = "5900-65535",
+    display_listen: Annotated[
+        str, typer.Option("--display-listen", metavar="ADDRESS", help="Where displays listen that name no address.")
+    ] = "127.0.0.1",
+    display_certificates: Annotated[
+        Path | None,
+        typer.Option("--display-certificates", metavar="DIR", help="Their certificates; else STATE/certificates."),
+    ] = None,
+    vnc_tls: Annotated[
+        Literal["off", "on", "verify"],
+        typer.Option("--vnc-tls", help="Have VNC clients use TLS, or also show a certificate of our CA."),
+    ] = "off",
     ready_fd: Annotated[int | None, typer.Option(metavar="FD", help="Say that we are ready here.", hidden=True)] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> int:
@@ -43,7 +59,21 @@ def daemon(
             emulator=emulator,
             group=group,
             qemu_user=qemu_user,
+            display_ports=_ports(display_ports),
+            display_listen=display_listen,
+            display_certificates=display_certificates.absolute() if display_certificates is not None else None,
+            vnc_tls=vnc_tls,
             ready_fd=ready_fd,
             verbose=verbose,
         )
     )
+
+
+def _ports(text: str) -> tuple[int, int]:
+    """The first and the last port of a range; VNC has none below 5900."""
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 5900 <= int(first) <= int(last) <= 65535):
+        raise InvalidArgument(
+            f"'{text}' is no range of ports for displays", hint="for example 5900-5999; none below 5900"
+        )
+    return int(first), int(last)

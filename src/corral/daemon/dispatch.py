@@ -9,7 +9,7 @@ before it runs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -37,12 +37,24 @@ class Result(Enum):
     RECORD = "the reply's members, or None"
     DOMAIN = "a domain, to be sent as the member `dom`"
     STREAM = "the reply's members or None, and the bytes that follow: (record, ByteStream)"
+    DESCRIPTORS = "the reply's members or None, and descriptors that go with it and are ours to close: (record, [fd])"
 
 
 class Route:
     """One procedure's handler and everything that is checked around it."""
 
-    __slots__ = ("api", "asynchronous", "cached", "flags", "function", "on_domain", "procedure", "readonly", "result")
+    __slots__ = (
+        "api",
+        "asynchronous",
+        "cached",
+        "flags",
+        "function",
+        "on_domain",
+        "procedure",
+        "readonly",
+        "result",
+        "takes_fds",
+    )
 
     def __init__(
         self,
@@ -52,6 +64,7 @@ class Route:
         on_domain: bool,
         cached: bool,
         result: Result,
+        takes_fds: bool = False,
     ) -> None:
         self.procedure = procedure
         self.function = function
@@ -59,6 +72,7 @@ class Route:
         self.on_domain = on_domain
         self.cached = cached
         self.result = result
+        self.takes_fds = takes_fds
         self.asynchronous = inspect.iscoroutinefunction(function)
         self.readonly: Check | None = readonly_check(procedure)
         self.api = api_name(procedure.name)
@@ -72,8 +86,10 @@ class Route:
             if unknown:
                 raise UnsupportedFlags(f"unsupported flags (0x{unknown:x}) in function {self.api}")
 
-    def run(self, session: Session, domain: Domain | None, args: Any) -> Any:
+    def run(self, session: Session, domain: Domain | None, args: Any, fds: Sequence[int] = ()) -> Any:
         """Run the handler: its result, or a coroutine for it."""
+        if self.takes_fds:
+            return self.function(session, domain, args, fds)
         return self.function(session, domain, args) if self.on_domain else self.function(session, args)
 
 
@@ -82,13 +98,13 @@ ROUTES: dict[Procedure, Route] = {}
 
 
 def _register(
-    name: str, flags: int, *, on_domain: bool, cached: bool, result: Result
+    name: str, flags: int, *, on_domain: bool, cached: bool, result: Result, takes_fds: bool = False
 ) -> Callable[[Function], Function]:
     def register(function: Function) -> Function:
         called = procedure(name)
         if called in ROUTES:
             raise ValueError(f"{name} has two handlers")
-        ROUTES[called] = Route(called, function, flags, on_domain, cached, result)
+        ROUTES[called] = Route(called, function, flags, on_domain, cached, result, takes_fds)
         return function
 
     return register
@@ -108,6 +124,16 @@ def on_domain(name: str, flags: int = 0, *, cached: bool = False) -> Callable[[F
     `cached` answers are kept encoded until the domain's generation changes: only for what its generation covers.
     """
     return _register(name, flags, on_domain=True, cached=cached, result=Result.RECORD)
+
+
+def takes_fds(name: str, flags: int = 0) -> Callable[[Function], Function]:
+    """Register `async function(session, domain, args, fds) -> record`; the descriptors are closed when it returns."""
+    return _register(name, flags, on_domain=True, cached=False, result=Result.RECORD, takes_fds=True)
+
+
+def gives_fds(name: str, flags: int = 0) -> Callable[[Function], Function]:
+    """Register `async function(session, domain, args) -> (record, fds)`; the session sends and closes them."""
+    return _register(name, flags, on_domain=True, cached=False, result=Result.DESCRIPTORS)
 
 
 def finds(name: str, flags: int = 0, *, cached: bool = False) -> Callable[[Function], Function]:

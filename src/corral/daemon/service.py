@@ -20,7 +20,7 @@ from corral.daemon import Options, activation, handlers
 from corral.daemon.server import Server, bind
 from corral.errors import CorralError, HostError
 from corral.hypervisor.hypervisor import Hypervisor
-from corral.hypervisor.settings import Settings
+from corral.hypervisor.settings import Displays, Settings
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,12 @@ def settings_for(options: Options) -> Settings:
         "qemu_user": options.qemu_user,
         "allow_slow_kvm": options.allow_slow_kvm,
         "emulator": options.emulator,
+        "displays": Displays(
+            ports=range(options.display_ports[0], options.display_ports[1] + 1),
+            listen=options.display_listen,
+            certificates=options.display_certificates,
+            vnc_tls=options.vnc_tls,
+        ),
     }
     if options.state is not None:
         return Settings.under(options.state, **choices)

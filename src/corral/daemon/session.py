@@ -91,6 +91,8 @@ class Session:
         self._running = 0
         self._streams: dict[int, Stream] = {}
         self._unsent: memoryview | None = None
+        #: Descriptors whose bytes are being written.
+        self._attached: list[int] = []
         self._stalled_since = 0.0
         self._accepted_at = time.monotonic()
         self._drained: list[asyncio.Future[None]] = []
@@ -192,11 +194,10 @@ class Session:
             self._begin(call)
         except CorralError as error:
             self._connection.send_error(call.serial, procedure, error)
+            _close_fds(call)
         except Exception as error:
             self._connection.send_error(call.serial, procedure, _fault(procedure, error))
-        finally:
-            for fd in call.fds:
-                os.close(fd)
+            _close_fds(call)
 
     def _begin(self, call: Call) -> None:
         procedure = call.procedure
@@ -208,6 +209,8 @@ class Session:
         args = call.args()
         route.check(args, self.readonly)
         domain = domain_of(self, args.dom) if route.on_domain else None
+        if not route.takes_fds:
+            _close_fds(call)
         if not route.asynchronous:
             self._answer(route, call, route.run(self, domain, args), domain)
         elif self._running < RUNNING_MAX:
@@ -237,12 +240,13 @@ class Session:
     async def _change(self, route: Route, call: Call, domain: Domain | None, args: Any) -> None:
         """Run a coroutine handler to its end, whether or not the client is still there, and answer it."""
         try:
-            self._finish(route, call, await route.run(self, domain, args))
+            self._finish(route, call, await route.run(self, domain, args, call.fds))
         except CorralError as error:
             self._fail(call, error)
         except Exception as error:
             self._fail(call, _fault(call.procedure, error))
         finally:
+            _close_fds(call)
             self._running -= 1
             if self.closed:  # what it created for this client's time only came too late for the client's end
                 self.server.run(self.hypervisor.owner_closed(self))
@@ -251,6 +255,14 @@ class Session:
                 self._wake()
 
     def _finish(self, route: Route, call: Call, result: Any) -> None:
+        if route.result is Result.DESCRIPTORS:
+            record, fds = result
+            if self.closed:
+                for fd in fds:
+                    os.close(fd)
+            else:
+                self._connection.send_reply(call.serial, route.procedure, record, fds)
+            return
         if route.result is not Result.STREAM:
             if not self.closed:
                 self._answer(route, call, result, None)
@@ -335,8 +347,16 @@ class Session:
         self._flush_soon = False
         if self.closed:
             return
-        if self._unsent is None and self._connection.outgoing:
-            self._send(memoryview(self._connection.data_to_send()))
+        while self._unsent is None and not self.closed:
+            if data := self._connection.data_to_send():
+                self._send(memoryview(data))
+            elif fds := self._connection.fds_to_send():
+                self._attached = list(fds)
+                self._send(memoryview(bytes(len(fds))))
+            else:
+                break
+        if self.closed:
+            return
         if self._connection.lost is not None:
             self.close(self._connection.lost)
         elif self._unsent is None:
@@ -352,12 +372,17 @@ class Session:
 
     def _send(self, data: memoryview) -> None:
         try:
-            sent = self._sock.send(data)
+            if self._attached:  # one byte carries each
+                sent = socket.send_fds(self._sock, [data[:1]], self._attached[:1])
+            else:
+                sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
             self.close(f"cannot write: {error.strerror}")
             return
+        if self._attached and sent:
+            os.close(self._attached.pop(0))
         if sent == len(data):
             if self._unsent is not None:
                 self._unsent = None
@@ -437,15 +462,26 @@ class Session:
             self._timer.cancel()
         self.subscriptions.clear()
         self._backlog.clear()
+        for _, call, _, _ in self._waiting:
+            _close_fds(call)
         self._waiting.clear()
         for stream in tuple(self._streams.values()):
             stream.close()
         for drained in self._drained:
             if not drained.done():
                 drained.set_result(None)
-        for fd in self._connection.take_fds():
+        self._connection.close()
+        for fd in (*self._connection.take_fds(), *self._attached):
             os.close(fd)
+        self._attached.clear()
         self.server.session_closed(self)
+
+
+def _close_fds(call: Call) -> None:
+    """Close the descriptors that came with a call."""
+    for fd in call.fds:
+        os.close(fd)
+    call.fds = ()
 
 
 def _encode(procedure: Procedure, result: Any) -> bytes:

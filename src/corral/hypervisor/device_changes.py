@@ -7,13 +7,14 @@ has taken of a change that fails is taken back before the error is told.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from corral.errors import OperationInvalid
+from corral.errors import CorralError, OperationInvalid
 from corral.hypervisor import links
 from corral.hypervisor.documents import Definition
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from corral.model.devices.device import Device
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.binary import Binary
-    from corral.qemu.runtime import Image, Part, Runtime
+    from corral.qemu.runtime import Command, Image, Part, Runtime
 
 Edit = Callable[["DomainDocument"], None]
 """A change of a document whose devices may be exchanged but not changed (`device_set.shared`)."""
@@ -135,6 +136,22 @@ async def write(domain: Domain, run: Run | None, change: Change) -> None:
         if config is not None:
             domain.config = config
         domain.touch()
+
+
+async def carry_out(
+    domain: Domain, run: Run, commands: Sequence[Command], change: Change, back: Sequence[Command]
+) -> None:
+    """Tell QEMU, then write it down; when either fails QEMU is told `back`, and the first error is raised."""
+    machine = run.require_machine()
+    try:
+        for name, arguments in commands:
+            await machine.monitor.execute(name, arguments)
+        await write(domain, run, change)
+    except BaseException:
+        for name, arguments in back:
+            with contextlib.suppress(CorralError):
+                await machine.monitor.execute(name, arguments)
+        raise
 
 
 def names(parts: Sequence[Part]) -> list[tuple[str, str]]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import OperationUnsupported
-from corral.hypervisor import media
-from corral.hypervisor.device_changes import Change, Edit, write
+from corral.hypervisor import display_update, media
+from corral.hypervisor.device_changes import Change, Edit, carry_out, write
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
     from corral.model.devices.device import Device
     from corral.model.devices.disk import Disk
-    from corral.model.devices.graphics import Graphics
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
     from corral.model.devices.memory import MemoryDevice
@@ -44,7 +43,7 @@ async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, 
         case Interface():
             await _update_interface(domain, run, wanted, config)
         case Graphics():
-            await _update_graphics(domain, run, wanted, config)
+            await display_update.update(domain, run, wanted, config)
         case Memballoon():
             await _update_balloon(domain, run, wanted, config)
         case MemoryDevice():
@@ -67,7 +66,7 @@ def config_edit(wanted: Element) -> Edit:
 
     def edit(document: DomainDocument) -> None:
         if isinstance(wanted, Graphics):
-            _put_display(document, wanted.copy())
+            display_update.put(document, wanted.copy())
             return
         new = _of_definition(wanted)
         if isinstance(new, Memballoon):
@@ -179,7 +178,8 @@ async def _update_interface(domain: Domain, run: Run, wanted: Interface, config:
             changed.link = wanted.link.copy() if wanted.link is not None else None
             device_set.replace(document, found, changed)
 
-    await _run(domain, run, commands, Change(live=edit, base=edit, config=config), [])
+    back = [_opposite(command) for command in commands]
+    await carry_out(domain, run, commands, Change(live=edit, base=edit, config=config), back)
 
 
 def _shown(value: Any) -> str:
@@ -192,42 +192,6 @@ def _link_up(interface: Interface) -> bool:
 
 def _alias(device: Device) -> str:
     return device.alias.name if device.alias is not None else ""
-
-
-def _display(document: DomainDocument, wanted: Graphics) -> Graphics:
-    for display in document.devices.graphics:
-        if display.type == wanted.type:
-            return display
-    raise OperationUnsupported("cannot find existing graphics device to modify")
-
-
-def _put_display(document: DomainDocument, new: Graphics) -> None:
-    """Put a display in the place of the one of its kind."""
-    old = _display(document, new)
-    document.devices.graphics = [new if each is old else each for each in document.devices.graphics]
-
-
-async def _update_graphics(domain: Domain, run: Run, wanted: Graphics, config: Edit | None) -> None:
-    """Only a password, and until when it is good, can be changed while the machine runs."""
-    from corral.qemu.devices import graphics
-
-    display = _display(run.live.document, wanted)
-    passwords = ("passwd", "passwd_valid_to", "connected")
-    if different := _differences(
-        display, wanted, *passwords, "port", "tls_port", "websocket", "autoport", "listens", "listen", "socket"
-    ):
-        raise OperationUnsupported(f"cannot change {different[0]} setting on {wanted.type} graphics")
-    if (display.passwd is None) != (wanted.passwd is None):
-        raise OperationUnsupported("a password cannot be added or removed while the display is open, only changed")
-
-    def edit(document: DomainDocument) -> None:
-        changed = _display(document, wanted).copy()
-        for name in passwords:
-            setattr(changed, name, getattr(wanted, name))
-        _put_display(document, changed)
-
-    before = graphics.setup(display)
-    await _run(domain, run, graphics.setup(wanted), Change(live=edit, base=edit, config=config), before)
 
 
 async def _update_balloon(domain: Domain, run: Run, wanted: Memballoon, config: Edit | None) -> None:
@@ -247,7 +211,7 @@ async def _update_balloon(domain: Domain, run: Run, wanted: Memballoon, config: 
             changed.stats = wanted.stats.copy() if wanted.stats is not None else None
             document.devices.memballoon = changed
 
-    await _run(domain, run, [command(wanted)], Change(live=edit, base=edit, config=config), [command(balloon)])
+    await carry_out(domain, run, [command(wanted)], Change(live=edit, base=edit, config=config), [command(balloon)])
 
 
 def _module(document: DomainDocument, wanted: MemoryDevice) -> MemoryDevice:
@@ -299,20 +263,7 @@ async def _update_memory(domain: Domain, run: Run, wanted: MemoryDevice, config:
     kib, before = (each.target.requested.kib if each.target.requested else 0 for each in (wanted, device))
     edit(device_set.shared(run.live.document))  # refuses what makes no sense before QEMU hears of it
     back = [memory.request(device, before)]
-    await _run(domain, run, [memory.request(device, kib)], Change(live=edit, base=edit, config=config), back)
-
-
-async def _run(domain: Domain, run: Run, commands: list[Command], change: Change, back: list[Command]) -> None:
-    """Tell QEMU, then write it down; a document that cannot be written has QEMU told the old again."""
-    machine = run.require_machine()
-    for name, arguments in commands:
-        await machine.monitor.execute(name, arguments)
-    try:
-        await write(domain, run, change)
-    except BaseException:
-        for name, arguments in back or [_opposite(command) for command in commands]:
-            await machine.monitor.execute(name, arguments)
-        raise
+    await carry_out(domain, run, [memory.request(device, kib)], Change(live=edit, base=edit, config=config), back)
 
 
 def _opposite(command: Command) -> Command:

@@ -22,7 +22,18 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import InvalidArgument, OperationInvalid
-from corral.hypervisor import ending, guest, guest_agent, guest_vcpus, memory, pinning, starting, statistics, vcpus
+from corral.hypervisor import (
+    displays,
+    ending,
+    guest,
+    guest_agent,
+    guest_vcpus,
+    memory,
+    pinning,
+    starting,
+    statistics,
+    vcpus,
+)
 from corral.hypervisor.documents import Definition, check_metadata
 from corral.hypervisor.events import Identity, Lifecycle, MetadataChange
 from corral.hypervisor.jobs import JobSlot
@@ -384,6 +395,19 @@ class Domain:
     async def screenshot(self, screen: int = 0) -> Screenshot:
         """A picture of a screen."""
         return await self.change("screenshot", lambda: guest.screenshot(self, screen))
+
+    async def open_graphics(self, index: int, descriptor: int, flags: int = 0) -> None:
+        """Have a display serve the client at the other end of a socket, which stays the caller's to close."""
+        displays.check_socket(descriptor)
+        await self.change("open graphics", lambda: displays.open_with(self, index, descriptor, flags))
+
+    async def open_graphics_fd(self, index: int, flags: int = 0) -> int:
+        """A new connection to a display, the caller's to close (virDomainOpenGraphicsFlags SKIPAUTH)."""
+        return await self.change("open graphics", lambda: displays.open_client(self, index, flags))
+
+    async def graphics_reload(self, kind: int) -> None:
+        """Have VNC servers use the daemon's certificates as they are now (virDomainGraphicsReloadType)."""
+        await self.change("reload graphics", lambda: displays.reload(self, kind))
 
     async def open_console(self, devname: str | None = None, flags: int = 0) -> ByteStream:
         """The console or serial device by alias (None: the first); virDomainConsoleFlags FORCE, SAFE."""

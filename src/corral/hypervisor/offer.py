@@ -14,7 +14,7 @@ from corral.host import firmware
 from corral.host import kvm as kvm_probe
 from corral.host.kvm import KVM
 from corral.host.node import Host
-from corral.hypervisor import capabilities
+from corral.hypervisor import capabilities, display_certificates
 from corral.hypervisor.documents import Definition
 from corral.qemu import binary as emulators
 from corral.qemu.binary import Binary
@@ -156,6 +156,7 @@ class Offer:
             kvm_reason=self.kvm.reason,
             firmwares=firmwares,
             nvram_dir=self.settings.nvram,
+            display_tls=display_certificates.present(self.settings),
         )
 
     async def warm(self) -> None:

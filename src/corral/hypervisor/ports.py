@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import socket
 from collections.abc import Iterable
 
-from corral.errors import ResourceBusy
+from corral.errors import HostError, ResourceBusy
 
-#: Where VNC and SPICE clients expect displays, and VNC over WebSockets.
-GRAPHICS = range(5900, 65536)
+#: Where clients expect VNC over WebSockets.
 WEBSOCKETS = range(5700, 5900)
 
 
@@ -20,7 +19,7 @@ class Ports:
         self._taken: dict[int, object] = {}
 
     def take(self, owner: object, candidates: Iterable[int], address: str = "127.0.0.1") -> int:
-        """The first port that neither a machine of ours nor another program has; ResourceBusy when there is none.
+        """The first port at a numeric address that neither a machine of ours nor another program has, or ResourceBusy.
 
         QEMU binds it itself a moment later: another program could come between, then QEMU says so and the start fails.
         """
@@ -28,7 +27,9 @@ class Ports:
             if port not in self._taken and _free(address, port):
                 self._taken[port] = owner
                 return port
-        raise ResourceBusy("unable to find an unused port for graphics")
+        raise ResourceBusy(
+            f"Unable to find an unused port for graphics at {address}", hint="corral daemon --display-ports gives more"
+        )
 
     def claim(self, owner: object, port: int) -> None:
         """A port that a document demands, or that a machine found again has."""
@@ -45,8 +46,12 @@ class Ports:
 
 def _free(address: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((address, port))
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise HostError(f"a display cannot listen at {address}: this host has no such address") from error
+            return False
         return True
-    return False

@@ -5,9 +5,25 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 SYSTEM_URI = "qemu:///system"
 SESSION_URI = "qemu:///session"
+
+
+@dataclass(frozen=True, slots=True)
+class Displays:
+    """How machines' displays are served unless a document says it.
+
+    `ports` are those that are chosen automatically; `listen` the address. `certificates`: the directory of
+    ca-cert.pem, server-cert.pem and server-key.pem (None: `certificates` in `state`); where they
+    are, SPICE has a TLS port. `vnc_tls`: whether VNC clients must use TLS, and show a certificate of that CA (verify).
+    """
+
+    ports: range = range(5900, 65536)
+    listen: str = "127.0.0.1"
+    certificates: Path | None = None
+    vnc_tls: Literal["off", "on", "verify"] = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,7 @@ class Settings:
     qemu_user: str | None = None
     allow_slow_kvm: bool = False
     emulator: Path | None = None
+    displays: Displays = Displays()
 
     @classmethod
     def under(
@@ -39,6 +56,7 @@ class Settings:
         qemu_user: str | None = None,
         allow_slow_kvm: bool = False,
         emulator: Path | None = None,
+        displays: Displays = Displays(),
     ) -> Settings:
         """Everything under one directory, as `corral daemon --state DIR` keeps it; the URI follows who we are."""
         root = directory.absolute()
@@ -53,11 +71,17 @@ class Settings:
             qemu_user=qemu_user,
             allow_slow_kvm=allow_slow_kvm,
             emulator=emulator,
+            displays=displays,
         )
 
     @classmethod
     def system(
-        cls, *, qemu_user: str | None = None, allow_slow_kvm: bool = False, emulator: Path | None = None
+        cls,
+        *,
+        qemu_user: str | None = None,
+        allow_slow_kvm: bool = False,
+        emulator: Path | None = None,
+        displays: Displays = Displays(),
     ) -> Settings:
         """The system daemon's directories (Filesystem Hierarchy Standard)."""
         return cls(
@@ -70,11 +94,17 @@ class Settings:
             qemu_user=qemu_user,
             allow_slow_kvm=allow_slow_kvm,
             emulator=emulator,
+            displays=displays,
         )
 
     @classmethod
     def user(
-        cls, *, qemu_user: str | None = None, allow_slow_kvm: bool = False, emulator: Path | None = None
+        cls,
+        *,
+        qemu_user: str | None = None,
+        allow_slow_kvm: bool = False,
+        emulator: Path | None = None,
+        displays: Displays = Displays(),
     ) -> Settings:
         """The per-user daemon's directories (XDG Base Directory Specification)."""
         home = Path.home()
@@ -94,7 +124,13 @@ class Settings:
             qemu_user=qemu_user,
             allow_slow_kvm=allow_slow_kvm,
             emulator=emulator,
+            displays=displays,
         )
+
+    @property
+    def certificates(self) -> Path:
+        """The directory of displays' certificates, whether or not there are some."""
+        return self.displays.certificates or self.state / "certificates"
 
     @property
     def store(self) -> Path:

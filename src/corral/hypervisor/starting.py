@@ -27,6 +27,8 @@ from corral.constants import (
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
 from corral.host import priority
 from corral.hypervisor import (
+    display_certificates,
+    displays,
     ending,
     guest,
     guest_cpu,
@@ -35,7 +37,6 @@ from corral.hypervisor import (
     links,
     memory_devices,
     pinning,
-    ports,
     processor_limits,
     reactions,
     statistics,
@@ -49,10 +50,9 @@ from corral.hypervisor.store import LiveRow
 if TYPE_CHECKING:
     from corral.host.account import Account
     from corral.hypervisor.domain import Domain
-    from corral.model.devices.graphics import Graphics
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.machine import Listener, Machine
-    from corral.qemu.plan import Command, GraphicsPorts, Image, Plan
+    from corral.qemu.plan import Command, Image, Plan
     from corral.qemu.process import Process
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ async def _make(
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
     await asyncio.to_thread(_prepare_nvram, document, reset)
     await asyncio.to_thread(_make_directory, run.directory, hypervisor.account)
+    tls = await asyncio.to_thread(display_certificates.lend, hypervisor.settings, document, run, hypervisor.account)
+    document = await asyncio.to_thread(displays.choose_render_nodes, document, hypervisor.account)
     lent = descriptors.readable(images.read_by_name(document), hypervisor.account)
     with Listener(run.monitor_path) as listener:
         async with lent as copies:
@@ -146,7 +148,9 @@ async def _make(
                 run_dir=run.directory,
                 monitor_fd=listener.fd,
                 chains=chains,
-                graphics=_take_ports(domain, document),
+                graphics=await displays.take_ports(domain, document),
+                listen=hypervisor.settings.displays.listen,
+                tls=tls,
                 now=time.time(),
                 reserve=host_limits.check(document, accel),
                 vhost=links.vhost_offered(),
@@ -285,39 +289,6 @@ def _close_channels(document: DomainDocument) -> None:
     for channel in document.devices.channels:
         if channel.target.name is not None:
             channel.target.state = "disconnected"
-
-
-def _take_ports(domain: Domain, document: DomainDocument) -> dict[int, GraphicsPorts]:
-    """Choose the ports that are left to us, and claim those that the document demands."""
-    from corral.qemu.plan import GraphicsPorts
-
-    hypervisor = domain.hypervisor
-    taken: dict[int, GraphicsPorts] = {}
-    for index, graphics in enumerate(document.devices.graphics):
-        if graphics.socket or any(listen.type in ("socket", "none") for listen in graphics.listens):
-            continue
-        address = _listen_address(graphics)
-
-        def port(wanted: int | None, candidates: range, automatic: bool, address: str = address) -> int | None:
-            if wanted is not None and wanted > 0 and not automatic:
-                hypervisor.ports.claim(domain, wanted)
-                return wanted
-            return hypervisor.ports.take(domain, candidates, address) if automatic or wanted == -1 else None
-
-        automatic = graphics.autoport == "yes" or (graphics.autoport is None and graphics.port in (None, -1))
-        taken[index] = GraphicsPorts(
-            port=port(graphics.port, ports.GRAPHICS, automatic),
-            tls_port=port(graphics.tls_port, ports.GRAPHICS, False),
-            websocket=port(graphics.websocket, ports.WEBSOCKETS, False),
-        )
-    return taken
-
-
-def _listen_address(graphics: Graphics) -> str:
-    for listen in graphics.listens:
-        if listen.address:
-            return listen.address
-    return graphics.listen or "127.0.0.1"
 
 
 def _prepare_nvram(document: DomainDocument, reset: bool) -> None:

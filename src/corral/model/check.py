@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
-from corral.model import interface_rules, memory_check
+from corral.model import displays, interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.device import BootableDevice, Device
@@ -254,18 +254,8 @@ class _Checker:
                 self.refuse((*loc, "mac"), f"expected unicast mac address, found multicast '{mac.address}'")
 
     def displays(self) -> None:
-        kinds = [display.type for display in self.devices.graphics]
-        for position, kind in enumerate(kinds):
-            if kind in kinds[:position]:
-                message = "only 1 graphics device of each type (sdl, vnc, spice) is supported"
-                self.refuse(("devices", "graphics", position), message, ConfigUnsupported)
-        primary = [
-            position
-            for position, video in enumerate(self.devices.videos)
-            if video.model is not None and video.model.primary == "yes"
-        ]
-        if len(primary) > 1:
-            self.refuse(("devices", "videos", primary[1]), "Only one primary video device is supported")
+        for loc, message, cls in displays.objections(self.devices, self.domain.memory_backing):
+            self.refuse(("devices", *loc), message, cls)
 
     def channels(self) -> None:
         seen: set[str] = set()

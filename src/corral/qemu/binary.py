@@ -76,6 +76,8 @@ class Binary:
     """Command line options and their parameters."""
     properties: dict[str, tuple[str, ...]]
     """Properties of device types, of those that Corral asks about."""
+    displays: frozenset[str] = frozenset()
+    """Display backends that are there, modules included: egl-headless, dbus, curses …"""
     cpu_features: tuple[str, ...] = ()
     """Every CPU feature it knows, under libvirt's names."""
     models: dict[str, tuple[CPUModel, ...]] = field(default_factory=dict)
@@ -281,6 +283,7 @@ def _binary(facts: dict[str, Any]) -> Binary:
         arguments=frozenset(_names(facts["arguments"])),
         options={option: frozenset(_names(names)) for option, names in facts["options"].items()},
         properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
+        displays=frozenset(_names(facts["displays"])),
         cpu_features=_names(facts["cpu_features"]),
         models={accel: tuple(map(_model, answer["models"])) for accel, answer in facts["accelerated"].items()},
         unmigratable={

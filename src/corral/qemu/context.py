@@ -149,3 +149,8 @@ def given(named: Properties | None = None, /, **values: Any) -> Properties:
 def switch(value: str | None) -> bool | None:
     """`on`/`yes` and `off`/`no` as a boolean, None as None."""
     return None if value is None else value in ("on", "yes")
+
+
+def escape(value: str) -> str:
+    """A value inside QEMU's comma-separated options."""
+    return value.replace(",", ",,")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from corral.errors import ConfigUnsupported, XMLError
+from corral.model import displays
 from corral.model.address import DriveAddress, VirtioSerialAddress
 from corral.model.devices.chardev import (
     Console,
@@ -24,7 +25,7 @@ from corral.model.devices.remote import DEFAULT_PORTS
 from corral.model.devices.sound import Audio
 from corral.model.devices.video import Video, VideoModel
 from corral.model.devices.watchdog import Watchdog
-from corral.model.domain import Domain
+from corral.model.domain import Devices, Domain
 from corral.model.units import ScaledSize
 from corral.qemu import memory_slots
 from corral.qemu.addresses import assign_drive, disk_index
@@ -57,8 +58,7 @@ def complete(domain: Domain, binary: Binary) -> None:
         _complete_graphics(graphics)
     _complete_video(domain, binary)
     if not devices.audios:
-        spice = any(graphics.type == "spice" for graphics in devices.graphics)
-        devices.audios.append(Audio(id=1, type="spice" if spice else "none"))
+        devices.audios.append(_default_audio(devices))
     if is_q35(domain) and not any(watchdog.model == "itco" for watchdog in devices.watchdogs):
         devices.watchdogs.append(Watchdog(model="itco"))
     for watchdog in devices.watchdogs:
@@ -255,7 +255,9 @@ def _complete_inputs(domain: Domain) -> None:
 
 
 def _complete_graphics(graphics: Graphics) -> None:
-    """Ports and listeners: `listen` and `socket` repeat the first `<listen>`."""
+    """Ports and listeners: `listen`, and VNC's `socket`, repeat the first `<listen>`."""
+    if graphics.type not in displays.SERVERS:
+        return
     if not graphics.listens:
         graphics.listens.append(_listener(graphics))
     first = graphics.listens[0]
@@ -264,17 +266,20 @@ def _complete_graphics(graphics: Graphics) -> None:
         if graphics.listen != first.address:
             raise XMLError("graphics 'listen' attribute does not match the address of its first <listen>")
     if first.type == "socket":
-        graphics.socket = graphics.socket or first.socket
+        graphics.socket = (graphics.socket or first.socket) if graphics.type == "vnc" else None
         return
     if first.type == "none":
         return
-    if graphics.port == -1 or (graphics.port is None and graphics.tls_port is None):
-        graphics.autoport = "yes" if graphics.autoport != "no" else "no"
     if graphics.type == "vnc":
+        if graphics.port == -1 or (graphics.port is None and graphics.autoport != "no"):
+            graphics.autoport = "yes"
         graphics.port = -1 if graphics.autoport == "yes" or graphics.port is None else graphics.port
         graphics.autoport = "yes" if graphics.port == -1 else "no"
-    elif graphics.autoport == "yes":
+    elif graphics.autoport == "yes" or (graphics.port == -1 and graphics.tls_port == -1):
+        graphics.autoport = "yes"
         graphics.port = graphics.tls_port = None
+    else:
+        graphics.autoport = "no"
 
 
 def _listener(graphics: Graphics) -> Listen:
@@ -285,17 +290,19 @@ def _listener(graphics: Graphics) -> Listen:
     return Listen(type="address", address=graphics.listen)
 
 
+def _default_audio(devices: Devices) -> Audio:
+    """Sound goes where the pictures go, if that carries sound."""
+    kinds = [graphics.type for graphics in devices.graphics]
+    return Audio(id=1, type="spice" if "spice" in kinds else "dbus" if "dbus" in kinds else "none")
+
+
 def _complete_video(domain: Domain, binary: Binary) -> None:
     devices = domain.devices
     if devices.graphics and not devices.videos:
         devices.videos.append(Video())
-    spice = any(graphics.type == "spice" for graphics in devices.graphics)
     for number, video in enumerate(devices.videos):
         if video.model is None:
-            if spice and binary.has_device("qxl-vga"):
-                video.model = VideoModel(type="qxl")
-            else:
-                video.model = VideoModel(type="cirrus" if binary.has_device("cirrus-vga") else "vga")
+            video.model = VideoModel(type="cirrus" if binary.has_device("cirrus-vga") else "vga")
         model = video.model
         if model.type == "none":
             continue
@@ -304,6 +311,9 @@ def _complete_video(domain: Domain, binary: Binary) -> None:
         if model.type == "qxl":
             model.ram = model.ram or 65536
             model.vgamem = model.vgamem or 16384
+        for field in ("ram", "vram", "vram64"):
+            size = getattr(model, field)
+            setattr(model, field, 1 << (size - 1).bit_length() if size else size)
         model.heads = model.heads or 1
         if number == 0:
             model.primary = "yes"

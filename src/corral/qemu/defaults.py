@@ -21,7 +21,7 @@ from corral.qemu import addresses, default_devices, guest_memory, memory_slots, 
 from corral.qemu.binary import Binary
 from corral.qemu.context import iothreads
 from corral.qemu.pci_slots import is_q35
-from corral.qemu.plan import GraphicsPorts, Runtime, plan
+from corral.qemu.plan import DisplayTLS, GraphicsPorts, Runtime, plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class Host:
 
     `kvm`: KVM may be used (`<domain type='kvm'>` is refused otherwise, with `kvm_reason`).
     `firmwares`: the host's UEFI firmware in order of preference (`host.firmware.descriptors()`).
+    `display_tls`: there are certificates for displays.
     `nvram_dir`: where a domain's variable store goes: `nvram_dir/NAME_VARS.fd`.
     """
 
@@ -37,6 +38,7 @@ class Host:
     kvm_reason: str = ""
     firmwares: Sequence[Firmware] = ()
     nvram_dir: Path
+    display_tls: bool = False
 
 
 def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
@@ -75,6 +77,11 @@ def _refuse(domain: Domain, host: Host) -> None:
     if domain.type == "kvm" and not host.kvm:
         reason = f": {host.kvm_reason}" if host.kvm_reason else ""
         raise ConfigUnsupported(f"domain type 'kvm' cannot be used on this host{reason}", hint="use type 'qemu'")
+    if not host.display_tls and any((display.tls_port or 0) > 0 for display in domain.devices.graphics):
+        raise ConfigUnsupported(
+            "spice TLS port set in XML configuration, but the daemon has no certificates for displays",
+            hint="docs/displays.md says how to make some",
+        )
 
 
 def _complete_machine(domain: Domain, binary: Binary) -> None:
@@ -303,10 +310,11 @@ def _nvram(domain: Domain, host: Host, firmware: Firmware) -> NVRAM:
 
 def _try_plan(domain: Domain, binary: Binary) -> None:
     """Make the plan of a start, to refuse at definition what could never start."""
-    ports = GraphicsPorts(port=5900)
+    ports = GraphicsPorts(port=5900, tls_port=5901)
     runtime = Runtime(
         accel="kvm" if domain.type == "kvm" else "tcg",
         run_dir=Path("/run"),
         graphics=dict.fromkeys(range(len(domain.devices.graphics)), ports),
+        tls=DisplayTLS(directory=Path("/run/tls")),
     )
     plan(domain, binary, runtime)

@@ -45,7 +45,28 @@ async def ask(path: Path, accelerator: str) -> dict[str, Any]:
     """Everything about the binary. `accelerator` may be a list (`tcg:kvm`): the first one built in is used."""
     facts = await _session(path, accelerator, _facts)
     await _ask_properties(path, accelerator, facts)
+    facts["displays"] = await _displays(path)
     return facts
+
+
+async def _displays(path: Path) -> list[str]:
+    """The display backends that can be loaded: the schema names also those whose module is not installed."""
+    process = await asyncio.create_subprocess_exec(
+        path,
+        *("-display", "help"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        printed, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+            await process.wait()
+    words = printed.decode(errors="replace").split("\n\n")[0].splitlines()[1:]
+    return sorted(word for word in map(str.strip, words) if word)
 
 
 async def _ask_properties(path: Path, accelerator: str, facts: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from corral.errors import ConfigUnsupported
 from corral.model.domain import Domain
 from corral.model.os import Loader
 from corral.qemu import descriptors, guest_memory, vcpus
-from corral.qemu.context import Context, iothreads
+from corral.qemu.context import Context, escape, iothreads
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import graphics, platform, sound
 from corral.qemu.pci_slots import is_q35
@@ -27,7 +27,12 @@ def options(context: Context) -> list[Option]:
     """All options that are no parts, in the order in which a person would read them."""
     domain, binary = context.domain, context.binary
     words: list[Option] = [("-name", f"guest={escape(domain.name)},debug-threads=on"), ("-S",)]
-    words += [("-uuid", str(domain.uuid)), ("-no-user-config",), ("-nodefaults",), ("-display", "none")]
+    words += [
+        ("-uuid", str(domain.uuid)),
+        ("-no-user-config",),
+        ("-nodefaults",),
+        ("-display", graphics.backend(context)),
+    ]
     if binary.has_sandbox:
         words.append(("-sandbox", SANDBOX))
     words.append(("-msg", "timestamp=on"))
@@ -40,8 +45,7 @@ def options(context: Context) -> list[Option]:
     words += _firmware(context) + _kernel(context)
     for audio in domain.devices.audios:
         words += sound.options(audio, context)
-    for display in domain.devices.graphics:
-        words += graphics.options(display, context)
+    words += graphics.options(context)
     return words + platform.watchdog_options(context)
 
 
@@ -52,7 +56,7 @@ def parts(context: Context) -> list[Part]:
     features = context.domain.features
     if features is not None and features.vmcoreinfo is not None and features.vmcoreinfo.state == "on":
         found.append(Part("device", "vmcoreinfo0", {"driver": context.driver("vmcoreinfo")}))
-    return found + _pflash(context)
+    return found + graphics.parts(context) + _pflash(context)
 
 
 def _machine(context: Context) -> str:
@@ -309,8 +313,3 @@ def _kernel(context: Context) -> list[Option]:
     words += [("-initrd", context.readable(os.initrd))] if os.initrd is not None else []
     words += [("-append", os.cmdline)] if os.cmdline is not None else []
     return words
-
-
-def escape(value: str) -> str:
-    """A value inside QEMU's comma-separated options."""
-    return value.replace(",", ",,")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from corral.errors import ConfigUnsupported
+from corral.model import displays
 from corral.model.devices.chardev import Channel, ChardevSource, Console, Parallel, Serial
 from corral.model.devices.controller import Controller
 from corral.model.devices.device import Device
@@ -46,10 +47,11 @@ from corral.qemu.devices import (
     throttle,
     video,
 )
-from corral.qemu.runtime import Command, GraphicsPorts, Image, Part, PartKind, Runtime
+from corral.qemu.runtime import Command, DisplayTLS, GraphicsPorts, Image, Part, PartKind, Runtime
 
 __all__ = [
     "Command",
+    "DisplayTLS",
     "GraphicsPorts",
     "Image",
     "Part",
@@ -93,7 +95,8 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
     for number, display in enumerate(live.devices.graphics):
         _open_display(live, number, runtime)
         if display.listens and display.listens[0].type == "socket" and display.listens[0].socket is None:
-            display.socket = display.listens[0].socket = str(runtime.run_dir / f"{display.type}.sock")
+            display.listens[0].socket = str(runtime.run_dir / f"{display.type}.sock")
+            display.socket = display.listens[0].socket if display.type == "vnc" else None
     for channel in live.devices.channels:
         source = channel.source
         if channel.type == "unix" and channel.target.state is None:
@@ -133,13 +136,13 @@ def _backing(images: tuple[Image, ...]) -> BackingStore:
 
 def _open_display(live: Domain, number: int, runtime: Runtime) -> None:
     display, ports = live.devices.graphics[number], runtime.graphics.get(number)
-    if ports is not None:
+    if ports is not None and display.type in displays.SERVERS:
         display.port = ports.port if ports.port is not None else display.port
         display.tls_port = ports.tls_port if ports.tls_port is not None else display.tls_port
         display.websocket = ports.websocket if ports.websocket is not None else display.websocket
     for listen in display.listens[:1]:
         if listen.type == "address":
-            display.listen = listen.address = listen.address or "127.0.0.1"
+            display.listen = listen.address = listen.address or runtime.listen
 
 
 def plan(domain: Domain, binary: Binary, runtime: Runtime) -> Plan:

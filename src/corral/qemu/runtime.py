@@ -49,6 +49,18 @@ class GraphicsPorts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DisplayTLS:
+    """Certificates of displays: `directory` has ca-cert.pem, server-cert.pem and server-key.pem, readable for QEMU.
+
+    SPICE uses them on its TLS port. `vnc`: VNC clients must speak TLS; `verify`: and show a certificate of that CA.
+    """
+
+    directory: Path
+    vnc: bool = False
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """What only the start knows. All paths are absolute; nothing here is opened or created by the plan.
 
@@ -61,6 +73,7 @@ class Runtime:
     `chains`: for each disk's target name (`vda`) its images from the top down to the base. A disk missing here has the
     chain that its document tells: `<source>` and explicit `<backingStore>`. Empty drives need no entry.
     `graphics`: ports by the index of the `<graphics>` in the document. One missing here has the ports of the document.
+    `listen`: the address of displays whose document names none. `tls`: their certificates; None: there are none.
     `nvram`: the domain's own UEFI variable store, existing; None: the path in `<nvram>`.
     `now`: seconds since 1970, for `<clock offset='variable'>`.
     `reserve`: False where the guest's memory is more than the host has: it is promised, and found page by page.
@@ -73,6 +86,8 @@ class Runtime:
     monitor_fd: int | None = None
     chains: Mapping[str, tuple[Image, ...]] = field(default_factory=dict)
     graphics: Mapping[int, GraphicsPorts] = field(default_factory=dict)
+    listen: str = "127.0.0.1"
+    tls: DisplayTLS | None = None
     nvram: Path | None = None
     now: float = 0.0
     reserve: bool = True

@@ -12,6 +12,7 @@ MODULES = (
     "corral",
     "cpus",
     "devices",
+    "displays",
     "domain",
     "events",
     "guest",

@@ -1,4 +1,4 @@
-"""Displays for people far away: VNC and SPICE. https://libvirt.org/formatdomain.html#graphical-framebuffers"""
+"""Displays: VNC and SPICE for people far away, D-Bus and OpenGL on the host. https://libvirt.org/formatdomain.html#graphical-framebuffers"""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ class FileTransfer(Element, tag="filetransfer"):
 
 
 class GL(Element, tag="gl"):
-    enable: YesNo = attr()
+    """Drawing by OpenGL; SPICE must say whether (`enable`), D-Bus may, for egl-headless it is what it is there for."""
+
+    enable: YesNo | None = attr(default=None)
     rendernode: str | None = attr(default=None)
 
 
@@ -71,9 +73,13 @@ class GraphicsAudio(Element, tag="audio"):
 
 
 class Graphics(Element, tag="graphics"):
-    """A VNC or SPICE server; -1 or `autoport='yes'` lets the daemon choose the port."""
+    """How the screen is shown: a VNC or SPICE server, the private D-Bus, or OpenGL for one of the servers.
 
-    type: Literal["vnc", "spice"] = attr()
+    Port -1 or `autoport='yes'` lets the daemon choose the port; `address` is D-Bus's bus, `p2p` has none: clients come
+    through the daemon. What belongs to which type: `corral.model.displays`.
+    """
+
+    type: Literal["vnc", "spice", "egl-headless", "dbus"] = attr()
     port: Port | None = attr(default=None)
     tls_port: Port | None = attr(name="tlsPort", default=None)
     autoport: YesNo | None = attr(default=None)
@@ -81,6 +87,8 @@ class Graphics(Element, tag="graphics"):
     socket: str | None = attr(default=None)
     listen: str | None = attr(default=None)
     keymap: str | None = attr(default=None)
+    address: str | None = attr(default=None)
+    p2p: YesNo | None = attr(default=None)
     share_policy: Literal["allow-exclusive", "force-shared", "ignore"] | None = attr(name="sharePolicy", default=None)
     power_control: YesNo | None = attr(name="powerControl", default=None)
     passwd: Annotated[str, Secret()] | None = attr(default=None)

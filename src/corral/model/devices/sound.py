@@ -38,5 +38,5 @@ class Audio(Element, tag="audio"):
     """Where sound goes on the host."""
 
     id: Annotated[int, Field(ge=1)] = attr()
-    type: Literal["none", "spice"] = attr()
+    type: Literal["none", "spice", "dbus"] = attr()
     timer_period: Unsigned | None = attr(name="timerPeriod", default=None)

@@ -55,5 +55,7 @@ def options(audio: Audio, context: Context) -> list[tuple[str, ...]]:
     """One backend."""
     if audio.type == "spice" and not context.binary.has_spice:
         raise ConfigUnsupported(f"spice audio is not supported with QEMU binary '{context.binary.path}'")
+    if audio.type == "dbus" and "dbus" not in context.binary.displays:
+        raise ConfigUnsupported(f"dbus audio is not supported with QEMU binary '{context.binary.path}'")
     props = given({"id": f"audio{audio.id}", "driver": audio.type, "timer-period": audio.timer_period})
     return [("-audiodev", json.dumps(props, separators=(",", ":")))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from corral.errors import ConfigUnsupported
 from corral.model.devices.video import Video, VideoModel
 from corral.qemu.context import Context, Properties, alias, given, switch, virtio_options
+from corral.qemu.devices import graphics
 from corral.qemu.runtime import Part
 
 PRIMARY = {
@@ -45,6 +46,11 @@ def _driver(model: VideoModel, context: Context) -> str:
     if accelerated:
         if model.type != "virtio":
             raise ConfigUnsupported(f"{model.type} 3d acceleration is not supported")
+        if not any(graphics.draws(display) for display in context.domain.devices.graphics):
+            raise ConfigUnsupported(
+                "a video card with 3d acceleration needs a display with OpenGL",
+                hint="<graphics type='egl-headless'/>, or <gl enable='yes'/> of a spice display that is local",
+            )
         name = name.replace("virtio-gpu-pci", "virtio-gpu-gl-pci").replace("virtio-vga", "virtio-vga-gl")
     elif name == "virtio-vga" and not context.binary.has_device(name):
         name = "virtio-gpu-pci"
