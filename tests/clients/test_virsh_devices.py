@@ -23,6 +23,8 @@ FILES = {
     "dom.xml": DOCUMENT,
     "rng.xml": "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
     "tablet.xml": "<input type='tablet' bus='usb'/>",
+    "redir.xml": "<redirdev bus='usb' type='unix'><source mode='bind' path='DIR/sockets/r'/></redirdev>",
+    "far.xml": "<redirdev bus='usb' type='null'><address type='usb' bus='0' port='9'/></redirdev>",
     "balloon.xml": "<memballoon model='virtio'/>",
     "bogus.xml": "<bogus/>",
     "watchdog.xml": "<watchdog model='ib700'/>",
@@ -70,6 +72,12 @@ detach-device v DIR/rng.xml --config
 attach-device v DIR/tablet.xml --live
 detach-device v DIR/tablet.xml --live
 detach-device v DIR/tablet.xml --live
+attach-device v DIR/redir.xml --live --config
+dumpxml v --xpath //redirdev/address
+detach-device v DIR/redir.xml --live --config
+detach-device v DIR/redir.xml --live
+detach-device v DIR/redir.xml --config
+attach-device v DIR/far.xml --live
 attach-device v DIR/balloon.xml --live
 attach-device v DIR/balloon.xml --config
 detach-device v DIR/balloon.xml --live
@@ -93,6 +101,8 @@ def said(uri: str, directory: Path) -> list[str]:
     """All that virsh says to the commands, with what differs from host to host taken out."""
     directory.mkdir()
     directory.chmod(0o755)
+    (directory / "sockets").mkdir()
+    (directory / "sockets").chmod(0o777)  # where QEMU makes one itself
     for name, text in FILES.items():
         (directory / name).write_text(text.replace("DIR", str(directory)))
     for name, size in (("a.img", 1 << 20), ("b.img", 1 << 20), ("c.iso", 4096), ("d.iso", 4096)):

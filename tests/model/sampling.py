@@ -52,7 +52,11 @@ PATHS = {
     "vhost",
     "tty",
 }
-OVERRIDES = {("Mac", "address"): "52:54:00:12:34:56", ("GuestFwd", "address"): "10.0.2.1"}
+OVERRIDES = {
+    ("Mac", "address"): "52:54:00:12:34:56",
+    ("GuestFwd", "address"): "10.0.2.1",
+    ("RedirRule", "version"): "1.10",
+}
 
 
 def values(cls: type[Element], field: str) -> list[Any]:
@@ -262,6 +266,8 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("ControllerHardware", "*"): ({}, {"type": "pci", "model": "pcie-root-port"}),
     ("ControllerTarget", "*"): ({}, {"type": "pci", "model": "pcie-root-port"}),
     ("ControllerMaster", "*"): ({}, {"type": "usb", "model": "ich9-uhci1"}),
+    ("Redirdev", "type=tcp"): ({"source": {"mode": "bind", "service": "4000"}, "protocol": {"type": "raw"}}, {}),
+    ("Redirdev", "type=unix"): ({"source": {"mode": "bind", "path": "/x"}}, {}),
     ("Firmware", "*"): ({"features": [{"enabled": "yes", "name": "secure-boot"}]}, {"firmware": "efi"}),
     ("FirmwareFeature", "*"): ({}, {}),
 }

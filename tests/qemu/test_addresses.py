@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from corral.errors import XMLError
 from corral.model.address import PCIAddress, USBAddress
+from corral.model.devices.controller import Controller
+from corral.model.devices.hub import Hub, Redirdev
 from corral.model.domain import Domain
 from corral.qemu import addresses, pci_slots
 from corral.qemu.binary import Binary
@@ -106,3 +108,44 @@ def test_free_place_for_hotplug(binary: Binary, host: Host) -> None:
     third.address = None
     with pytest.raises(XMLError, match="No more available PCI slots"):
         pci_slots.free_place(full, third)
+
+
+HUB = "<hub type='usb'><address type='usb' bus='0' port='1'/></hub>"
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("bus='0' port='20'", "requested USB port 20 not present on USB bus 0"),
+        ("bus='0' port='1.9'", "requested USB port 1.9 not present on USB bus 0"),
+        ("bus='0' port='2.4'", "there is no hub at port 2 in USB address bus: 0 port: 2.4"),
+        ("bus='3' port='1'", "Missing USB bus 3"),
+    ],
+)
+def test_usb_ports_that_are_not_there(place: str, says: str, binary: Binary, host: Host) -> None:
+    document = make("q35", [])
+    document.devices.hubs = [Hub.from_xml(HUB)]
+    document.devices.redirdevs = [
+        Redirdev.from_xml(f"<redirdev bus='usb' type='null'><address type='usb' {place}/></redirdev>")
+    ]
+    with pytest.raises(XMLError, match=f"{says}$"):
+        complete(document, binary, host)
+
+
+def test_a_usb_device_gets_the_bus_of_its_speed(binary: Binary, host: Host) -> None:
+    document = make("q35", [])
+    document.devices.controllers += [
+        Controller(type="usb", index=0, model="piix3-uhci"),
+        Controller(type="usb", index=1, model="ich9-ehci1"),
+        Controller(type="usb", index=2, model="qemu-xhci", ports=1),
+    ]
+    full = complete(document, binary, host)
+    assert [addresses.usb_bus(full, speed) for speed in range(4)] == [0, 0, 1, 2]
+    full.devices.redirdevs = [Redirdev(type="null", address=USBAddress(bus=2, port="1"))]
+    assert addresses.usb_bus(full, 3) == 0, "a port of another speed is better than none"
+    full.devices.redirdevs += [
+        Redirdev(type="null", address=USBAddress(bus=bus, port=str(port)))
+        for bus, n in ((0, 2), (1, 6))
+        for port in range(1, n + 1)
+    ]
+    assert addresses.usb_bus(full, 2) is None

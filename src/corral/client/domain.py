@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from corral.client.execution import Execution
     from corral.client.host import Host
     from corral.client.stream import Stream
+    from corral.client.usb import Plugged
     from corral.model.domain import Domain as DomainDocument
     from corral.model.element import Element
+    from corral.usb.filter import Filter
+    from corral.usb.transfer import Target
 
 ACTIVE = ("running", "blocked", "paused", "shutdown", "pmsuspended")
 
@@ -313,6 +316,18 @@ class Domain:
             "domain_open_channel", {"dom": self.reference, "name": name, "flags": flags}
         )
         return stream
+
+    def usb(
+        self, device: Target, *, slot: str | None = None, bus: int | None = None, filter: Filter | None = None
+    ) -> Plugged:
+        """Give it a USB device of ours for as long as a block lasts: `async with vm.usb(usb.Keyboard()) as plugged:`.
+
+        It gets a slot of its own, on the USB controller `bus` or the first that fits; or `slot`, the alias of a
+        `<redirdev>` on a UNIX socket. `filter` keeps devices out here; the machine's `<redirfilter>` does there.
+        """
+        from corral.client.usb import Plugged
+
+        return Plugged(self, device, slot=slot, bus=bus, filter=filter)
 
     async def screenshot(self, screen: int = 0) -> tuple[str, bytes]:
         """What its screen shows: the MIME type and the picture."""

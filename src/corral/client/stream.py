@@ -99,6 +99,11 @@ class Stream:
         self._finishing = True
         self._drop()
 
+    def check(self) -> None:
+        """Raise what broke the stream, if anything did."""
+        if self._error:
+            raise self._error
+
     def _drop(self) -> None:
         self._chunks.clear()
         self._buffered = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from corral.constants import DomainDeviceModifyFlags
-from corral.errors import DeviceMissing, OperationFailed, OperationUnsupported
+from corral.errors import DeviceMissing, OperationFailed, OperationInvalid, OperationUnsupported
 from corral.hypervisor import device_update, media, plug, unplug
 from corral.hypervisor.device_changes import Change, Edit, configured, write
 
@@ -54,8 +54,6 @@ async def attach(domain: Domain, xml: str, flags: int = 0) -> None:
 
 async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
     """Take a device away; returns when the guest has let go of it. DeviceMissing when there is none like that."""
-    from corral.model import device_set
-
     device = _device(xml, "detach")
 
     async def work() -> None:
@@ -67,7 +65,7 @@ async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
             await write(domain, None, Change(config=edit))
             return
         run = domain.require_run()
-        await _unplug(domain, device_set.find(run.live.document, device), edit)
+        await _unplug(domain, _running(run.live.document, device), edit)
 
     await domain.change("detach device", work)
 
@@ -125,6 +123,18 @@ def _device(xml: str, what: str) -> Device:
     if not isinstance(device, Device):
         raise OperationUnsupported(f"live {what} of device '{device_set.kind(device)}' is not supported")
     return device
+
+
+def _running(live: DomainDocument, device: Device) -> Device:
+    """The device of the running machine that a client means; the error's code is libvirt's, kind by kind."""
+    from corral.model import device_set
+
+    try:
+        return device_set.find(live, device)
+    except DeviceMissing as error:
+        if device_set.kind(device) == "redirdev":
+            raise OperationInvalid(error.detail) from error
+        raise
 
 
 def _impact(domain: Domain, flags: int) -> tuple[bool, bool]:

@@ -27,6 +27,7 @@ from corral.hypervisor import (
     plug_recovery,
     reactions,
     sleeping,
+    usb,
     vcpus,
 )
 from corral.hypervisor.documents import Definition
@@ -286,6 +287,7 @@ async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
     await memory_devices.refresh(domain, run, machine)
     await vcpus.reconcile(domain, run, machine)
     await plug_recovery.reconcile(domain, run, machine)
+    usb.reconcile(domain, run)
     for channel in run.live.document.devices.channels:
         alias = channel.alias.name if channel.alias else ""
         chardev = machine.chardevs.get(f"char{alias}")

@@ -13,6 +13,7 @@ from corral.errors import ConfigUnsupported, CorralError, XMLError
 from corral.model import displays, interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
+from corral.model.devices.controller import Controller
 from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import BackingStore, Disk, DiskSource
 from corral.model.devices.hub import Hub, Redirdev
@@ -44,6 +45,7 @@ def check(domain: Domain, source: str | bytes | None = None) -> None:
     checker.interfaces()
     checker.displays()
     checker.channels()
+    checker.redirection()
     checker.labels()
 
 
@@ -214,7 +216,9 @@ class _Checker:
     def aliases(self) -> None:
         seen: set[str] = set()
         for loc, device in self.all_devices():
-            if device.alias is None or loc[1] == "consoles":
+            # The companions of an EHCI are one bus with it, and so named.
+            companion = isinstance(device, Controller) and device.master is not None
+            if device.alias is None or loc[1] == "consoles" or companion:
                 continue
             if device.alias.name in seen:
                 self.refuse((*loc, "alias"), f"non unique alias detected: {device.alias.name}")
@@ -265,6 +269,15 @@ class _Checker:
                 self.refuse(("devices", "channels", position, "target"), f"channel name '{name}' is used twice")
             if name is not None:
                 seen.add(name)
+
+    def redirection(self) -> None:
+        for position, device in enumerate(self.devices.redirdevs):
+            loc: Loc = ("devices", "redirdevs", position)
+            source = device.source
+            if device.type == "unix" and (source is None or source.path is None):
+                self.refuse(loc, "Missing source path attribute for char device")
+            if device.type == "tcp" and (source is None or source.service is None):
+                self.refuse(loc, "Missing source service attribute for char device")
 
     def labels(self) -> None:
         for position, label in enumerate(self.domain.seclabels):

@@ -23,9 +23,14 @@ Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1)]
 
 @dataclass(frozen=True, slots=True)
 class Hex:
-    """Marks an integer that XML writes as `0x` and at least `digits` digits, and reads in decimal or hexadecimal."""
+    """Marks an integer that XML writes as `0x` and at least `digits` digits, and reads in decimal or hexadecimal.
+
+    With `wild` it may also read -1.
+    """
 
     digits: int = 1
+    upper: bool = False
+    wild: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ def _read_number(text: str) -> int:
     return int(match[1], 16 if match[1][:2].lower() == "0x" else 10)
 
 
+def _read_wild(text: str) -> int:
+    return -1 if text.strip() == "-1" else _read_number(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Scalar:
     """A value that is one string in XML; `read` raises ValueError."""
@@ -168,8 +172,9 @@ def _scalar(field: str, name: str, leaf: list[Any], marks: list[Any]) -> Scalar:
     secret = any(isinstance(mark, Secret) for mark in marks)
     mark = next((mark for mark in marks if isinstance(mark, Hex)), None)
     if mark is not None:
-        pattern = f"0x%0{mark.digits}x"
-        return Scalar(field, name, secret, _read_number, lambda value: pattern % value)
+        pattern = f"0x%0{mark.digits}{'X' if mark.upper else 'x'}"
+        read = _read_wild if mark.wild else _read_number
+        return Scalar(field, name, secret, read, lambda value: pattern % value)
     if leaf[0] is int:
         return Scalar(field, name, secret, _read_decimal, str)
     if leaf[0] is str:

@@ -101,7 +101,8 @@ class USBPorts:
                 continue
             ports = controller.ports or USB_PORTS.get(controller.model or "", 2)
             self.free[controller.index or 0] = [str(port) for port in range(1, ports + 1)]
-        for device in usb_devices(domain):
+        self._there = {bus: set(ports) for bus, ports in self.free.items()}
+        for device in sorted(usb_devices(domain), key=_depth):
             address = device.address
             if isinstance(address, USBAddress) and address.port is not None:
                 self._take(address)
@@ -115,7 +116,9 @@ class USBPorts:
     def add_hub(self, address: USBAddress) -> None:
         """Offer the ports of a hub at that address."""
         ports = self.free[address.bus]
-        ports += [f"{address.port}.{port}" for port in range(1, HUB_PORTS + 1)]
+        more = [f"{address.port}.{port}" for port in range(1, HUB_PORTS + 1)]
+        self._there[address.bus].update(more)
+        ports += more
         ports.sort(key=lambda port: (port.count("."), [int(part) for part in port.split(".")]))
 
     def next(self, bus: int | None = None) -> USBAddress:
@@ -128,11 +131,16 @@ class USBPorts:
         raise XMLError("No free USB ports")
 
     def _take(self, address: USBAddress) -> None:
-        if address.bus not in self.free:
-            raise XMLError(f"Missing USB bus {address.bus}")
-        ports = self.free[address.bus]
-        if address.port in ports:
-            ports.remove(address.port)
+        bus, port = address.bus, address.port or ""
+        if bus not in self.free:
+            raise XMLError(f"Missing USB bus {bus}")
+        if port not in self._there[bus]:
+            hub = port.rpartition(".")[0]
+            if hub and f"{hub}.1" not in self._there[bus]:
+                raise XMLError(f"there is no hub at port {hub} in USB address bus: {bus} port: {port}")
+            raise XMLError(f"requested USB port {port} not present on USB bus {bus}")
+        if port in self.free[bus]:
+            self.free[bus].remove(port)
 
 
 def assign_usb(domain: Domain) -> None:
@@ -151,6 +159,23 @@ def assign_usb(domain: Domain) -> None:
             ports.add_hub(device.address)
 
 
+def usb_bus(domain: Domain, speed: int) -> int | None:
+    """The first USB bus with a free port that a device of this speed (0 low, 1 full, 2 high, 3 super) can run on at it.
+
+    Any with a free port if none is that fast; None when there is no free port at all.
+    """
+    free = [bus for bus, ports in sorted(USBPorts(domain).free.items()) if ports]
+    models = {bus: {each.model or "" for each in of_type(domain, "usb") if (each.index or 0) == bus} for bus in free}
+    return next((bus for bus in free if any(speed in speeds(model) for model in models[bus])), next(iter(free), None))
+
+
+def speeds(model: str) -> range:
+    """The speeds of a USB controller's ports, companions taken for what they are themselves."""
+    if model.endswith("xhci"):
+        return range(4)
+    return range(2, 3) if "ehci" in model else range(2)
+
+
 def usb_devices(domain: Domain) -> Iterator[Device]:
     """All devices on USB in the order in which they choose their ports."""
     devices = domain.devices
@@ -161,6 +186,12 @@ def usb_devices(domain: Domain) -> Iterator[Device]:
     yield from (i for i in devices.interfaces if i.model is not None and i.model.type == "usb-net")
     yield from (device for device in devices.inputs if device.bus == "usb")
     yield from devices.redirdevs
+
+
+def _depth(device: Device) -> tuple[bool, int]:
+    """Sort key: hubs before what sits on them."""
+    port = device.address.port if isinstance(device.address, USBAddress) else None
+    return (not isinstance(device, Hub), (port or "").count("."))
 
 
 def _plugged(device: Device) -> bool:

@@ -1,4 +1,4 @@
-"""Procedures that open a stream of bytes beside the calls: consoles, channels, pictures of the screen."""
+"""Procedures that open a stream of bytes beside the calls: consoles, channels, screenshots, USB devices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import DomainChannelFlags, DomainConsoleFlags
 from corral.daemon.dispatch import streams
 from corral.daemon.stream import Picture
+from corral.hypervisor import usb
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -31,3 +32,11 @@ async def screenshot(session: Session, domain: Domain, args: Any) -> tuple[dict[
     """The picture's type, and then the picture."""
     picture = await domain.screenshot(args.screen)
     return {"mime": picture.mime}, Picture(picture.data)
+
+
+@streams("corral.usb_redirect")
+async def usb_redirect(session: Session, domain: Domain, args: Any) -> tuple[dict[str, Any], ByteStream]:
+    """A slot for a USB device of the client's, and usbredir's bytes."""
+    bus = args.bus if args.bus >= 0 else None
+    alias, stream = await usb.redirect(domain, slot=args.slot, bus=bus, speed=args.speed)
+    return {"alias": alias}, stream

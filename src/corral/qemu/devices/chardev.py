@@ -7,7 +7,7 @@ from typing import Any, Literal
 from corral.errors import ConfigUnsupported
 from corral.model.address import ISAAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console, Parallel, Serial
-from corral.model.devices.hub import Redirdev
+from corral.model.devices.hub import Redirdev, RedirRule
 from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, alias, given, reconnect, switch
 from corral.qemu.runtime import Part
@@ -56,9 +56,31 @@ def redirdev(device: Redirdev, context: Context) -> list[Part]:
     twin = Chardev(type=device.type, source=device.source, protocol=device.protocol, log=device.log, alias=device.alias)
     backend = backend_of(twin, context, spice_name="usbredir")
     props: Properties = {"driver": context.driver("usb-redir"), "chardev": f"char{alias(device)}"}
-    props |= context.place(device) | context.boot_index(device)
+    props |= context.place(device) | context.boot_index(device) | _filter(context)
     files = _files(f"char{alias(device)}", backend["type"], backend["data"])
     return [*files, Part("chardev", f"char{alias(device)}", backend), Part("device", alias(device), props)]
+
+
+def _filter(context: Context) -> Properties:
+    """The domain's one filter holds for all its slots: usbredir's text form, with colons where that has commas."""
+    rules = context.domain.devices.redirfilter
+    if rules is None:
+        return {}
+    return {"filter": "|".join(map(_rule, rules.rules))}
+
+
+def _rule(rule: RedirRule) -> str:
+    numbers = [rule.device_class, rule.vendor, rule.product, _bcd(rule.version)]
+    words = ["-1" if number is None else f"{number:#06x}" for number in numbers]
+    return ":".join([*words, "1" if rule.allow == "yes" else "0"])
+
+
+def _bcd(version: str | None) -> int | None:
+    """bcdDevice of `2.10`: the digits stand for themselves (USB 2.0, 9.6.1)."""
+    if version is None:
+        return None
+    major, _, minor = version.partition(".")
+    return int(major, 16) << 8 | int(minor, 16)
 
 
 def _with_backend(device: Chardev, props: Properties, context: Context) -> list[Part]:

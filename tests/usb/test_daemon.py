@@ -1,0 +1,312 @@
+"""USB devices given to a guest over the connection to its daemon, as the guest sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import re
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tests.usb import guestlab
+
+import corral
+from corral import usb
+from corral.client.domain import Domain
+from corral.client.usb import Plugged
+from corral.errors import CorralError, DeviceMissing, InvalidArgument, OperationFailed, ResourceBusy
+from corral.guests import tiny
+from corral.model.address import PCIAddress
+from corral.model.devices.controller import Controller, ControllerMaster
+from corral.usb.transfer import Target
+from labs import corrald
+
+pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+EHCI, XHCI = 0, 1
+"""The indexes of the guest's USB controllers."""
+USB_EVENTS = ("device-added", "device-removed")
+
+
+@dataclass
+class Guest(guestlab.Guest):
+    """A guest of a daemon's; `machine` and `agent` are the daemon's."""
+
+    vm: Domain = None  # type: ignore[assignment]
+    daemon: corrald.Daemon = None  # type: ignore[assignment]
+
+    @contextlib.asynccontextmanager
+    async def given(self, device: Target, **where: int | str | None) -> AsyncIterator[Plugged]:
+        """A device in the guest; taken out at the end."""
+        async with self.vm.usb(device, **where) as plugged:  # type: ignore[arg-type]
+            yield plugged
+        device.close()
+        # The next device may have the same name: the guest is to have let go of this one.
+        await self.until("grep -ls Corral /sys/bus/usb/devices/*/manufacturer || echo none", "none")
+
+    async def holdings(self) -> tuple[set[str], set[str], int, int, str]:
+        """All that could be left behind: chardevs, slots, the daemon's and QEMU's descriptors, the guest's devices."""
+        await self.settled()
+        gc.collect()
+        chardevs = {each["label"] for each in await self.vm.monitor({"execute": "query-chardev"})}
+        slots = {each.alias.name for each in (await self.vm.document()).devices.redirdevs if each.alias}
+        qemu = corrald.machines(self.daemon.state)[0]
+        guest = await self.sh("ls /sys/bus/usb/devices /sys/block | grep -v ram")
+        return chardevs, slots, descriptors(self.daemon.pid), descriptors(qemu), guest
+
+    async def settled(self) -> None:
+        """Wait until the daemon has taken out the last slot that it plugged in."""
+        async with asyncio.timeout(10):
+            while "/usb-" in await self.vm.xml():  # noqa: ASYNC110 (shorter than to listen before it is known)
+                await asyncio.sleep(0.02)
+
+
+class Agent:
+    """The guest's agent by way of the daemon."""
+
+    def __init__(self, vm: Domain) -> None:
+        self.vm = vm
+
+    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> object:
+        return await self.vm.agent(command, arguments)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guest() -> AsyncIterator[Guest]:
+    built = await tiny.build()
+    document = tiny.document("desk", tiny=built, memory_kib=384 << 10, kvm=False)
+    masters = (("ich9-uhci1", 0), ("ich9-uhci2", 2), ("ich9-uhci3", 4))
+    place = {"bus": 0, "slot": 0x1D}
+    document.devices.controllers += [
+        Controller(type="usb", index=EHCI, model="ich9-ehci1", address=PCIAddress(**place, function=7)),
+        *(
+            Controller(
+                type="usb",
+                index=EHCI,
+                model=model,
+                master=ControllerMaster(startport=port),
+                address=PCIAddress(**place, function=port // 2, multifunction="on" if not port else None),
+            )
+            for model, port in masters
+        ),
+        Controller(type="usb", index=XHCI, model="qemu-xhci", ports=8),
+    ]
+    with tempfile.TemporaryDirectory(prefix="cu") as name, corrald.running(Path(name)) as daemon:
+        async with corral.connect(daemon.uri) as host:
+            vm = await host.launch(document, transient=True)
+            await vm.wait_for_agent()
+            yield Guest(None, Agent(vm), Path(name), vm=vm, daemon=daemon)  # type: ignore[arg-type]
+            await vm.destroy()
+
+
+def descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def resident(pid: int) -> int:
+    """KiB of memory."""
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) if found else 0
+
+
+def blank(path: Path, mebibytes: int) -> Path:
+    with path.open("wb") as file:
+        file.truncate(mebibytes << 20)
+    return path
+
+
+class Stick(usb.MassStorage):
+    name = "Python stick"
+
+
+SPEEDS = "cd /sys/bus/usb/devices; for d in *; do grep -qs Corral $d/manufacturer && cat $d/speed $d/product; done"
+
+
+async def test_stick_at_high_speed_keeps_64_megabytes(guest: Guest, tmp_path: Path) -> None:
+    stick = Stick(blank(tmp_path / "stick.img", 80))
+    before = await guest.holdings()
+    async with guest.vm.events(*USB_EVENTS) as events:
+        async with guest.given(stick) as plugged:
+            slot = (await guest.vm.document()).devices.redirdevs[0]
+            assert slot.alias is not None and slot.alias.name == plugged.alias == "redir0"
+            assert slot.type == "unix" and str(slot.address) == f"{EHCI}:1"
+            added = await anext(events)
+            disk = await guest.disk("Python stick")
+            assert (await guest.sh(SPEEDS)).split("\n")[:2] == ["480", "Python stick"]
+            assert "new high-speed USB device" in await guest.sh("dmesg | grep 'USB device number' | tail -n 1")
+            script = f"""set -e
+                mkdosfs /dev/{disk} >/dev/null; mkdir -p /mnt/stick; mount -t vfat /dev/{disk} /mnt/stick
+                dd if=/dev/urandom of=/run/random bs=1M count=4 2>/dev/null
+                for n in $(seq 16); do cat /run/random; echo $n; done >/mnt/stick/data
+                md5sum </mnt/stick/data; umount /mnt/stick; echo 3 >/proc/sys/vm/drop_caches
+                mount -t vfat /dev/{disk} /mnt/stick; md5sum </mnt/stick/data; umount /mnt/stick; echo whole"""
+            output = await guest.sh(script, 150)
+            first, second, end = (output + "\n\n").split("\n")[:3]
+            assert (second, end) == (first, "whole"), output
+            assert stick.bytes_written > 64 << 20
+        removed = await anext(events)
+    assert (added.alias, removed.alias) == ("redir0", "redir0")  # type: ignore[attr-defined]
+    assert await guest.holdings() == before
+
+
+async def test_stick_at_full_speed_on_a_companion(guest: Guest, tmp_path: Path) -> None:
+    stick = Stick(blank(tmp_path / "slow.img", 8), speed=usb.Speed.FULL)
+    async with guest.given(stick, bus=EHCI):
+        disk = await guest.disk("Python stick")
+        assert (await guest.sh(SPEEDS)).split("\n")[:2] == ["12", "Python stick"]
+        assert "uhci_hcd" in await guest.sh("dmesg | grep 'USB device number' | tail -n 1")
+        script = f"echo kept | dd of=/dev/{disk} conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches"
+        assert await guest.sh(f"{script}; head -n 1 /dev/{disk}") == "kept\n"
+
+
+async def test_keyboard_types_a_line_into_the_console(guest: Guest) -> None:
+    keyboard = usb.Keyboard()
+    async with guest.given(keyboard, bus=XHCI):
+        await guest.until("cat /proc/bus/input/devices", "USB keyboard")
+        await guest.sh("setsid sh -c 'exec sh </dev/tty1 >/dev/tty1 2>/dev/null' </dev/null >/dev/null 2>&1 &")
+        keyboard.type('echo "It is: $((6 * 7))!" > /run/typed\n')
+        assert await guest.until("cat /run/typed", "42") == "It is: 42!\n"
+        keyboard.type("exit\n")
+
+
+async def test_serial_port_echoes(guest: Guest) -> None:
+    port = usb.Serial()
+    with usb.Pty(port) as pty:
+        async with guest.given(port):
+            await guest.until("ls /dev", "ttyACM0")
+            await guest.sh("(stty raw -echo; exec cat) </dev/ttyACM0 >/dev/ttyACM0 2>/dev/null &")
+            await guest.until("ps", " cat")
+            terminal = await asyncio.to_thread(os.open, pty.path, os.O_RDWR | os.O_NOCTTY)
+            try:
+                sent = bytes(range(256)) * 4
+                await asyncio.to_thread(os.write, terminal, sent)
+                back = b""
+                async with asyncio.timeout(30):
+                    while len(back) < len(sent):
+                        back += await asyncio.to_thread(os.read, terminal, 4096)
+                assert back == sent
+            finally:
+                os.close(terminal)
+
+
+async def test_plugged_and_unplugged_fifty_times(guest: Guest, tmp_path: Path) -> None:
+    """Neither the guest, nor QEMU, nor the daemon keeps anything."""
+    image = blank(tmp_path / "often.img", 4)
+    qemu = corrald.machines(guest.daemon.state)[0]
+    await guest.sh("echo 0 >/sys/module/usb_storage/parameters/delay_use")  # it waits a second for slow sticks
+
+    async def once() -> None:
+        async with guest.given(Stick(image), bus=XHCI):
+            await guest.until("ls /sys/block", "sd")
+
+    for _ in range(3):
+        await once()
+    before, memory = await guest.holdings(), (resident(guest.daemon.pid), resident(qemu))
+    for _ in range(50):
+        await once()
+    assert await guest.holdings() == before
+    grown = [after - then for after, then in zip((resident(guest.daemon.pid), resident(qemu)), memory, strict=True)]
+    assert max(grown) < 8 << 10, f"KiB that the daemon and QEMU have grown by: {grown}"
+
+
+GARBAGE = {
+    "a packet before the hello": b"\x64\0\0\0\x0a\0\0\0\1\0\0\0" + bytes(10),
+    "a hello without an end": b"\0\0\0\0\xff\xff\xff\xff\0\0\0\0",
+    "something else": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+async def raw(guest: Guest) -> tuple[str, object]:
+    args = {"dom": guest.vm.reference, "slot": None, "bus": XHCI, "speed": 2, "flags": 0}
+    answer, stream = await guest.vm.host.connection.open_stream("corral.usb_redirect", args)
+    return answer.alias, stream
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+async def test_malformed_packets_end_the_redirection_and_nothing_else(guest: Guest, what: str) -> None:
+    before = await guest.holdings()
+    _, stream = await raw(guest)
+    await stream.write(GARBAGE[what])  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        with pytest.raises(OperationFailed, match="the device's side"):
+            while True:
+                assert await stream.read(), "the stream ended without an error"  # type: ignore[attr-defined]
+    assert await guest.holdings() == before
+
+
+async def test_answer_that_nobody_asked_for(guest: Guest) -> None:
+    """A device's side that keeps to the order of things, and then answers what was not asked."""
+    before = await guest.holdings()
+    keyboard = usb.Keyboard()
+    async with guest.vm.usb(keyboard, bus=XHCI) as plugged:
+        await guest.until("cat /proc/bus/input/devices", "USB keyboard")
+        id = (77).to_bytes(8, "little")
+        plugged.service._write(b"\x65\0\0\0\x0a\0\0\0" + id + b"\x81\0\0\0\0\0\0\0\0\0")
+        async with asyncio.timeout(10):
+            with pytest.raises(OperationFailed, match="77"):
+                await plugged.ended()
+    assert await guest.holdings() == before
+
+
+async def test_connection_that_breaks_unplugs(guest: Guest, tmp_path: Path) -> None:
+    """A client that dies in the midst of it, as kill -9 would have it."""
+    before = await guest.holdings()
+    stick = Stick(blank(tmp_path / "gone.img", 4))
+    async with corral.connect(guest.daemon.uri) as other:
+        vm = await other.domain(guest.vm.name)
+        async with vm.usb(stick, bus=XHCI) as plugged:
+            await guest.disk("Python stick")
+            assert other.connection._transport is not None
+            other.connection._transport.abort()
+            with pytest.raises(CorralError):
+                await plugged.ended()
+    await guest.until("ls /sys/block | grep -c sd", "0")
+    after = await guest.holdings()
+    assert after == before
+
+
+async def test_declared_slot_is_filled_and_stays(guest: Guest, tmp_path: Path) -> None:
+    guest.directory.chmod(0o711)  # QEMU, who is somebody else, makes the socket
+    path = guest.directory / "open" / "slot"
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
+    await guest.vm.attach(f"<redirdev bus='usb' type='unix'><source mode='bind' path='{path}'/></redirdev>", live=True)
+    slot = (await guest.vm.document()).devices.redirdevs[0]
+    assert slot.alias is not None
+    alias = slot.alias.name
+    async with guest.given(Stick(blank(tmp_path / "one.img", 4)), slot=alias):
+        await guest.disk("Python stick")
+        with pytest.raises(ResourceBusy):
+            async with guest.vm.usb(usb.Keyboard(), slot=alias):
+                pass
+    async with guest.given(Stick(blank(tmp_path / "two.img", 4)), slot=alias):
+        await guest.disk("Python stick")
+    await guest.vm.detach(slot, live=True)
+    with pytest.raises(DeviceMissing):
+        async with guest.vm.usb(usb.Keyboard(), slot=alias):
+            pass
+    with pytest.raises(DeviceMissing):
+        async with guest.vm.usb(usb.Keyboard(), slot="channel0"):
+            pass
+    with pytest.raises((InvalidArgument, CorralError)):
+        async with guest.vm.usb(usb.Keyboard(), bus=7):
+            pass
+
+
+async def test_slot_taken_out_under_a_device(guest: Guest, tmp_path: Path) -> None:
+    """virsh detach-device of a slot in use: the client learns of it, and nothing is left."""
+    before = await guest.holdings()
+    async with guest.vm.usb(Stick(blank(tmp_path / "left.img", 4)), bus=XHCI) as plugged:
+        await guest.disk("Python stick")
+        slot = (await guest.vm.document()).devices.redirdevs[0]
+        await guest.vm.detach(slot, live=True)
+        async with asyncio.timeout(10):
+            assert "closed" in await plugged.ended()
+    await guest.until("ls /sys/block | grep -c sd", "0")
+    assert await guest.holdings() == before
