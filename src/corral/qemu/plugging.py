@@ -261,9 +261,11 @@ def _place(document: Domain, new: list[Device], *, movable: bool) -> None:
     addresses.assign_virtio_serial(document)
     ports = None
     for device in addresses.usb_devices(document):
+        if all(device is not each for each in new):
+            continue
+        ports = ports or addresses.USBPorts(document)  # raises for a port that is not there
         place = device.address
         if not isinstance(place, USBAddress) or place.port is None:
-            ports = ports or addresses.USBPorts(document)
             device.address = ports.next(place.bus if isinstance(place, USBAddress) else None)
 
 
