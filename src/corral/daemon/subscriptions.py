@@ -123,6 +123,12 @@ FORMS: dict[type[Event], Form] = {
         lambda e: {"state": e.state, "reason": e.reason},
         nested=False,
     ),
+    events.BlockThreshold: Form(
+        None,
+        "domain_event_block_threshold",
+        lambda e: {"dev": e.dev, "path": e.path, "threshold": e.threshold, "excess": e.excess},
+        nested=False,
+    ),
     events.Tunable: Form(
         None,
         "domain_event_callback_tunable",

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainBlockResizeFlags, DomainDiskErrorCode
 from corral.errors import InvalidArgument, OperationInvalid, OperationUnsupported
-from corral.hypervisor import media
+from corral.hypervisor import events, media
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from corral.hypervisor.domain import Domain
-    from corral.model.devices.disk import Disk
+    from corral.model.devices.disk import Disk, DiskSource
     from corral.model.domain import Domain as DomainDocument
 
 _SECTOR = 512
@@ -48,6 +50,53 @@ async def resize(domain: Domain, name: str, size: int, flags: int) -> None:
         domain.touch()
 
     await domain.change("block resize", work)
+
+
+async def set_threshold(domain: Domain, name: str, threshold: int) -> None:
+    """Have QEMU tell when the file of an image is written beyond so many bytes; once, and 0 forgets it.
+
+    `name` is a disk's target, or `vda[3]` with the number that an image of its chain has.
+    """
+
+    async def work() -> None:
+        run = domain.require_run()
+        node = _node(run.live.document, name)
+        await run.require_machine().monitor.execute(
+            "block-set-write-threshold", {"node-name": node, "write-threshold": threshold}
+        )
+
+    await domain.change("block threshold", work)
+
+
+def _node(document: DomainDocument, name: str) -> str:
+    """The node in which the image's bytes are, which thresholds count."""
+    for disk in document.devices.disks:
+        for number, source in enumerate(_chain(disk)):
+            if name == f"{disk.target.dev}[{source.index}]" or (name == disk.target.dev and number == 0):
+                return f"libvirt-{source.index}-storage"
+    raise InvalidArgument(f"failed to find disk '{name}'")
+
+
+def _chain(disk: Disk) -> Iterator[DiskSource]:
+    """The images of a disk of a live document, the top one first."""
+    if disk.source is not None and disk.source.where is not None:
+        yield disk.source
+    store = disk.backing_store
+    while store is not None:
+        if store.source is not None:
+            yield store.source
+        store = store.backing_store
+
+
+def exceeded(domain: Domain, document: DomainDocument, node: str, threshold: int, excess: int) -> None:
+    """An image was written beyond its mark: told by the disk's name (if it is the top one) and by the image's."""
+    for disk in document.devices.disks:
+        for number, source in enumerate(_chain(disk)):
+            if node == f"libvirt-{source.index}-storage":
+                names = ([disk.target.dev] if number == 0 else []) + [f"{disk.target.dev}[{source.index}]"]
+                for name in names:
+                    event = events.BlockThreshold(domain.identity(), name, source.where, threshold, excess)
+                    domain.hypervisor.events.emit(event)
 
 
 async def errors(domain: Domain) -> list[tuple[str, int]]:

@@ -216,10 +216,21 @@ class MemoryFailure(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BlockThreshold(Event):
+    """An image was written beyond the mark that was set, by so many bytes."""
+
+    dev: str
+    path: str | None
+    threshold: int
+    excess: int
+    event_id: ClassVar[int] = DomainEventID.BLOCK_THRESHOLD
+
+
+@dataclass(frozen=True, slots=True)
 class Tunable(Event):
     """Tuning was changed: `params` as virTypedParameters (name, type, value), such as `cputune.vcpupin0`."""
 
-    params: tuple[tuple[str, int, str], ...]
+    params: tuple[tuple[str, int, int | str], ...]
     event_id: ClassVar[int] = DomainEventID.TUNABLE
 
 

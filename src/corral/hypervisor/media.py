@@ -80,6 +80,7 @@ async def run_change(
     try:
         await domain.hypervisor.store.begin_plug(run.id, note.to_json())
         await _exchange(run, run.require_machine(), alias, old_parts, new_parts, force=force)
+        await _limited(run.require_machine(), new)
     except BaseException:
         domain.hypervisor.images.release_paths(domain.uuid, paths)
         if domain.run is run:
@@ -164,6 +165,14 @@ async def _insert(machine: Machine, alias: str, old: Sequence[Part], new: Sequen
             await machine.monitor.execute("blockdev-close-tray", {"id": alias})
         raise
     await machine.monitor.execute("blockdev-close-tray", {"id": alias})
+
+
+async def _limited(machine: Machine, drive: Disk) -> None:
+    """Set the drive's limits, which one that was empty has not had yet."""
+    from corral.qemu.devices import throttle
+
+    for name, arguments in throttle.setup(drive):
+        await machine.monitor.execute(name, arguments)
 
 
 async def _take_medium(run: Run, machine: Machine, alias: str, *, force: bool) -> None:

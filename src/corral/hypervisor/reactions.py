@@ -24,7 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import answers, ending, events, media, memory_devices, unplug, vcpus
+from corral.hypervisor import answers, block, ending, events, media, memory_devices, unplug, vcpus
 from corral.hypervisor.guest import AGENT_PORT
 from corral.hypervisor.lifecycle import Cause
 
@@ -230,6 +230,11 @@ def _disk(document: DomainDocument, data: Data) -> tuple[str, str]:
     return str(data.get("device", "")), ""
 
 
+def _write_threshold(domain: Domain, run: Run, data: Data) -> None:
+    node, marks = str(data.get("node-name", "")), (data.get("write-threshold", 0), data.get("amount-exceeded", 0))
+    block.exceeded(domain, run.live.document, node, int(marks[0]), int(marks[1]))
+
+
 def _balloon(domain: Domain, run: Run, data: Data) -> None:
     run.balloon = int(data.get("actual", 0)) // 1024 + memory_devices.growing_kib(run.live.document)
     domain.hypervisor.events.emit(events.BalloonChange(domain.identity(), run.balloon))
@@ -386,6 +391,7 @@ _REACTIONS: dict[str, Callable[[Domain, Run, Data], None]] = {
     "RTC_CHANGE": _rtc_change,
     "WATCHDOG": _watchdog,
     "BLOCK_IO_ERROR": _io_error,
+    "BLOCK_WRITE_THRESHOLD": _write_threshold,
     "BALLOON_CHANGE": _balloon,
     "MEMORY_DEVICE_SIZE_CHANGE": _memory_size,
     "DEVICE_TRAY_MOVED": _tray,

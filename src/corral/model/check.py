@@ -157,8 +157,9 @@ class _Checker:
     def passed_through(self, disk: Disk, loc: Loc) -> None:
         """What only a SCSI device that is passed through has, and what it has not; texts are libvirt's."""
         if disk.device != "lun":
-            if disk.rawio is not None or disk.sgio is not None:
-                self.refuse(loc, "rawio or sgio can be used only with device='lun'", ConfigUnsupported)
+            for field in ("rawio", "sgio"):
+                if getattr(disk, field) is not None:
+                    self.refuse((*loc, field), f"{field} can be used only with device='lun'", ConfigUnsupported)
             if disk.source is not None and disk.source.reservations is not None:
                 self.refuse((*loc, "source"), "<reservations/> allowed only for lun devices", ConfigUnsupported)
             return

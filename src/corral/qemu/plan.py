@@ -91,6 +91,7 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
     live = domain.copy()
     vcpus.settle(live)
     for drive in live.devices.disks:
+        _settle_sharing(drive)
         _settle_images(drive, runtime.chains.get(drive.target.dev, ()))
     for number, display in enumerate(live.devices.graphics):
         _open_display(live, number, runtime)
@@ -109,6 +110,12 @@ def settle(domain: Domain, runtime: Runtime) -> Domain:
     if runtime.nvram is not None and live.os.nvram is not None:
         live.os.nvram.path = str(runtime.nvram)
     return aliases.assign(live)
+
+
+def _settle_sharing(drive: Disk) -> None:
+    """What other machines write is not to be kept in this host's memory."""
+    if drive.shareable and not drive.readonly and drive.device == "disk" and drive.driver is not None:
+        drive.driver.cache = drive.driver.cache or "none"
 
 
 def _settle_images(drive: Disk, chain: tuple[Image, ...]) -> None:

@@ -73,8 +73,12 @@ def _disk(disk: Disk, domain: Domain) -> Iterator[Claim]:
     policy = disk.source.startup_policy if disk.source is not None else None
     yield policy not in (None, "mandatory"), f"startupPolicy '{policy}' of disk '{name}'"
     yield disk.target.tray == "open", f"an open tray of disk '{name}'"
-    tuned = driver is not None and (driver.queues or driver.queue_size or driver.iothread)
-    yield bool(tuned) and disk.target.bus != "virtio", f"queues or iothread of disk '{name}', which is not virtio,"
+    tuned = driver is not None and (driver.queues or driver.queue_size)
+    yield bool(tuned) and disk.target.bus != "virtio", f"queues of disk '{name}', which is not virtio,"
+    threads = driver is not None and (driver.iothread is not None or driver.iothreads is not None)
+    if threads and disk.target.bus != "virtio":
+        raise ConfigUnsupported(f"IOThreads not available for bus {disk.target.bus} target {name}")
+    yield disk.sgio == "unfiltered", f"sgio='unfiltered' of disk '{name}' (no kernel offers it)"
     yield disk.blockio is not None and disk.target.bus == "usb", f"<blockio> of USB disk '{name}'"
 
 

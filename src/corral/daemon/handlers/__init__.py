@@ -23,6 +23,7 @@ MODULES = (
     "stats",
     "storage",
     "streams",
+    "throttling",
     "vcpus",
 )
 

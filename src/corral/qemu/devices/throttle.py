@@ -56,8 +56,8 @@ def limit(disk: Disk, tune: IOTune) -> Command:
                     arguments[f"{short}{suffix}{extra}"] = value or 0
     if tune.size_iops_sec:
         arguments["iops_size"] = tune.size_iops_sec
-    if any(value for name, value in arguments.items() if name not in ("id", "group")):
-        arguments["group"] = tune.group_name or alias(disk)
+    if tune.group_name is not None:
+        arguments["group"] = tune.group_name
     return "block_set_io_throttle", arguments
 
 
@@ -70,5 +70,4 @@ def setup(disk: Disk) -> list[Command]:
 
 def drive(disk: Disk) -> str:
     """By what name QEMU finds the drive's front end: that of a virtio disk is inside its PCI device."""
-    path = f"/machine/peripheral/{alias(disk)}"
-    return f"{path}/virtio-backend" if disk.target.bus == "virtio" else path
+    return f"/machine/peripheral/{alias(disk)}/virtio-backend" if disk.target.bus == "virtio" else alias(disk)
