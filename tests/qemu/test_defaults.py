@@ -128,7 +128,7 @@ REFUSED = {
     "queues of sata": (
         {"devices": DISK.format(dev="sda", bus="sata", more="<driver queues='2'/>")},
         ConfigUnsupported,
-        "queues or iothread of disk 'sda'",
+        "queues of disk 'sda'",
     ),
     "two listeners": (
         {"devices": "<graphics type='vnc'><listen type='address'/><listen type='socket' socket='/x'/></graphics>"},
