@@ -22,16 +22,20 @@ MODELS = {
 }
 
 
-async def document(name: str, cpu: str) -> str:
+VT_D = "<iommu model='intel'><driver intremap='on' eim='on'/></iommu>"
+
+
+async def document(name: str, cpu: str, devices: str = "") -> str:
     xml = tiny.document(name, tiny=await tiny.build()).to_xml()
-    return xml.replace("<clock ", f"{cpu}<clock ", 1)
+    return xml.replace("<clock ", f"{cpu}<clock ", 1).replace("</devices>", f"{devices}</devices>", 1)
 
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_a_model_in_the_guests_own_words(model: str, directory: Path) -> None:
     vendor, words, missing = MODELS[model]
     async with opened(directory) as (hypervisor, _):
-        domain = await hypervisor.define(await document("cpu", f"<cpu mode='custom'><model>{model}</model></cpu>"))
+        cpu = f"<cpu mode='custom'><model>{model}</model></cpu>"
+        domain = await hypervisor.define(await document("cpu", cpu, VT_D if vendor == "GenuineIntel" else ""))
         await domain.create()
         live = domain.xml()
         assert "<cpu mode='custom' match='exact' check='full'>" in live
@@ -44,6 +48,9 @@ async def test_a_model_in_the_guests_own_words(model: str, directory: Path) -> N
         assert vendor in told
         assert words in told
         flags = told.partition("flags")[2].split()
+        if vendor == "GenuineIntel":
+            assert "dmar0" in await run(domain, "ls /sys/class/iommu")
+            assert "IRQ remapping" in await run(domain, "dmesg | grep DMAR-IR")
         assert {"aes", "avx", "xsave"} <= set(flags)
         assert not {name.replace("-", "_") for name in missing.split()} & set(flags)
 

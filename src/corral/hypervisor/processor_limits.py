@@ -13,6 +13,7 @@ refuses to start it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from lxml import etree
 from corral.errors import ConfigUnsupported, CPUIncompatible
 from corral.host.pmu import PMU, differences
 from corral.model.metadata import Metadata
+from corral.qemu.devices.iommu import XAPIC_LIMIT
 
 if TYPE_CHECKING:
     from corral.host.kvm import KVM
@@ -33,11 +35,13 @@ _WITH_PMU = ("host-passthrough", "maximum")
 """CPU modes that bring the host's PMU along unless the document switches it off."""
 
 
-def check(document: DomainDocument, accel: str, kvm: KVM) -> None:
-    """Refuse what this host's KVM cannot give, with both figures.
+def check(document: DomainDocument, accel: str, kvm: KVM, features: Collection[str]) -> None:
+    """Refuse what this host's KVM or emulator cannot give, with both figures.
 
+    `features` are those of a CPU that the accelerator has here.
     Raises ConfigUnsupported for what it lacks, CPUIncompatible for a PMU that is not the one that is wanted.
     """
+    _check_count(document.vcpu.count if document.vcpu is not None else 1, accel, kvm, features)
     _check_pmu(document, accel, kvm)
     if accel == "kvm":
         _check_tsc(document, kvm)
@@ -70,6 +74,16 @@ def _on(document: DomainDocument) -> bool:
     """Whether the guest gets what PMU there is."""
     state = document.features.pmu.state if document.features is not None and document.features.pmu is not None else None
     return state == "on" or (state is None and document.cpu is not None and document.cpu.mode in _WITH_PMU)
+
+
+def _check_count(count: int, accel: str, kvm: KVM, features: Collection[str]) -> None:
+    if accel == "kvm" and kvm.max_vcpus and count > kvm.max_vcpus:
+        raise ConfigUnsupported(f"{count} vCPUs are wanted, and this host's KVM has at most {kvm.max_vcpus} of a guest")
+    if count > XAPIC_LIMIT and not (kvm.x2apic if accel == "kvm" else "x2apic" in features):
+        whose = "this host's KVM" if accel == "kvm" else "this QEMU's software emulation"
+        raise ConfigUnsupported(
+            f"{count} vCPUs are wanted: more than {XAPIC_LIMIT} need x2APIC, which {whose} does not have"
+        )
 
 
 def _check_pmu(document: DomainDocument, accel: str, kvm: KVM) -> None:

@@ -134,7 +134,7 @@ async def _make(
     hypervisor = domain.hypervisor
     binary = await hypervisor.offer.binary(document.devices.emulator)
     accel = hypervisor.offer.accelerator(document)
-    processor_limits.check(document, accel, hypervisor.offer.kvm)
+    processor_limits.check(document, accel, hypervisor.offer.kvm, binary.available_features(accel))
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
     await asyncio.to_thread(_prepare_nvram, document, reset)
     await asyncio.to_thread(_make_directory, run.directory, hypervisor.account)

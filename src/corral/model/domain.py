@@ -17,6 +17,7 @@ from corral.model.devices.graphics import Graphics
 from corral.model.devices.hub import Hub, Redirdev, RedirFilter
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
+from corral.model.devices.iommu import IOMMU
 from corral.model.devices.iotune import ThrottleGroups
 from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.memory import MemoryDevice
@@ -128,6 +129,7 @@ class Devices(Element, tag="devices"):
     rngs: list[Rng] = element(tag="rng", default_factory=list)
     panics: list[Panic] = element(tag="panic", default_factory=list)
     memories: list[MemoryDevice] = element(tag="memory", default_factory=list)
+    iommus: list[IOMMU] = element(tag="iommu", default_factory=list)
 
 
 class Domain(Element, tag="domain"):

@@ -59,6 +59,7 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     yield "panic", devices.panics
     for prefix in ("virtio-mem", "virtio-pmem"):
         yield prefix.replace("-", ""), [each for each in devices.memories if each.model == prefix]
+    yield "iommu", devices.iommus
 
 
 def _number(prefix: str, family: Sequence[Device]) -> None:

@@ -9,6 +9,7 @@ from corral.model.element import State
 from corral.model.features import Features, HyperV
 from corral.qemu import guest_memory
 from corral.qemu.context import Context
+from corral.qemu.devices.iommu import XAPIC_LIMIT
 
 HYPERV = {
     "relaxed": "hv-relaxed",
@@ -27,9 +28,6 @@ HYPERV = {
     "emsr_bitmap": "hv-emsr-bitmap",
     "xmm_input": "hv-xmm-input",
 }
-XAPIC_LIMIT = 255
-"""APIC ids that the older mode of the interrupt controller has; beyond them it is x2APIC."""
-
 QEMU_NAMES = {
     "cmp_legacy": "cmp-legacy",
     "ds_cpl": "ds-cpl",

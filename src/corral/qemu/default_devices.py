@@ -31,6 +31,7 @@ from corral.qemu import memory_slots
 from corral.qemu.addresses import assign_drive, disk_index
 from corral.qemu.binary import Binary
 from corral.qemu.controllers import ensure, insert
+from corral.qemu.devices import iommu
 from corral.qemu.pci_slots import is_q35
 
 MAC_PREFIX = (0x52, 0x54, 0x00)
@@ -68,6 +69,7 @@ def complete(domain: Domain, binary: Binary) -> None:
     for panic in devices.panics:
         panic.model = panic.model or "isa"
     memory_slots.complete(domain)
+    iommu.complete(domain)
     _imply_controllers(domain)
 
 

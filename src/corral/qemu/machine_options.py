@@ -114,6 +114,8 @@ def _smp(context: Context) -> str:
     topology = cpu.topology if cpu is not None else None
     if topology is None:
         return ",".join([*words, f"sockets={most}", "cores=1", "threads=1"])
+    if (topology.clusters or 1) > 1:
+        raise ConfigUnsupported("PC machines have no CPU clusters; a socket can have several dies")
     words.append(f"sockets={topology.sockets}")
     words += [f"dies={topology.dies}"] if topology.dies is not None else []
     return ",".join([*words, f"cores={topology.cores}", f"threads={topology.threads}"])

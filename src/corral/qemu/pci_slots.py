@@ -21,6 +21,7 @@ from corral.model.devices.device import Device
 from corral.model.devices.disk import Disk
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
+from corral.model.devices.iommu import IOMMU
 from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
@@ -169,6 +170,8 @@ def _kind(device: Device) -> Connection | None:
             return _virtio_kind(device.model)
         case Serial(target=target):
             return "pci" if target is not None and target.type == "pci-serial" else None
+        case IOMMU(model="virtio"):
+            return "integrated"
         case Panic(model="pvpanic"):
             return "integrated"
         case MemoryDevice() if not device.in_slot:
@@ -205,6 +208,7 @@ def _devices(domain: Domain) -> Iterator[tuple[Device, Connection]]:
     order += [devices.memballoon] if devices.memballoon is not None else []
     order += [*devices.rngs, *devices.watchdogs, *devices.videos, *devices.inputs, *devices.serials, *devices.panics]
     order += devices.memories
+    order += devices.iommus
     for device in order:
         if (wanted := connection(domain, device)) is not None:
             yield device, wanted

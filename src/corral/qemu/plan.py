@@ -23,6 +23,7 @@ from corral.model.devices.disk import BackingFormat, BackingStore, Disk, DiskSou
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
+from corral.model.devices.iommu import IOMMU
 from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
@@ -41,6 +42,7 @@ from corral.qemu.devices import (
     graphics,
     input,
     interface,
+    iommu,
     memory,
     platform,
     sound,
@@ -213,7 +215,7 @@ def _balloon(context: Context) -> list[Command]:
 def _in_order(domain: Domain) -> list[Device]:
     """All devices, a bus before what sits on it."""
     devices = domain.devices
-    found: list[Device] = [*sorted(devices.controllers, key=controller.plugged_first)]
+    found: list[Device] = [*devices.iommus, *sorted(devices.controllers, key=controller.plugged_first)]
     found += [*devices.hubs, *devices.disks, *devices.interfaces, *devices.serials, *devices.parallels]
     found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.videos, *devices.sounds]
     found += [*devices.redirdevs, *devices.watchdogs]
@@ -257,4 +259,6 @@ def _parts(device: Device, context: Context) -> list[Part]:
             return platform.panic(device, context)
         case MemoryDevice():
             return memory.parts(device, context)
+        case IOMMU():
+            return iommu.parts(device, context)
     raise ConfigUnsupported(f"devices of class {type(device).__name__} are not supported yet")

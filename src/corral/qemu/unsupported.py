@@ -55,8 +55,6 @@ def _machine(domain: Domain) -> Iterator[Claim]:
 def _cpu(domain: Domain) -> Iterator[Claim]:
     cpu = domain.cpu
     yield cpu is not None and cpu.deprecated_features is not None, "<cpu deprecated_features='…'> on x86"
-    topology = cpu.topology if cpu is not None else None
-    yield topology is not None and (topology.clusters or 1) > 1, "CPU clusters on x86"
 
 
 def _clock(domain: Domain) -> Iterator[Claim]:
