@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.client import connect
+from corral.client import connect, seed
 from labs import corrald
 from labs.corrald import Daemon
 
@@ -129,6 +129,23 @@ def test_console_from_the_first_line_and_nothing_left(corral: Run, daemon: Daemo
     while corral("ps", "-aq").stdout and time.monotonic() < until:
         time.sleep(0.1)
     assert corral("ps", "-aq").stdout == ""
+
+
+def test_a_disk_to_install_to(corral: Run, daemon: Daemon, short_path: Path) -> None:
+    """A CD and a new disk of the daemon's own pool, which goes with its machine; a failure leaves none."""
+    (short_path / "some.iso").write_bytes(seed.build("x", "#cloud-config\n"))
+    corral("run", str(short_path / "some.iso"), "--disk", "1G", "--name", "new", "--firmware", "uefi", "-d")
+    disks = {row["target"]: row for row in json.loads(corral("disk", "ls", "new", "--format", "json").stdout)}
+    assert (disks["sda"]["device"], disks["vda"]["format"]) == ("cdrom", "qcow2")
+    made = Path(disks["vda"]["image"])
+    assert made == daemon.state / "images/new.qcow2" and made.exists()
+    assert "already" in corral("run", str(short_path / "some.iso"), "--disk", "1G", "--name", "new", status=1).stderr
+    assert made.exists()
+    corral("rm", "--force", "--disks", "new")
+    assert not made.exists() and (short_path / "some.iso").exists()
+    too_much = corral("run", str(short_path / "some.iso"), "--disk", "1G", "-m", "300T", status=1).stderr
+    assert "so much memory" in too_much and "qemu-system" not in too_much
+    assert not list(made.parent.iterdir())
 
 
 def test_ps_is_fast(daemon: Daemon) -> None:

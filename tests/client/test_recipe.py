@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
+import pycdlib
 import pytest
+import yaml
 from tests.client.peer import Peer, serving
+from tests.client.test_image import CD
 
-from corral.client import connect
+from corral.client import connect, seed
 from corral.client.recipe import Recipe, memory_kib
 from corral.errors import InvalidArgument, OperationFailed
 from corral.model.domain import Domain
@@ -23,6 +28,7 @@ from corral.model.domain import Domain
         ("1.5GiB", 1572864),
         ("2048k", 2048),
         ("1 TB", 1 << 30),
+        ("512Mi", 524288),
     ],
 )
 def test_memory(text: str | int, kib: int) -> None:
@@ -51,10 +57,58 @@ async def test_a_disk_image(short_path: Path) -> None:
 
 async def test_an_installation_cd(short_path: Path) -> None:
     image = short_path / "debian.iso"
-    image.write_bytes(bytes(2048))
+    image.write_bytes(CD)
     model = await _model(short_path, Recipe(image=str(image), name="new"))
     assert (model.name, model.devices.disks[0].device, model.os.boots[0].dev) == ("new", "cdrom", "cdrom")
     assert model.devices.graphics
+
+
+async def test_ports_that_lead_to_the_guest(short_path: Path) -> None:
+    ports = ["8080:80", "127.0.0.1:5353:53/udp", "[::1]:2222:22"]
+    model = await _model(short_path, Recipe(image="", kernel="/etc/hostname", ports=ports, firmware="uefi"))
+    card = model.devices.interfaces[0]
+    assert card.backend is not None and card.backend.type == "passt"
+    assert [(each.proto, each.address, each.ranges[0].start, each.ranges[0].to) for each in card.port_forwards] == [
+        ("tcp", None, 8080, 80),
+        ("udp", "127.0.0.1", 5353, 53),
+        ("tcp", "::1", 2222, 22),
+    ]
+    assert model.os.firmware == "efi"
+
+
+async def test_a_name_that_is_taken_meanwhile_is_chosen_again(short_path: Path) -> None:
+    peer = Peer()
+    define = peer.answers["domain_define_xml_flags"]
+
+    def someone_was_faster(session: Any, args: Any) -> Any:
+        if "<name>hostname</name>" in args.xml:
+            raise OperationFailed("domain 'hostname' already exists with uuid 6d5f04a4-…")
+        return define(session, args)
+
+    peer.answers["domain_define_xml_flags"] = someone_was_faster
+    async with serving(peer, short_path / "s") as uri, connect(uri) as host:
+        assert (await host.run("", kernel="/etc/hostname")).name == "hostname-2"
+        with pytest.raises(OperationFailed, match="already exists"):
+            await host.run("", kernel="/etc/hostname", name="hostname")
+
+
+def test_user_data(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(short_path))
+    text, password = seed.own_user_data()
+    assert password and password in text and text.startswith("#cloud-config\n")
+    (short_path / ".ssh").mkdir()
+    (short_path / ".ssh/id.pub").write_text("ssh-ed25519 AAAA me\n")
+    text, password = seed.own_user_data()
+    assert password is None and yaml.safe_load(text) == {"ssh_authorized_keys": ["ssh-ed25519 AAAA me"]}
+    cd = pycdlib.PyCdlib()
+    cd.open_fp(io.BytesIO(seed.build("my web", text)))
+    out = io.BytesIO()
+    cd.get_file_from_iso_fp(out, joliet_path="/meta-data")
+    assert yaml.safe_load(out.getvalue())["local-hostname"] == "my-web"
+    assert cd.pvd.volume_identifier.strip() == b"cidata"
+    (short_path / "x").write_text("hello\n")
+    with pytest.raises(InvalidArgument, match=r"first line is 'hello'.*#cloud-config"):
+        seed.read_user_data(str(short_path / "x"))
 
 
 async def test_a_kernel(short_path: Path) -> None:
@@ -70,6 +124,10 @@ async def test_a_kernel(short_path: Path) -> None:
     [
         ({"image": "/nowhere/x.qcow2"}, "image /nowhere/x.qcow2: No such file"),
         ({"image": "/tmp"}, "Is a directory"),
+        ({"image": "tiny", "memory": "64M"}, "too little for tiny; it needs 160M"),
+        ({"image": "tiny", "kernel": "/nowhere"}, "tiny brings its own kernel"),
+        ({"image": "", "kernel": "/etc/hostname", "ports": ["80"]}, "port '80'.*HOST:GUEST"),
+        ({"image": "", "kernel": "/etc/hostname", "ports": ["99999:80"]}, "port '99999:80'"),
         ({"image": "", "kernel": "/nowhere"}, "/nowhere is not a file"),
         ({"image": "", "kernel": "/etc/hostname", "firmware": "uboot"}, "firmware 'uboot'"),
         ({"image": "", "kernel": "/etc/hostname", "cpus": 0}, "0 vCPUs"),

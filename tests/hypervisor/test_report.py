@@ -135,7 +135,9 @@ def test_programs(facts: Facts) -> None:
 
 
 def test_json_is_what_the_wire_carries(facts: Facts) -> None:
-    decoded = json.loads(as_json(rows(facts)))
+    whole = json.loads(as_json(rows(facts), Settings.under(Path("/x"))))
+    assert whole["images"] == "/x/images"
+    decoded = whole["rows"]
     assert decoded[0] == {"name": "accelerator", "ok": None, "text": "tcg: runs machines in software"} | {
         "hint": decoded[0]["hint"]
     }

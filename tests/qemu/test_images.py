@@ -77,7 +77,7 @@ async def test_loops_depth_and_missing_images(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).write_bytes(header(name=below, extensions=extension))
     with pytest.raises(ConfigUnsupported, match="loop"):
         await images.chain(tmp_path / "a", "qcow2")
-    with pytest.raises(HostError, match=f"cannot open file '{tmp_path}/gone': No such file"):
+    with pytest.raises(HostError, match=f"backing file '{tmp_path}/gone' of storage file '.*': No such file"):
         await images.chain(tmp_path / "lost", "qcow2")
     for name in ("net", "json"):
         with pytest.raises(ConfigUnsupported, match="not a local file"):

@@ -97,12 +97,14 @@ def restart(
 def rm(
     names: Names,
     force: Annotated[bool, typer.Option("--force", "-f", help="Turn them off first if they run.")] = False,
+    disks: Annotated[bool, typer.Option("--disks", help="And their disks that are in storage pools.")] = False,
     connect: Connect = None,
     output: Format = Output.table,
 ) -> None:
-    """Remove machines: their definitions and what was saved of them. Their disks stay."""
+    """Remove machines: their definitions and what was saved of them. Their disks stay, unless --disks is given."""
 
     async def action(domain: Domain) -> None:
+        images = await _images(domain) if disks else []
         if await domain.active():
             if not force:
                 raise OperationInvalid(
@@ -110,11 +112,27 @@ def rm(
                 )
             persistent = await domain.persistent()
             await domain.destroy()
-            if not persistent:
-                return
-        await domain.undefine()
+            if persistent:
+                await domain.undefine()
+        else:
+            await domain.undefine()
+        for image in images:
+            await volumes.remove(domain.host, image)
+
+    from corral.client import volumes
 
     _each(connect, names, output, "removing", action)
+
+
+async def _images(domain: Domain) -> list[str]:
+    """The files of its disks, and of CDs that were made for it."""
+    document = await domain.document(inactive=await domain.persistent())
+    sources = [
+        disk.source.file
+        for disk in document.devices.disks
+        if disk.source is not None and (disk.device == "disk" or (disk.source.file or "").endswith("-seed.iso"))
+    ]
+    return [file for file in sources if file]
 
 
 def _each(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +13,9 @@ import typer
 from corral.cli.options import Connect, Format, Output
 from corral.cli.output import emit_json, size
 from corral.cli.progress import Progress
+from corral.cli.target import command
 from corral.cli.target import run as run_
-from corral.errors import DomainExists, InvalidArgument, OperationFailed
+from corral.errors import AgentUnresponsive, DomainExists, InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -24,7 +28,7 @@ SETTINGS = {"run": {"no_args_is_help": True}}
 def run(
     image: Annotated[
         str | None,
-        typer.Argument(metavar="[IMAGE]", help="tiny, or the path of a disk image (qcow2, raw) or CD image (.iso)."),
+        typer.Argument(metavar="[IMAGE]", help="tiny, or the path of a disk image (qcow2, raw) or of a CD image."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", "-n", help="The machine's name.", show_default="chosen")] = None,
     cpus: Annotated[int, typer.Option("--cpus", help="How many vCPUs.", min=1)] = 1,
@@ -35,13 +39,33 @@ def run(
     kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel directly.")] = None,
     initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Its initial RAM disk.")] = None,
     cmdline: Annotated[str | None, typer.Option(metavar="TEXT", help="Its command line.")] = None,
-    firmware: Annotated[str | None, typer.Option(metavar="KIND", help="bios or efi.", show_default="bios")] = None,
+    firmware: Annotated[str | None, typer.Option(metavar="KIND", help="bios or uefi.", show_default="bios")] = None,
+    disk: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE|PATH", help="One more disk: a new one of SIZE (20G), or the image at PATH."),
+    ] = None,
+    ports: Annotated[
+        list[str] | None,
+        typer.Option("--port", "-p", metavar="HOST:GUEST", help="Have a port of this host lead to one of the guest's."),
+    ] = None,
+    cloud_init: Annotated[
+        bool, typer.Option("--cloud-init", help="Let a cloud image know its name and your SSH keys, or a password.")
+    ] = False,
+    user_data: Annotated[
+        str | None,
+        typer.Option("--user-data", metavar="FILE", help="Give a cloud image this (#cloud-config, a script)."),
+    ] = None,
     graphics: Annotated[bool, typer.Option("--graphics", help="Give it a screen, served by VNC.")] = False,
     accel: Annotated[
         str | None,
         typer.Option(metavar="KIND", help="kvm, or tcg for software emulation.", show_default="what is there"),
     ] = None,
-    remove: Annotated[bool, typer.Option("--rm", help="Forget it when it stops.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--rm", help="Forget it when it stops, and what it has written to its image.")
+    ] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Come back when it has started, as is done without --console.")
+    ] = False,
     console: Annotated[bool, typer.Option("--console", help="Attach to its console from its first line.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until its guest agent answers.")] = False,
     connect: Connect = None,
@@ -52,11 +76,21 @@ def run(
     corral run tiny --name web --cpus 2 --memory 512M
 
     corral run ./debian-12.qcow2 --memory 2G --console
+
+    corral run ./debian-12-netinst.iso --disk 20G --memory 2G --firmware uefi
+
+    corral run ./debian-12-generic-amd64.qcow2 --cloud-init --rm --port 8080:80
     """
+    if detach and console:
+        raise InvalidArgument("--detach and --console contradict each other")
     if not image and not kernel:
         raise InvalidArgument("nothing to run", hint="name an IMAGE (tiny, a disk image, an .iso) or a --kernel")
     from corral.client import recipe as recipes
+    from corral.client import seed
 
+    data, password = seed.own_user_data() if cloud_init and not user_data else (None, None)
+    if user_data:
+        data = seed.read_user_data(user_data)
     recipe = recipes.Recipe(
         image=image or "",
         name=name,
@@ -69,8 +103,14 @@ def run(
         firmware=firmware,
         graphics=graphics,
         accel=accel,
+        disk=disk,
+        ports=tuple(ports or ()),
+        user_data=data,
+        discard=remove,
     )
     run_(_run(connect, recipe, remove=remove, console=console, wait=wait, output=output))
+    if password:
+        print(f"The image's own user may log in at the console with the password {password}", file=sys.stderr)
 
 
 async def _run(uri: str | None, recipe: Recipe, *, remove: bool, console: bool, wait: bool, output: Output) -> None:
@@ -79,27 +119,38 @@ async def _run(uri: str | None, recipe: Recipe, *, remove: bool, console: bool, 
     with Progress("connecting") as progress:
         async with connect(uri) as host:
             progress("preparing the machine")
-            document = await recipe.document(host, progress)
-            progress("starting the machine")
-            domain = await _create(host, document, transient=remove, paused=console)
+            domain = await _create(host, recipe, transient=remove, paused=console, progress=progress)
             if console:
                 progress.close()
                 await _attach(domain)
                 return
             if wait:
                 progress(f"waiting for the agent in {domain.name}")
-                await domain.wait_for_agent(120.0)
+                await _answering(domain)
             progress.close()
-            await _tell(domain, output)
+            await _tell(uri, domain, output)
 
 
-async def _create(host: Host, document: str, *, transient: bool, paused: bool) -> Domain:
+async def _create(
+    host: Host, recipe: Recipe, *, transient: bool, paused: bool, progress: Callable[[str], None]
+) -> Domain:
     try:
-        return await host.launch(document, transient=transient, paused=paused)
+        return await recipe.run(host, transient=transient, paused=paused, progress=progress)
     except OperationFailed as error:
         if isinstance(error, DomainExists) or "already exists" in str(error):
             raise DomainExists(error.detail, hint="corral start NAME starts it, corral rm NAME removes it") from error
         raise
+
+
+async def _answering(domain: Domain) -> None:
+    try:
+        await domain.wait_for_agent(120.0)
+    except asyncio.CancelledError:
+        print(f"corral: {domain.name} runs on; corral rm --force {domain.name} removes it", file=sys.stderr)
+        raise
+    except AgentUnresponsive as error:
+        hint = f"{domain.name} runs on; does its image have qemu-guest-agent? corral console {domain.name} shows it"
+        raise AgentUnresponsive(error.detail, hint=hint) from error
 
 
 async def _attach(domain: Domain) -> None:
@@ -110,7 +161,7 @@ async def _attach(domain: Domain) -> None:
         await attach(stream, domain.name)
 
 
-async def _tell(domain: Domain, output: Output) -> None:
+async def _tell(uri: str | None, domain: Domain, output: Output) -> None:
     state, info = await asyncio.gather(domain.state(), domain.info())
     if output is Output.json:
         emit_json(
@@ -125,7 +176,8 @@ async def _tell(domain: Domain, output: Output) -> None:
         )
         return
     cpus = f"{info.vcpus} vCPU{'s' if info.vcpus != 1 else ''}"
+    corral, name = command(uri), shlex.quote(domain.name)
     print(
         f"{domain.name} is {state.name} ({cpus}, {size(info.memory)}); "
-        f"reach it with: corral console {domain.name}, or corral exec {domain.name} -- COMMAND"
+        f"reach it with: {corral} console {name}, or {corral} exec {name} -- COMMAND"
     )

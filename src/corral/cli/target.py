@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,11 @@ T = TypeVar("T")
 def run(body: Coroutine[Any, Any, T]) -> T:
     """Run a command's body to its end."""
     return asyncio.run(body)
+
+
+def command(uri: str | None) -> str:
+    """What to type for a command to the same daemon."""
+    return f"corral -c {shlex.quote(uri)}" if uri else "corral"
 
 
 async def find(host: Host, name: str) -> Domain:

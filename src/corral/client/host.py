@@ -163,7 +163,7 @@ class Host:
         from corral.client.recipe import Recipe
 
         recipe = Recipe(image=str(image), name=name, cpus=cpus, memory=memory, **choices)
-        return await self.launch(await recipe.document(self, progress), transient=transient, paused=paused)
+        return await recipe.run(self, transient=transient, paused=paused, progress=progress)
 
     async def launch(self, document: str | DomainDocument, *, transient: bool = False, paused: bool = False) -> Domain:
         """Define and start a new domain, or with `transient` start it without keeping it; all of it or nothing."""
@@ -218,8 +218,7 @@ class Host:
         """What works on the host and why not: rows with `name`, `ok`, `text`, `hint`; Corral's own daemon only."""
         import json
 
-        answer = json.loads((await self.call_own("corral.host_report")).json)
-        rows: list[dict[str, Any]] = answer["rows"] if isinstance(answer, dict) else answer
+        rows: list[dict[str, Any]] = json.loads((await self.call_own("corral.host_report")).json)["rows"]
         return rows
 
 

@@ -381,12 +381,10 @@ class Hypervisor:
         return self.offer.max_vcpus(type)
 
     async def report(self) -> str:
-        """The rows of `corral doctor` as JSON."""
-        from dataclasses import asdict
-
+        """The rows of `corral doctor`, and where disks of one's own belong, as JSON."""
         from corral.hypervisor import report
 
-        return json.dumps([asdict(row) for row in await report.report(self.settings)])
+        return report.as_json(await report.report(self.settings), self.settings)
 
     # For the other modules of this room.
 

@@ -38,9 +38,9 @@ async def report(settings: Settings) -> list[Row]:
     return rows(await gather(settings, PROGRAMS))
 
 
-def as_json(report_rows: list[Row]) -> str:
-    """The rows as a JSON list of objects with the fields of Row."""
-    return json.dumps([asdict(row) for row in report_rows])
+def as_json(report_rows: list[Row], settings: Settings) -> str:
+    """A JSON object: `rows`, a list of objects with the fields of Row, and `images`, the directory for disks."""
+    return json.dumps({"rows": [asdict(row) for row in report_rows], "images": str(settings.images)})
 
 
 def rows(facts: Facts) -> list[Row]:

@@ -143,6 +143,11 @@ class Settings:
         return self.state / "nvram"
 
     @property
+    def images(self) -> Path:
+        """Where disks go that are made for a machine, when its owner names no place."""
+        return self.state / "images"
+
+    @property
     def dumps(self) -> Path:
         """Where `on_crash=coredump-*` leaves the guest's memory."""
         return self.state / "dump"

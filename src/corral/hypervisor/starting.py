@@ -180,7 +180,7 @@ async def _make(
 
 async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, ends: Mapping[str, int]) -> Machine:
     """The process of a plan, paused, with its files and the host's ends of its network cards."""
-    from corral.qemu import descriptors, render
+    from corral.qemu import complaints, descriptors, render
     from corral.qemu.machine import Machine
 
     account = domain.hypervisor.account
@@ -203,7 +203,8 @@ async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, en
                 on_event=lambda event: reactions.monitor_event(domain, run, event),
             )
     except InternalError as error:
-        raise InternalError(descriptors.with_paths(error.detail, planned.parts)) from error
+        words = complaints.plain(descriptors.with_paths(error.detail, planned.parts))
+        raise InternalError(words, hint=complaints.remedy(words)) from error
 
 
 async def _prepare_machine(document: DomainDocument, machine: Machine, setup: Sequence[Command]) -> None:

@@ -14,7 +14,7 @@ import os
 import struct
 from pathlib import Path
 
-from corral.errors import ConfigUnsupported, OperationTimeout
+from corral.errors import ConfigUnsupported, HostError, OperationTimeout
 from corral.host.images import Image, detect, inspect, opener
 
 __all__ = ["MAX_DEPTH", "Image", "chain", "detect", "in_use", "inspect"]
@@ -73,8 +73,22 @@ def _chain(path: Path, format: str) -> list[Image]:
                 f"format of backing image '{below}' of image '{above.path}' was not specified in the image metadata",
                 hint=f"qemu-img rebase -u -b '{named}' -F FORMAT '{above.path}' writes it down",
             )
-        images.append(inspect(below, above.backing_format or "raw"))
+        images.append(_inspect_backing(below, above))
     return images
+
+
+def _inspect_backing(below: Path, above: Image) -> Image:
+    """What lies below an image; errors say below which."""
+    try:
+        return inspect(below, above.backing_format or "raw")
+    except HostError as error:
+        reason = str(error).rpartition(": ")[2]
+        raise HostError(
+            f"Cannot access backing file '{below}' of storage file '{above.path}': {reason}",
+            hint=f"put it back, or name another: qemu-img rebase -u -b FILE -F FORMAT '{above.path}'",
+        ) from error
+    except ConfigUnsupported as error:
+        raise ConfigUnsupported(f"backing file '{below}' of storage file '{above.path}': {error.detail}") from error
 
 
 def _backing_file(image: Path, named: str) -> Path:
