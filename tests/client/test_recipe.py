@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pycdlib
 import pytest
@@ -15,6 +16,7 @@ from tests.client.test_image import CD
 from corral.client import connect, seed
 from corral.client.recipe import Recipe, memory_kib
 from corral.errors import InvalidArgument, OperationFailed
+from corral.guests import tiny as guest
 from corral.model.domain import Domain
 
 
@@ -63,9 +65,13 @@ async def test_an_installation_cd(short_path: Path) -> None:
     assert model.devices.graphics
 
 
-async def test_ports_that_lead_to_the_guest(short_path: Path) -> None:
+@pytest.mark.parametrize("tiny", [False, True])
+async def test_ports_that_lead_to_the_guest(short_path: Path, tiny: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     ports = ["8080:80", "127.0.0.1:5353:53/udp", "[::1]:2222:22"]
-    model = await _model(short_path, Recipe(image="", kernel="/etc/hostname", ports=ports, firmware="uefi"))
+    built = guest.Tiny(Path("/k"), Path("/i"), "c", Path("/p"))
+    monkeypatch.setattr(guest, "build", AsyncMock(return_value=built))
+    recipe = Recipe(ports=ports) if tiny else Recipe(image="", kernel="/etc/hostname", ports=ports, firmware="uefi")
+    model = await _model(short_path, recipe)
     card = model.devices.interfaces[0]
     assert card.backend is not None and card.backend.type == "passt"
     assert [(each.proto, each.address, each.ranges[0].start, each.ranges[0].to) for each in card.port_forwards] == [
@@ -73,7 +79,7 @@ async def test_ports_that_lead_to_the_guest(short_path: Path) -> None:
         ("udp", "127.0.0.1", 5353, 53),
         ("tcp", "::1", 2222, 22),
     ]
-    assert model.os.firmware == "efi"
+    assert tiny or model.os.firmware == "efi"
 
 
 async def test_a_name_that_is_taken_meanwhile_is_chosen_again(short_path: Path) -> None:

@@ -179,9 +179,8 @@ class Recipe:
 
     def _with_more(self, xml: str, disks: str) -> str:
         """The tiny guest's document with what else was asked for."""
-        if self.ports:
-            xml = xml.replace('<interface type="user">', f'<interface type="user">{_forwarded(self.ports)}', 1)
-        return xml.replace("<devices>", f"<devices>{disks}", 1)
+        card = "<interface type='user'>"
+        return xml.replace(card, card + _forwarded(self.ports), 1).replace("<devices>", f"<devices>{disks}", 1)
 
     def _boot(self, *, is_cd: bool, fresh: bool) -> str:
         if self.kernel:
