@@ -24,6 +24,15 @@ same_version() {
     fi
 }
 
+# The tests run iSCSI targets of their own: the package's, which would serve the whole network, is kept from starting.
+install_target() {
+    ! installed tgt || return 0
+    say "installing tgt, not as a service"
+    as_root ln -sf /dev/null /etc/systemd/system/tgt.service
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends tgt >&2 ||
+        die "apt-get could not install tgt"
+}
+
 install_packages() {
     if ! command -v dpkg-query >/dev/null; then
         command -v qemu-system-x86_64 >/dev/null ||
@@ -43,6 +52,8 @@ install_packages() {
     # Debian 13 has parts of QEMU and libvirt in packages of their own: take those that fit what is installed.
     same_version qemu-system-x86 qemu-system-modules-spice
     [ "$kind" = run ] || same_version libvirt-daemon libvirt-daemon-driver-storage
+    [ "$kind" = run ] || same_version qemu-system-x86 qemu-block-extra
+    [ "$kind" = run ] || install_target
 }
 
 install_program() {

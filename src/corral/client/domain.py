@@ -269,6 +269,33 @@ class Domain:
         chosen |= flags.CONFIG * (await self.persistent() if config is None else config)
         await self._call(call, xml=xml, flags=chosen | more)
 
+    async def disk_limits(self, target: str, *, config: bool = False) -> dict[str, Any]:
+        """How fast a disk may be, by libvirt's names (`total_bytes_sec`, `read_iops_sec_max` …); 0 is no limit."""
+        from corral.protocol.typed_params import unpack
+
+        flags = _flags(False, config)
+        count = (await self._call("domain_get_block_io_tune", disk=target, nparams=0, flags=flags)).nparams
+        answer = await self._call("domain_get_block_io_tune", disk=target, nparams=count, flags=flags)
+        return unpack(answer.params)
+
+    async def limit_disk(
+        self, target: str, *, live: bool | None = None, config: bool | None = None, **limits: int | str
+    ) -> None:
+        """Change how fast a disk may be: `limit_disk("vda", total_bytes_sec=10 << 20, group_name="slow")`.
+
+        `live` and `config` as for `attach`.
+        """
+        from corral.protocol.typed_params import TypedParam, pack
+
+        params = [
+            TypedParam.string(name, value) if isinstance(value, str) else TypedParam.ullong(name, value)
+            for name, value in limits.items()
+        ]
+        flags = _flags(
+            await self.active() if live is None else live, await self.persistent() if config is None else config
+        )
+        await self._call("domain_set_block_io_tune", disk=target, params=pack(params), flags=flags)
+
     # Waiting.
 
     def events(self, *kinds: type[Event] | str) -> Events:

@@ -83,7 +83,7 @@ def read_by_name(document: DomainDocument) -> list[str | None]:
 
 def writes(disk: Disk) -> bool:
     """Whether the guest can write to the disk's top image."""
-    return not disk.readonly and disk.device != "cdrom"
+    return not disk.readonly and disk.device != "cdrom" and disk.transient is None
 
 
 def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> dict[str, tuple[bool, bool]]:

@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import stat
+import subprocess
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 from corral.errors import ConfigUnsupported, HostError, OperationTimeout
 from corral.host.account import Account
+from corral.host.images import inspect
 from corral.qemu.runtime import Part
 
 #: Sets of images have the number of their node; firmware and what is no image are numbered beyond them.
@@ -53,7 +55,17 @@ def other(name: str, path: str, mode: Literal["source", "device", "append", "tru
 
     `name` is that of the part it is for.
     """
-    return Part("fdset", str(_NAMED_SETS + zlib.crc32(name.encode()) % _NAMED_SETS), {"path": path, "mode": mode})
+    return Part("fdset", _number(name), {"path": path, "mode": mode})
+
+
+def scratch(name: str, path: str, format: str) -> Part:
+    """A new qcow2 file without a name beside the image at `path`, and as large as that."""
+    return Part("fdset", _number(name), {"path": path, "mode": "scratch", "format": format})
+
+
+def _number(name: str) -> str:
+    """A set for what is no image of the document, from the name of what it is for."""
+    return str(_NAMED_SETS + zlib.crc32(name.encode()) % _NAMED_SETS)
 
 
 def reference(part: Part) -> str:
@@ -171,6 +183,8 @@ def _close_late(opening: asyncio.Future[dict[str, int]]) -> None:
 def open_file(part: Part) -> int:
     """Open one set's file as its part says; the caller closes it. Blocks on the file system."""
     path, mode = part.props["path"], part.props["mode"]
+    if mode == "scratch":
+        return _open_scratch(Path(path), part.props["format"])
     flags = _MODES[mode] | (os.O_DIRECT if part.props.get("direct") else 0)
     try:
         # Without waiting: a FIFO or a tape in an image's place would hold us for ever.
@@ -182,6 +196,30 @@ def open_file(part: Part) -> int:
         if mode in _IMAGES and not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
             raise ConfigUnsupported(f"'{path}' is neither a file nor a block device")
         fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_scratch(image: Path, format: str) -> int:
+    """A qcow2 file that is gone when the last descriptor is closed, whoever dies before."""
+    size = inspect(image, format).virtual_size
+    try:
+        descriptor = os.open(image.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(
+            f"Cannot make a file for what is written to transient disk '{image}': {error.strerror}",
+            hint=f"the file system of {image.parent} has to offer O_TMPFILE, and room",
+        ) from error
+    try:
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", f"/proc/self/fd/{descriptor}", str(size)]
+        done = subprocess.run(command, pass_fds=(descriptor,), capture_output=True, timeout=OPEN_TIMEOUT, check=False)
+        if done.returncode:
+            raise HostError(f"qemu-img cannot make a qcow2 file: {done.stderr.decode(errors='replace').strip()[:500]}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        os.close(descriptor)
+        raise HostError(f"qemu-img cannot make a qcow2 file: {error}") from error
     except BaseException:
         os.close(descriptor)
         raise

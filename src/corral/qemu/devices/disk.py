@@ -10,6 +10,7 @@ from corral.errors import ConfigUnsupported
 from corral.model.address import DriveAddress
 from corral.model.devices.controller import Controller
 from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource, ThreadOfDisk
+from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
 from corral.qemu.devices.storage import storage
 from corral.qemu.devices.throttle import group_id
@@ -44,7 +45,10 @@ def media(disk: Disk, context: Context) -> list[Part]:
     nodes = _backing(disk.backing_store, driver, context)
     below = nodes[-1].id if nodes else None
     closed = disk.backing_store is not None
-    nodes += _image(disk.source, driver.type or "raw", driver, context, below=below, closed=closed, disk=disk)
+    kept = None if disk.transient is not None else disk
+    nodes += _image(disk.source, driver.type or "raw", driver, context, below=below, closed=closed, disk=kept)
+    if disk.transient is not None:
+        nodes += _scratch(disk, driver, context, below=nodes[-1].id)
     for number, throttle in enumerate(disk.throttlefilters.filters if disk.throttlefilters is not None else []):
         props = {"driver": "throttle", "throttle-group": group_id(throttle.group), "file": nodes[-1].id}
         nodes.append(Part("blockdev", f"libvirt-{disk.source.index}-filter{number}", props))
@@ -105,6 +109,20 @@ def _image(
         top["backing"] = below
     nodes = [Part("blockdev", f"libvirt-{index}-storage", node), Part("blockdev", f"libvirt-{index}-format", top)]
     return [*ahead, *nodes]
+
+
+def _scratch(disk: Disk, driver: DiskDriver, context: Context, *, below: str) -> list[Part]:
+    """What a transient disk's guest writes: a file beside the image that has no name and goes with QEMU."""
+    source = disk.source
+    if source is None or source.path is None or disk.device != "disk" or (driver.type or "raw") not in ("raw", "qcow2"):
+        raise ConfigUnsupported(f"transient disk '{disk.target.dev}' needs a raw or qcow2 image of this host")
+    name = f"libvirt-{source.index}-transient"
+    file = descriptors.scratch(name, source.path, driver.type or "raw")
+    node: Properties = {"driver": "file", "filename": descriptors.reference(file), "read-only": False}
+    node |= {"discard": "unmap"} | given(aio=_aio(driver, context)) | _cache(driver)
+    top: Properties = {"driver": "qcow2", "file": f"{name}-storage", "backing": below, "read-only": False}
+    top |= _cache(driver) | given({"discard": driver.discard, "detect-zeroes": driver.detect_zeroes})
+    return [file, Part("blockdev", f"{name}-storage", node), Part("blockdev", f"{name}-format", top)]
 
 
 def _tables(driver: DiskDriver, qemu_format: str, context: Context) -> Properties:
