@@ -145,7 +145,9 @@ class Peer:
             "qemu.domain_agent_command": self._agent,
             "corral.logs": lambda session, args: {"text": self.log},
             "corral.host_report": lambda session, args: {
-                "json": json.dumps([{"name": "KVM", "ok": False, "text": "slow", "hint": "use TCG"}])
+                "json": json.dumps(
+                    {"rows": [{"name": "KVM", "ok": False, "text": "slow", "hint": "use TCG"}], "images": "/images"}
+                )
             },
         }
 
