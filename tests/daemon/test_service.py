@@ -46,7 +46,8 @@ def started(directory: Path, *options: str, **more: object) -> Iterator[subproce
     finally:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        process.stderr.close()
 
 
 def ask(path: Path) -> str:
@@ -62,6 +63,25 @@ def test_ready_means_ready_and_sigterm_ends_it(short_path: Path) -> None:
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(5) == 0
         assert not (short_path / "s").exists() and not (short_path / "s-ro").exists()
+
+
+def test_a_daemon_that_started_by_itself_makes_way_for_one_that_was_started_on_purpose(short_path: Path) -> None:
+    path = short_path / "s"
+    with started(short_path, "--timeout", "60") as first:
+        assert ask(path) == "QEMU"
+        third = [*COMMAND, "--state", str(short_path / "state"), "--socket", str(path), "--timeout", "60"]
+        refused = subprocess.run(third, capture_output=True, text=True, timeout=20)
+        assert f"another Corral daemon (process {first.pid})" in refused.stderr
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as systemd:  # listens where the first did, and hands over to the second
+            systemd.bind(str(path))
+            systemd.listen()
+            with started(short_path, "--socket", str(short_path / "other")):
+                assert first.wait(1) == 0
+                assert ask(short_path / "other") == "QEMU"
+                assert path.is_socket(), "the first daemon removed what was not its own"
+        assert first.stderr is not None
+        assert "Traceback" not in first.stderr.read()
 
 
 def test_a_second_daemon_on_the_same_state_says_so(short_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import grp
 import logging
@@ -11,6 +12,7 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,10 @@ def settings_for(options: Options) -> Settings:
         ),
     }
     if options.state is not None:
-        return Settings.under(options.state, **choices)
-    return Settings.system(**choices) if os.geteuid() == 0 else Settings.user(**choices)
+        settings = Settings.under(options.state, **choices)
+    else:
+        settings = Settings.system(**choices) if os.geteuid() == 0 else Settings.user(**choices)
+    return replace(settings, temporary=options.timeout is not None)
 
 
 def socket_paths(options: Options, settings: Settings, *, handed: bool) -> list[Path]:
@@ -128,19 +132,21 @@ class _Service:
             server.run(hypervisor.autostart())
             await self.stop.wait()
             activation.notify("STOPPING=1")
-            for path in made:
-                path.unlink(missing_ok=True)
+            for path, inode in made.items():
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_ino == inode:  # else it is already another daemon's
+                        path.unlink()
             await server.close()
         finally:
             await hypervisor.close()
 
-    def _listen(self, server: Server, handed: dict[str, list[socket.socket]]) -> list[Path]:
-        """Serve the sockets that were handed over, or make our own; the paths of those we made."""
+    def _listen(self, server: Server, handed: dict[str, list[socket.socket]]) -> dict[Path, int]:
+        """Serve the sockets that were handed over, or make our own; the paths of those we made, with their inodes."""
         for name, listeners in handed.items():
             for listener in listeners:
                 server.listen(listener, readonly=activation.is_readonly(name, listener))
         mode, group = self._access()
-        made: list[Path] = []
+        made: dict[Path, int] = {}
         for path in socket_paths(self.options, self.settings, handed=bool(handed)):
             try:
                 path.parent.mkdir(mode=0o700 if self.settings.session else 0o755, parents=True, exist_ok=True)
@@ -148,7 +154,7 @@ class _Service:
                 raise HostError(f"cannot make '{path.parent}': {error.strerror}") from error
             for own, readonly in ((path, False), (path.with_name(path.name + "-ro"), True)):
                 server.listen(bind(own, mode=mode, group=group), readonly=readonly)
-                made.append(own)
+                made[own] = own.stat().st_ino
                 log.info("listening on %s", own)
         return made
 

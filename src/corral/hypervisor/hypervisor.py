@@ -114,7 +114,7 @@ class Hypervisor:
                 "QEMU runs as root: there is no account for it (useradd --system --no-create-home %s)", NAMES[0]
             )
         _make_directories(settings)
-        store = await Store.open(settings.store)
+        store = await Store.open(settings.store, temporary=settings.temporary)
         try:
             boot = (await asyncio.to_thread(_BOOT_ID.read_text)).strip()
             hypervisor = cls(settings, store, boot, await Offer.look(settings), account)

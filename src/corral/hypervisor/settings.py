@@ -33,7 +33,8 @@ class Settings:
     `state` outlives a boot (definitions, NVRAM), `run` holds sockets, `cache` may be deleted at any time, `log` has one
     file a domain. `qemu_user` is the account QEMU runs as (None: the system daemon looks for one, as
     `corral.host.account` says; a user's daemon is that user's). `allow_slow_kvm` offers type `kvm` even where it is
-    software emulation in disguise; `emulator` overrides the search for a QEMU binary.
+    software emulation in disguise; `emulator` overrides the search for a QEMU binary. A `temporary` daemon leaves when
+    it is idle, and makes way for one that is not.
     """
 
     state: Path
@@ -46,6 +47,7 @@ class Settings:
     allow_slow_kvm: bool = False
     emulator: Path | None = None
     displays: Displays = Displays()
+    temporary: bool = False
 
     @classmethod
     def under(

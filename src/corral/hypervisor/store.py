@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable
@@ -23,8 +22,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 from uuid import UUID
 
-from corral.errors import HostError, ResourceBusy, StoreDamaged
-from corral.hypervisor import pool_rows
+from corral.errors import HostError, StoreDamaged
+from corral.hypervisor import pool_rows, state_lock
 
 T = TypeVar("T")
 
@@ -120,14 +119,14 @@ class Store:
         self._synchronous = ""
 
     @classmethod
-    async def open(cls, path: Path) -> Store:
-        """Open or make the store at `path`.
+    async def open(cls, path: Path, *, temporary: bool = False) -> Store:
+        """Open or make the store at `path`; a `temporary` daemon makes way for one that is not (`state_lock`).
 
         Raises ResourceBusy when another daemon has it, StoreDamaged when it cannot be read or a newer Corral wrote it.
         """
         executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         try:
-            lock, connection = await asyncio.get_running_loop().run_in_executor(executor, _open, path)
+            lock, connection = await asyncio.get_running_loop().run_in_executor(executor, _open, path, temporary)
         except BaseException:
             executor.shutdown(wait=False)
             raise
@@ -339,18 +338,13 @@ def _plug_key(domain_id: int) -> str:
     return f"plug of {domain_id}"
 
 
-def _open(path: Path) -> tuple[int, sqlite3.Connection]:
+def _open(path: Path, temporary: bool) -> tuple[int, sqlite3.Connection]:
     """Lock and open the file, in the store's thread; a new one gets its schema, a foreign one is not changed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(f"cannot open the store {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise ResourceBusy(f"another Corral daemon keeps its state in {path.parent}") from error
+    lock = state_lock.acquire(path.with_name(path.name + ".lock"), temporary=temporary)
     try:
         return lock, _connect(path)
     except BaseException:
