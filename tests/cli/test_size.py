@@ -36,15 +36,26 @@ def corral(daemon: Daemon) -> Run:
     return run
 
 
+def memory(corral: Run) -> int:
+    """KiB, as the guest counts them."""
+    return int(corral("exec", "web", "--", "grep", "MemTotal", "/proc/meminfo").stdout.split()[1])
+
+
 def test_more_and_less_while_it_runs(corral: Run) -> None:
-    corral("run", "tiny", "--name", "web", "--cpus", "1", "--max-cpus", "3", "--memory", "256M", "--wait")
+    sizes = ("--cpus", "1", "--max-cpus", "3", "--memory", "256M", "--max-memory", "384M")
+    corral("run", "tiny", "--name", "web", *sizes, "--wait")
     assert corral("exec", "web", "--", "nproc").stdout == "1\n"
     said = corral("set", "web", "--cpus", "3", "--memory", "200M").stdout
-    assert said == "web has 3 of at most 3 CPUs, and 200 MiB of at most 256 MiB memory\n"
+    assert said == "web has 3 of at most 3 CPUs, and 200 MiB of at most 384 MiB memory\n"
     assert corral("exec", "web", "--", "nproc").stdout == "3\n"
     told = json.loads(corral("set", "web", "--now", "--cpus", "2", "--format", "json").stdout)
     assert (told["vcpus"], told["max_vcpus"], told["memory_kib"]) == (2, 3, 200 * 1024)
     assert corral("exec", "web", "--", "nproc").stdout == "2\n"
+    had = memory(corral)
+    corral("set", "web", "--now", "--memory", "384M")
+    assert abs(memory(corral) - had - 184 * 1024) < 8 * 1024
+    corral("set", "web", "--memory", "200M")
+    assert abs(memory(corral) - had) < 8 * 1024
     assert "current='3'" not in corral("show", "web").stdout
 
     refused = corral("set", "web", "--cpus", "9", status=1).stderr

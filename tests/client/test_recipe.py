@@ -57,6 +57,15 @@ async def test_a_disk_image(short_path: Path) -> None:
     assert (disk.driver.type, disk.source.file, disk.target.bus) == ("qcow2", str(image), "virtio")
 
 
+async def test_memory_to_grow_to(short_path: Path) -> None:
+    kernel = short_path / "vmlinuz"
+    kernel.write_bytes(b"x")
+    recipe = Recipe(image="", kernel=str(kernel), memory="512M", max_memory="2G")
+    model = await _model(short_path, recipe)
+    assert (model.max_memory.kib, model.memory.kib, model.current_memory.kib) == (1 << 21, 1 << 21, 1 << 19)
+    assert [(each.model, each.target.size.kib) for each in model.devices.memories] == [("virtio-mem", 3 << 19)]
+
+
 async def test_an_installation_cd(short_path: Path) -> None:
     image = short_path / "debian.iso"
     image.write_bytes(CD)
@@ -137,6 +146,7 @@ async def test_a_kernel(short_path: Path) -> None:
         ({"image": "", "kernel": "/nowhere"}, "/nowhere is not a file"),
         ({"image": "", "kernel": "/etc/hostname", "firmware": "uboot"}, "firmware 'uboot'"),
         ({"image": "", "kernel": "/etc/hostname", "cpus": 0}, "0 vCPUs"),
+        ({"image": "", "kernel": "/etc/hostname", "memory": "1G", "max_memory": "512M"}, "at most 512M"),
         ({"image": "", "kernel": "/etc/hostname", "accel": "xen"}, "accelerator 'xen'"),
     ],
 )

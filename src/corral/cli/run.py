@@ -36,6 +36,9 @@ def run(
         int | None, typer.Option("--max-cpus", metavar="N", help="How many it can be given by corral set.", min=1)
     ] = None,
     memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="Such as 512M or 2G.")] = "",
+    max_memory: Annotated[
+        str | None, typer.Option("--max-memory", metavar="SIZE", help="How much it can be given by corral set.")
+    ] = None,
     kernel: Annotated[str | None, typer.Option(metavar="FILE", help="Boot this kernel directly.")] = None,
     initrd: Annotated[str | None, typer.Option(metavar="FILE", help="Its initial RAM disk.")] = None,
     cmdline: Annotated[str | None, typer.Option(metavar="TEXT", help="Its command line.")] = None,
@@ -97,6 +100,7 @@ def run(
         cpus=cpus,
         max_cpus=max_cpus,
         memory=memory or ("256M" if image == "tiny" else "1G"),
+        max_memory=max_memory,
         kernel=kernel,
         initrd=initrd,
         cmdline=cmdline,

@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from corral.client import image, seed, volumes
 from corral.errors import CorralError, InvalidArgument, StorageVolumeExists
+from corral.model import growth
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -49,7 +50,7 @@ class Recipe:
     """What `run` was asked for; `run` makes and starts the machine, `document` is its XML.
 
     `image` is "tiny", or the path of a disk image (raw or qcow2) or of an installation CD, "" with a kernel alone. Up
-    to `max_cpus` may be plugged while it runs. `memory` as in `memory_kib`. `firmware` is "bios" or "efi". `graphics`
+    to `max_cpus` and `max_memory` may be plugged while it runs. `memory` as in `memory_kib`. `firmware` is "bios" or "efi". `graphics`
     adds a screen, served by VNC. `accel` is "kvm" or "tcg"; by default it is KVM where the daemon offers it.
     `disk` is one more disk: a size such as "20G" makes an empty one in the host's storage pool, anything else is an
     image's path. `ports` are `HOST:GUEST`, with `ADDRESS:` before and `/udp` after it if need be. `user_data` is for
@@ -61,6 +62,7 @@ class Recipe:
     cpus: int = 1
     max_cpus: int | None = None
     memory: int | str = "256M"
+    max_memory: int | str | None = None
     kernel: str | None = None
     initrd: str | None = None
     cmdline: str | None = None
@@ -115,6 +117,9 @@ class Recipe:
         """
         self._check()
         memory = memory_kib(self.memory)
+        most = None if self.max_memory is None else memory_kib(self.max_memory)
+        if most is not None and most < memory:
+            raise InvalidArgument(f"at most {self.max_memory} of memory is less than {self.memory}")
         if self.image == "tiny" and memory < TINY_KIB:
             raise InvalidArgument(f"memory '{self.memory}' is too little for tiny", hint=f"it needs {TINY_KIB >> 10}M")
         kvm = self.accel == "kvm" or (self.accel is None and "kvm" in await host.domain_types())
@@ -124,7 +129,10 @@ class Recipe:
             from corral.guests import tiny
 
             built = await tiny.build(progress=progress)
-            model = tiny.document(name, tiny=built, cpus=self.cpus, max_cpus=self.max_cpus, memory_kib=memory, kvm=kvm)
+            cpus, most_cpus = self.cpus, self.max_cpus
+            model = tiny.document(
+                name, tiny=built, cpus=cpus, max_cpus=most_cpus, memory_kib=memory, max_memory_kib=most, kvm=kvm
+            )
             return self._with_more(model.to_xml(secure=True), await self._more_disks(host, name, "vda", made))
         first, second, is_cd = "", "vda", False
         if self.image:
@@ -134,7 +142,7 @@ class Recipe:
             second = "vda" if is_cd else "vdb"
         more = await self._more_disks(host, name, second, made)
         boot = self._boot(is_cd=is_cd, fresh=byte_size(self.disk or "") is not None)
-        return self._xml(name, memory, kvm, boot, first + more, screen=self.graphics or is_cd)
+        return self._xml(name, (memory, most), kvm, boot, first + more, screen=self.graphics or is_cd)
 
     def _check(self) -> None:
         if self.cpus < 1:
@@ -194,7 +202,7 @@ class Recipe:
             return "<boot dev='hd'/><boot dev='cdrom'/>" if fresh else "<boot dev='cdrom'/><boot dev='hd'/>"
         return "<boot dev='hd'/>"
 
-    def _xml(self, name: str, memory: int, kvm: bool, boot: str, disks: str, *, screen: bool) -> str:
+    def _xml(self, name: str, memory: tuple[int, int | None], kvm: bool, boot: str, disks: str, *, screen: bool) -> str:
         display = "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>"
         tablet = "<input type='tablet' bus='usb'/>"
         more = self.max_cpus is not None and self.max_cpus > self.cpus
@@ -202,7 +210,7 @@ class Recipe:
         return f"""\
 <domain type='{"kvm" if kvm else "qemu"}'>
   <name>{escape(name)}</name>
-  <memory unit='KiB'>{memory}</memory>
+  {growth.sizes(*memory)}
   {vcpu}
   <os{" firmware='efi'" if self.firmware in ("efi", "uefi") else ""}><type machine='q35'>hvm</type>{boot}</os>
   <features><acpi/><apic/></features>
@@ -213,6 +221,7 @@ class Recipe:
     <console type='pty'/>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+    {growth.device(*memory)}
     {display + tablet if screen else ""}
   </devices>
 </domain>

@@ -322,7 +322,7 @@ _DOCUMENT = """\
 <domain type='{type}'>
   <name>{name}</name>
   {uuid}
-  <memory unit='KiB'>{memory}</memory>
+  {memory}
   <vcpu{current}>{cpus}</vcpu>
   <os{efi}>
     <type arch='x86_64' machine='q35'>hvm</type>
@@ -346,7 +346,7 @@ _DOCUMENT = """\
     <rng model='virtio'>
       <backend model='random'>/dev/urandom</backend>
     </rng>
-  </devices>
+  {growing}</devices>
 </domain>
 """
 
@@ -358,15 +358,18 @@ def document(
     cpus: int = 1,
     memory_kib: int = 256 * 1024,
     max_cpus: int | None = None,
+    max_memory_kib: int | None = None,
     kvm: bool = False,
     uuid: UUID | None = None,
     efi: bool = False,
 ) -> Domain:
     """A domain that boots the guest: serial console, agent channel, virtio user network, rng; its host name is `name`.
 
-    `cpus` are there at start, up to `max_cpus` may be plugged. The guest needs 160 MiB to start, 256 with UEFI (`efi`),
+    `cpus` and `memory_kib` are there at start, up to `max_cpus` and `max_memory_kib` may be plugged. The guest
+    needs 160 MiB to start, 256 with UEFI (`efi`),
     which does not check signatures: the guest's kernel has none that the firmware knows.
     """
+    from corral.model import growth
     from corral.model.domain import Domain
 
     # A name with blanks or other signs is a fine name for a domain, but no host name.
@@ -376,7 +379,8 @@ def document(
             type="kvm" if kvm else "qemu",
             name=escape(name),
             uuid=f"<uuid>{uuid}</uuid>" if uuid else "",
-            memory=memory_kib,
+            memory=growth.sizes(memory_kib, max_memory_kib),
+            growing=growth.device(memory_kib, max_memory_kib),
             current=f" current='{cpus}'" if max_cpus and max_cpus > cpus else "",
             cpus=max(cpus, max_cpus or cpus),
             efi=" firmware='efi'" if efi else "",

@@ -17,6 +17,7 @@ from corral.hypervisor.sixteen import sixteen
 
 if TYPE_CHECKING:
     from corral.hypervisor.settings import Settings
+    from corral.qemu.binary import Binary
 
 __all__ = ["Facts", "Row", "as_json", "report", "rows"]
 
@@ -48,7 +49,7 @@ def rows(facts: Facts) -> list[Row]:
     found = [_accelerator(facts), _account(facts), *_emulators(facts), _host(facts), _firmware(facts)]
     binary = facts.binary
     if binary is not None:
-        found += sixteen(facts, binary)
+        found += [*sixteen(facts, binary), _memory_hotplug(binary)]
     for name, path in facts.programs.items():
         if path is not None:
             found.append(Row(name, True, path))
@@ -108,6 +109,15 @@ def _host(facts: Facts) -> Row:
     info = facts.host.node_info()
     memory = f"{info.memory_kib / (1 << 20):.1f} GiB"
     return Row("host", True, f"{facts.host.cpu.model_name or info.model}, {info.cpus} CPUs, {memory}")
+
+
+def _memory_hotplug(binary: Binary) -> Row:
+    """Whether a running machine can be given memory, and give it back."""
+    lacks = [name for name in ("pc-dimm", "virtio-mem-pci") if not binary.has_device(name)]
+    if lacks:
+        text = f"QEMU lacks {', '.join(lacks)}: what a machine starts with is all it can have"
+        return Row("memory plugged live", False, text, "install a QEMU built with it")
+    return Row("memory plugged live", True, "corral run --max-memory, corral set --memory; virtio-mem and dimm modules")
 
 
 def _firmware(facts: Facts) -> Row:

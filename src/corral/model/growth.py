@@ -1,0 +1,33 @@
+"""The parts of a domain's document for memory that can grow while it runs: a virtio-mem device for what is beyond."""
+
+from __future__ import annotations
+
+#: KiB of the blocks in which a virtio-mem grows, and of the modules that the guest's kernel takes it in.
+BLOCK = 2048
+#: Slots for modules that may be plugged besides.
+SLOTS = 16
+
+
+def most_kib(kib: int, most: int | None) -> int | None:
+    """`most` in whole blocks beyond `kib`; None when there is nothing to grow to."""
+    return None if most is None or most <= kib else kib + -(-(most - kib) // BLOCK) * BLOCK
+
+
+def sizes(kib: int, most: int | None) -> str:
+    """`<memory>` and what goes with it, for a guest that starts with `kib` and can be given `most`."""
+    if (whole := most_kib(kib, most)) is None:
+        return f"<memory unit='KiB'>{kib}</memory>"
+    return (
+        f"<maxMemory slots='{SLOTS}' unit='KiB'>{whole}</maxMemory><memory unit='KiB'>{whole}</memory>"
+        f"<currentMemory unit='KiB'>{kib}</currentMemory>"
+    )
+
+
+def device(kib: int, most: int | None) -> str:
+    """The device that gives what is beyond `kib`; nothing where nothing is."""
+    if (whole := most_kib(kib, most)) is None:
+        return ""
+    return (
+        f"<memory model='virtio-mem'><target><size unit='KiB'>{whole - kib}</size><node>0</node>"
+        f"<block unit='KiB'>{BLOCK}</block><requested unit='KiB'>0</requested></target></memory>"
+    )
