@@ -28,13 +28,13 @@ GROWING = "<memory model='virtio-mem'><target><size unit='MiB'>512</size><reques
 
 
 @contextlib.asynccontextmanager
-async def guest(directory: Path, *devices: str) -> AsyncIterator[tuple[Domain, Heard]]:
-    """The tiny guest with 256 MiB and room for more."""
+async def guest(directory: Path, *devices: str, mib: int = 256) -> AsyncIterator[tuple[Domain, Heard]]:
+    """The tiny guest with so much memory and room for more."""
     files = await tiny.build()
-    xml = tiny.document("modules", tiny=files).to_xml()
+    xml = tiny.document("modules", tiny=files, memory_kib=mib * MIB).to_xml()
     xml = xml.replace("<memory ", "<maxMemory slots='4' unit='GiB'>2</maxMemory><memory ", 1)
-    total = 256 + sum(512 for each in devices if each is GROWING)
-    xml = xml.replace(">262144<", f">{total * MIB}<").replace("</devices>", f"{''.join(devices)}</devices>")
+    total = mib + sum(512 for each in devices if each is GROWING)
+    xml = xml.replace(f">{mib * MIB}<", f">{total * MIB}<").replace("</devices>", f"{''.join(devices)}</devices>")
     async with opened(directory) as (hypervisor, heard):
         domain = await hypervisor.define(xml)
         await domain.create()

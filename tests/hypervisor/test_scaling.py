@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from corral.constants import DomainMetadataType, DomainModificationImpact, DomainStatsTypes
-from corral.hypervisor import perf, policy
+from corral.hypervisor import autoscaling, perf, policy
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Autoscale
 
+from . import test_guest_modules as modules
 from .life import Heard, opened, until
 from .life import document as machine
 from .test_guest_vcpus import directory, guest, run
@@ -139,13 +141,54 @@ async def test_the_budget_is_kept_and_a_broken_policy_hurts_nobody(short_path: P
 
 @pytest.mark.guest
 @pytest.mark.timeout(300)
-async def test_memory_is_taken_from_a_guest_that_does_not_use_it(directory: Path) -> None:
-    """A guest of 256 MiB that uses little of it gives some back, as its own count shows, and gets it again in need."""
-    async with guest(directory) as (domain, heard):
-        total = int(await run(domain, "free -k | awk '/Mem:/ {print $2}'"))
-        full = domain.require_run().balloon
-        fields = {"memory": {"min": 64 << 10, "max": full, "target": 90}, "period": 1, "quiet": 3, "step": 1}
-        await keep(domain, **fields)
+async def test_a_guest_in_need_of_memory_gets_it_and_gives_it_back(directory: Path) -> None:
+    """What a guest needs beyond 512 MiB is given by virtio-mem, as its own count shows, and taken when it is idle."""
+    async with modules.guest(directory, modules.GROWING, mib=512) as (domain, heard):
+        total = await modules.total(domain)
+        await run(domain, "mkdir /h; mount -t tmpfs -o size=90% h /h; dd if=/dev/zero of=/h/hog bs=1M count=250")
+        # 4 GiB is more than the machine can have: it is scaled up to what it can.
+        bounds = {"min": 448 << 10, "max": 4 << 20, "target": 75}
+        await keep(domain, memory=bounds, period=1, quiet=4, step=1)
         await until(lambda: any("done" in str(each.get("result")) for each in decisions(heard)), seconds=60)
-        assert domain.require_run().balloon < full
-        assert int(await run(domain, "free -k | awk '/Mem:/ {print $2}'")) < total - (48 << 10)
+        given = domain.require_run().balloon
+        assert given >= (512 + 64) << 10
+        assert abs(await modules.total(domain) - total - (given - (512 << 10)) // 1024) <= 16
+        up = next(each for each in decisions(heard) if each["verdict"] == "up")
+        assert up["inputs"]["use"] > 75  # type: ignore[index]
+        await run(domain, "rm /h/hog")
+        # What virtio-mem gave goes first; what is below the memory of the start the balloon takes.
+        await until(lambda: domain.require_run().balloon == 448 << 10, seconds=120)
+        assert abs(await modules.total(domain) - total + 64) <= 16
+        assert "<current unit='KiB'>0</current>" in domain.xml()
+
+
+@pytest.mark.qemu
+async def test_frozen_while_a_long_job_holds_the_domain_and_when_the_agent_is_lost(short_path: Path) -> None:
+    """Whatever job moves, saves or copies a domain, by the names that the source has for them."""
+    source = Path(autoscaling.__file__).parent
+    names = {
+        name for file in source.glob("*.py") for name in re.findall(r"(?:hold|change)\(\"([^\"]+)", file.read_text())
+    }
+    long = {name for name in names if any(word in name for word in autoscaling.LONG_JOBS)}
+    assert "dump memory" in long
+    async with opened(short_path) as (hypervisor, _):
+        channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+        text = machine("held", devices=channel).replace("<os>", "<vcpu current='1'>4</vcpu><os>")
+        domain = await hypervisor.create_xml(text)
+        await keep(domain, vcpus={"min": 1, "max": 4}, period=0.1, dry_run=True)
+
+        def reason() -> str:
+            decision = hypervisor.autoscaling.show(domain)["vcpus"]["decision"]
+            return f"{decision['verdict']}: {decision['reason']}" if decision else ""
+
+        for name in sorted(long):
+            async with domain.jobs.hold(name):
+                await until(lambda name=name: reason() == f"frozen: {name} is under way")  # type: ignore[misc]
+            await until(lambda: reason().startswith("hold: "))
+        agent = domain.require_run().agent
+        assert agent is not None
+        agent.port_open = True
+        await asyncio.sleep(0.3)
+        agent.port_open = False
+        await until(lambda: reason() == "frozen: its guest agent is gone")
+        await domain.destroy()

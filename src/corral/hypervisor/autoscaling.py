@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -38,7 +38,7 @@ BUDGET_KEY = "autoscale budget"
 #: Seconds that agent and monitor get for a figure.
 PATIENCE = 2.0
 #: Jobs during which a domain's size must stand still, by the words that the job slot has for them.
-LONG_JOBS = ("migrate", "snapshot", "save", "restore", "dump", "backup")
+LONG_JOBS = ("migrat", "snapshot", "checkpoint", "save", "restore", "dump", "backup")
 _STEPS = {"vcpus": 1, "memory": MEMORY_STEP}
 
 
@@ -201,7 +201,7 @@ class Autoscaling:
         for kind in ("vcpus", "memory"):
             shares = self._shares(kind, now)
             for domain, watch in due:
-                limits, track = watch.policy.limits().get(kind), watch.tracks.get(kind)
+                limits, track = _limits(watch, kind), watch.tracks.get(kind)
                 if limits is None or track is None or track.changing or not track.samples:
                     continue
                 decision = autoscaler.decide(
@@ -224,7 +224,7 @@ class Autoscaling:
         """What the budget gives each domain, by what each would want without one."""
         claims: dict[UUID, Claim] = {}
         for uuid, watch in self.watches.items():
-            limits, track = watch.policy.limits().get(kind), watch.tracks.get(kind)
+            limits, track = _limits(watch, kind), watch.tracks.get(kind)
             if limits is not None and track is not None and track.samples:
                 free = autoscaler.decide(track.samples, limits, watch.policy.pace, now, outcomes=track.outcomes)
                 claims[uuid] = Claim(limits.minimum, max(limits.minimum, free.wanted), watch.policy.weight)
@@ -369,6 +369,19 @@ class Autoscaling:
             if domain is not None:
                 domains[domain.name] = self.show(domain)
         return {"budget": {name: getattr(self.budget, name) for name in Budget.__slots__}, "domains": domains}
+
+
+def _limits(watch: Watch, kind: str) -> Limits | None:
+    """The policy's bounds, within what the machine can have."""
+    limits = watch.policy.limits().get(kind)
+    if limits is None:
+        return None
+    document = watch.run.live.document
+    if kind == "vcpus":
+        most = document.vcpu.count if document.vcpu else 1
+    else:
+        most = document.memory.kib if document.memory else 0
+    return replace(limits, minimum=min(limits.minimum, most), maximum=min(limits.maximum, most))
 
 
 def described(decision: Decision) -> dict[str, Any]:
