@@ -50,8 +50,9 @@ class Recipe:
     """What `run` was asked for; `run` makes and starts the machine, `document` is its XML.
 
     `image` is "tiny", or the path of a disk image (raw or qcow2) or of an installation CD, "" with a kernel alone. Up
-    to `max_cpus` and `max_memory` may be plugged while it runs. `memory` as in `memory_kib`. `firmware` is "bios" or "efi". `graphics`
-    adds a screen, served by VNC. `accel` is "kvm" or "tcg"; by default it is KVM where the daemon offers it.
+    to `max_cpus` and `max_memory` may be plugged while it runs. `memory` as in `memory_kib`. `firmware` is "bios" or
+    "efi". `graphics` adds a screen, served by VNC. `accel` is "kvm" or "tcg"; by default it is KVM where the daemon
+    offers it.
     `disk` is one more disk: a size such as "20G" makes an empty one in the host's storage pool, anything else is an
     image's path. `ports` are `HOST:GUEST`, with `ADDRESS:` before and `/udp` after it if need be. `user_data` is for
     cloud-init. `discard` leaves the images as they are: what the guest writes is forgotten with it.
