@@ -6,9 +6,11 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
 from labs import corrald, libvirtd
 
@@ -20,6 +22,20 @@ DOCUMENT = f"""<domain type='qemu'><name>{NAME}</name><memory unit='MiB'>64</mem
 <devices><serial type='pty'/></devices></domain>"""
 SANDY = "<cpu match='exact'><model>SandyBridge</model></cpu>"
 SSE4A = "<cpu match='exact'><model>qemu64</model><feature policy='require' name='sse4a'/></cpu>"
+STRICT = "<cpu match='strict'><model>Nehalem</model></cpu>"
+FORBID = "<cpu match='exact'><model>Nehalem</model><feature policy='forbid' name='aes'/></cpu>"
+VENDOR = "<cpu match='exact'><model>Nehalem</model><vendor>AMD</vendor></cpu>"
+LEAST = "<cpu match='minimum'><model>Nehalem</model></cpu>"
+MODELESS = "<cpu mode='host-model'/>"
+AMD = (
+    "<cpu mode='custom' match='exact'><model>Opteron_G4</model><vendor>AMD</vendor></cpu>"
+    "<cpu mode='custom' match='exact'><model>Opteron_G3</model><vendor>AMD</vendor></cpu>"
+)
+MIXED = AMD + SANDY.replace("</model>", "</model><vendor>Intel</vendor>")
+HOST = (
+    "<cpu><arch>x86_64</arch><model>Nehalem</model><vendor>Intel</vendor><feature name='invtsc'/>"
+    "<feature name='osxsave'/></cpu>"
+)
 TWO = (
     "<cpu mode='custom' match='exact'><model>SandyBridge</model><vendor>Intel</vendor></cpu>"
     "<cpu mode='custom' match='exact'><model>Nehalem</model><vendor>Intel</vendor></cpu>"
@@ -60,8 +76,59 @@ COMMANDS = [
     "dumpxml {name} --xpath //memballoon/stats",
     "setvcpus {name} 1 --guest",
     "guestvcpus {name}",
+    "guestvcpus {name} --cpulist 0 --disable",
+    "vcpuinfo {name} --pretty",
+    "vcpucount {name} --maximum --config",
+    "vcpucount {name} --guest",
+    "vcpucount {name} --active --live",
+    "setvcpus {name} 5 --maximum --live",
+    "setvcpus {name} 0 --config",
+    "setvcpu {name} 9 --enable --live",
+    "setvcpu {name} 1-2 --enable --config",
+    "vcpupin {name} 0 r --live",
+    "vcpupin {name} 0 99 --live",
+    "emulatorpin {name} 0 --live",
+    "emulatorpin {name} 99 --live",
+    "perf {name}",
+    "perf {name} --enable page_faults --config",
+    "perf {name} --disable page_faults --config",
+    "perf {name} --config",
+    "perf {name} --enable nonsense --config",
+    "perf {name} --enable context_switches,task_clock --live",
+    "perf {name} --disable context_switches --live",
+    "perf {name} --live",
+    "dumpxml {name} --xpath //perf",
+    "domstats {name} --vm",
     "destroy {name}",
     "vcpucount {name} --live",
+    "perf {name} --live",
+    "cpu-stats {name} --total",
+    "maxvcpus",
+    "hypervisor-cpu-models --virttype qemu",
+    "domcapabilities --virttype qemu --machine q35 --xpath //vcpu",
+    "domcapabilities --virttype qemu --xpath //cpu/mode[@name='host-passthrough']",
+    "domcapabilities --virttype qemu --xpath //cpu/mode[@name='maximum']",
+    "capabilities --xpath //host/cpu/counter",
+    "cpu-compare {sandy} --error",
+    "cpu-compare {sandy} --validate",
+    "cpu-compare {strict}",
+    "cpu-compare {forbid}",
+    "cpu-compare {vendor}",
+    "cpu-compare {least}",
+    "cpu-compare {modeless}",
+    "cpu-baseline {host}",
+    "cpu-baseline {host} --features",
+    "cpu-baseline {host} --migratable",
+    "hypervisor-cpu-compare --virttype qemu {strict}",
+    "hypervisor-cpu-compare --virttype qemu {forbid} --error",
+    "hypervisor-cpu-compare --virttype qemu {vendor}",
+    "hypervisor-cpu-compare --virttype qemu {least}",
+    "hypervisor-cpu-compare --virttype qemu {modeless}",
+    "hypervisor-cpu-compare --virttype qemu --machine q35 {sandy}",
+    "hypervisor-cpu-baseline --virttype qemu {amd}",
+    "hypervisor-cpu-baseline --virttype qemu {amd} --migratable",
+    "hypervisor-cpu-baseline --virttype qemu {mixed}",
+    "hypervisor-cpu-baseline --virttype qemu {modeless}",
     "cpu-compare {sandy}",
     "cpu-compare {sse4a}",
     "cpu-baseline {sandy}",
@@ -83,24 +150,77 @@ def uris() -> Iterator[tuple[str, str]]:
         yield corral.uri, libvirt.uri
 
 
+def virsh(uri: str, *words: str) -> tuple[int, str]:
+    """Exit status and all that one command says."""
+    done = subprocess.run(
+        ["virsh", "-c", uri, *words], capture_output=True, text=True, timeout=60, env={**os.environ, "LC_ALL": "C"}
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 def said(uri: str, directory: Path) -> dict[str, tuple[int, str]]:
     """What virsh prints for each command, numbered as they may repeat."""
-    files = {"domain": DOCUMENT, "sandy": SANDY, "sse4a": SSE4A, "two": TWO}
+    files = {"domain": DOCUMENT, "sandy": SANDY, "sse4a": SSE4A, "two": TWO, "strict": STRICT, "forbid": FORBID}
+    files |= {"vendor": VENDOR, "least": LEAST, "modeless": MODELESS, "amd": AMD, "mixed": MIXED, "host": HOST}
     for name, text in files.items():
         (directory / name).write_text(text)
     answers = {}
     for number, command in enumerate(["define {domain}", *COMMANDS]):
         words = command.format(name=NAME, **{name: str(directory / name) for name in files}).split()
-        done = subprocess.run(
-            ["virsh", "-c", uri, *words], capture_output=True, text=True, timeout=60, env={**os.environ, "LC_ALL": "C"}
-        )
-        lines = [line for line in (done.stdout + done.stderr).replace('"', "'").splitlines() if line.strip()]
+        status, printed = virsh(uri, *words)
+        lines = [line for line in printed.replace('"', "'").splitlines() if line.strip()]
         # Which CPU a vCPU last ran on, and for how long, is not the daemons' to agree about.
         text = "\n".join(line for line in lines if not line.startswith(("CPU:", "CPU time:")))
-        answers[f"{number} {command}"] = (done.returncode, text)
+        answers[f"{number} {command}"] = (status, text)
     return answers
 
 
 def test_the_same_words_from_both(uris: tuple[str, str], tmp_path: Path) -> None:
-    ours, theirs = (said(uri, tmp_path) for uri in uris)
+    with ThreadPoolExecutor(2) as threads:
+        ours, theirs = threads.map(lambda uri: said(uri, tmp_path), uris)
     assert ours == theirs
+
+
+def test_the_same_models_from_both(uris: tuple[str, str]) -> None:
+    """Every model that libvirtd and this QEMU know: usable or not, what stands in its way, and whose it is."""
+
+    def models(uri: str) -> tuple[str | None, dict[str, dict[str, str]], dict[str, set[str]]]:
+        status, text = virsh(uri, "domcapabilities", "--virttype", "qemu", "--machine", "q35")
+        assert status == 0
+        cpu = etree.fromstring(text).find("cpu")
+        found = {each.text or "": dict(each.attrib) for each in cpu.iterfind("mode[@name='custom']/model")}
+        blockers = {
+            each.get("model", ""): {feature.get("name", "") for feature in each}
+            for each in cpu.iterfind("mode[@name='custom']/blockers")
+        }
+        return cpu.findtext("mode[@name='host-model']/model"), found, blockers
+
+    (our_host, ours, our_blockers), (their_host, theirs, their_blockers) = map(models, uris)
+    assert our_host == their_host
+    assert theirs.items() <= ours.items()
+    assert {name: what for name, what in our_blockers.items() if name in theirs} == their_blockers
+    our_names, their_names = (set(virsh(uri, "cpu-models", "x86_64")[1].split()) for uri in uris)
+    of_no_qemu = {"cpu64-rhel5", "cpu64-rhel6", "pentiumpro", "Icelake-Client", "Icelake-Client-noTSX"}
+    assert their_names - of_no_qemu <= our_names
+
+
+def test_the_same_figures_of_perf_and_vcpus(uris: tuple[str, str], tmp_path: Path) -> None:
+    """Their names; and each counter counts."""
+    counted = "<perf><event name='cpu_clock' enabled='yes'/></perf><devices>"
+    (tmp_path / "figures").write_text(DOCUMENT.replace(NAME, "figures").replace("<devices>", counted))
+    for uri in uris:
+        assert virsh(uri, "create", str(tmp_path / "figures"))[0] == 0
+    named = []
+    for uri in uris:
+        text = virsh(uri, "domstats", "figures", "--perf", "--vcpu", "--cpu-total")[1]
+        figures = dict(line.strip().split("=") for line in text.splitlines() if "=" in line)
+        assert int(figures["perf.cpu_clock"]) > 0
+        assert int(figures["vcpu.0.time"]) > 0
+        named.append(figures.keys())
+    assert named[1] <= named[0]
+    assert named[0] - named[1] <= {"vcpu.0.halted"}  # libvirtd leaves it out where it cannot tell
+    for uri in uris:
+        refused = virsh(uri, "perf", "figures", "--enable", "cmt")
+        assert refused[0] == 1
+        assert "argument unsupported: unable to enable host cpu perf event for cmt" in refused[1]
+        assert virsh(uri, "destroy", "figures")[0] == 0

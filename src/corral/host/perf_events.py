@@ -9,7 +9,7 @@ import platform
 import struct
 from pathlib import Path
 
-from corral.errors import HostError
+from corral.errors import ArgumentUnsupported, HostError
 
 _HARDWARE, _SOFTWARE = 0, 1
 
@@ -48,7 +48,7 @@ class Counter:
     """One event of all threads of a process, from now on."""
 
     def __init__(self, name: str, pid: int) -> None:
-        """HostError when the kernel or the processor does not have the event, or we may not count it."""
+        """ArgumentUnsupported for what no kernel counts, HostError when this one or its processor does not."""
         self.name = name
         self._descriptors: list[int] = []
         try:
@@ -80,7 +80,7 @@ def _threads(pid: int) -> list[int]:
 def _open(name: str, thread: int) -> int:
     known, call = EVENTS.get(name), _SYSCALL.get(platform.machine())
     if known is None or call is None:
-        raise HostError(f"unable to open host cpu perf event for {name}: the kernel has no such event")
+        raise ArgumentUnsupported(f"unable to enable host cpu perf event for {name}: the kernel has no such event")
     kind, config = known
     attributes = ctypes.create_string_buffer(
         _ATTRIBUTES.pack(kind, _SIZE, config, 0, 0, 0, _INHERIT, 0, 0, 0, 0), _SIZE

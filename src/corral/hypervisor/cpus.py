@@ -7,13 +7,13 @@ counterparts). Models and features are those of QEMU, under libvirt's names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lxml import etree
 
 from corral.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags, CPUCompareResult
-from corral.errors import ConfigUnsupported, CPUIncompatible, InvalidArgument, XMLError
+from corral.errors import ConfigUnsupported, CPUIncompatible, InvalidArgument, OperationFailed, XMLError
 from corral.model import reader
 from corral.qemu.cpu_models import from_kernel_flags, nearest
 from corral.qemu.cpu_option import SYSTEMS_OWN
@@ -44,7 +44,7 @@ def model_names(offer: Offer, arch: str) -> list[str]:
     """The CPU models of an architecture; InvalidArgument for one that no emulator here has."""
     binary = offer.default
     if arch != binary.arch and not (arch == "i686" and binary.arch == "x86_64"):
-        raise InvalidArgument(f"cannot list CPU models of architecture '{arch}' on this host")
+        raise InvalidArgument(f"cannot find architecture {arch}")
     return [model.name for model in _models(binary, "tcg") if model.name not in _NOT_NAMED]
 
 
@@ -54,6 +54,8 @@ def compare_host(offer: Offer, xml: str, flags: int) -> int:
     given = _read(xml, binary, "tcg", flags)
     host = offer.host.cpu
     has = from_kernel_flags(host.flags, binary.cpu_features)
+    if not given.model:
+        return int(CPUCompareResult.SUPERSET)
     if given.vendor and given.vendor != host.vendor:
         return _incompatible(flags, f"host CPU vendor does not match required CPU vendor {given.vendor}")
     return _result(given, has, flags)
@@ -70,7 +72,11 @@ def compare_hypervisor(
 ) -> int:
     """A virCPUCompareResult: what the hypervisor can give beside the CPU described."""
     binary, accel = _hypervisor(offer, emulator, arch, machine, virttype)
-    return _result(_read(xml, binary, accel, flags), binary.available_features(accel), flags)
+    given = _read(xml, binary, accel, flags)
+    if not given.model:
+        return int(CPUCompareResult.SUPERSET)
+    # An emulator has features for every taste; that it has more than a strict CPU is no news.
+    return _result(given if accel == "kvm" else replace(given, strict=False), binary.available_features(accel), flags)
 
 
 def baseline_host(offer: Offer, documents: Sequence[str], flags: int) -> str:
@@ -192,10 +198,13 @@ def _baseline(
     if not given:
         raise InvalidArgument("no CPUs given")
     vendors = {each.vendor for each in given if each.vendor}
+    for position, each in enumerate(given):
+        if not each.model:
+            raise InvalidArgument(f"no CPU model specified at index {position}")
     if len(vendors) > 1:
-        raise CPUIncompatible("CPU vendors do not match")
+        raise OperationFailed("CPU vendors do not match")
     common = frozenset.intersection(*(each.features for each in given))
-    common = common & within if within is not None else common
+    common = common & within if within is not None else common - {"hypervisor"}
     if flags & ConnectBaselineCPUFlags.MIGRATABLE:
         common -= binary.unmigratable.get(accel, frozenset()) | {"invtsc"}
     names = {each.model for each in given}
@@ -210,12 +219,15 @@ def _baseline(
     if best is None:
         raise CPUIncompatible("the CPUs have nothing in common that a CPU model describes")
     element = etree.Element("cpu", mode="custom", match="exact")
-    etree.SubElement(element, "model", fallback="forbid").text = best.name
+    computed = within is None and len(names) > 1
+    etree.SubElement(element, "model", fallback="allow" if computed else "forbid").text = best.name
     if vendors:
         etree.SubElement(element, "vendor").text = vendor
     policies = dict.fromkeys(best.require, "require") | dict.fromkeys(best.disable, "disable")
     if flags & ConnectBaselineCPUFlags.EXPAND_FEATURES:
         policies = dict.fromkeys(common, "require") | dict.fromkeys(best.disable, "disable")
+    if within is None:
+        policies.pop("hypervisor", None)  # QEMU counts it among every model's features, and no processor has it
     for name in sorted(policies):
         etree.SubElement(element, "feature", policy=policies[name], name=name)
     etree.indent(element, "  ")

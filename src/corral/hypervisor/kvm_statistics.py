@@ -41,9 +41,10 @@ class Figures:
         return _statistics("vm", self.vm)
 
     def halt_polls(self) -> list[Statistic]:
-        """Nanoseconds that all vCPUs have waited busily before they slept: for something, or for nothing."""
-        if not any("halt_poll_success_ns.sum" in each for each in self.vcpus.values()):
-            return []
+        """Nanoseconds that all vCPUs have waited busily before they slept: for something, or for nothing.
+
+        Only KVM does that: in emulation it is none.
+        """
         return [
             (f"cpu.haltpoll.{word}.time", TypedParameterType.ULLONG, self._total(f"halt_poll_{word}_ns.sum"))
             for word in ("success", "fail")

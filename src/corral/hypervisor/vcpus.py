@@ -133,7 +133,7 @@ async def set_single(domain: Domain, numbers: str, present: bool, flags: int) ->
     for definition in definitions:
         found = vcpus.states(definition.document)
         if wanted[-1] >= len(found):
-            raise InvalidArgument(f"vcpu '{wanted[-1]}' is not present in the domain")
+            raise InvalidArgument(f"vcpu {wanted[-1]} is not present in {'live' if live else 'persistent'} config")
         for number in wanted:
             if (found[number].enabled == "yes") == present:
                 raise InvalidArgument(f"vcpu '{number}' is already in requested state")
