@@ -7,6 +7,8 @@ import contextlib
 import gc
 import os
 import re
+import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -309,4 +311,58 @@ async def test_slot_taken_out_under_a_device(guest: Guest, tmp_path: Path) -> No
         async with asyncio.timeout(10):
             assert "closed" in await plugged.ended()
     await guest.until("ls /sys/block | grep -c sd", "0")
+    assert await guest.holdings() == before
+
+
+@contextlib.asynccontextmanager
+async def command(guest: Guest, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`corral usb …` beside the test, interrupted at the end: it must end well then."""
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}
+    program = (sys.executable, "-m", "corral.cli", "--connect", guest.daemon.uri, "usb")
+    process = await asyncio.create_subprocess_exec(*program, *words, **pipes)
+    try:
+        yield process
+        if process.returncode is None:
+            process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(20):
+            _, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def test_commands(guest: Guest, tmp_path: Path) -> None:
+    before = await guest.holdings()
+    (tmp_path / "hello.txt").write_text("from a folder\n")
+    async with command(guest, "stick", "desk", str(tmp_path)) as stick:
+        assert stick.stderr is not None
+        said = (await stick.stderr.readline()).decode()
+        assert said == f"desk has a stick of {tmp_path} (redir0). Ctrl-C takes it out.\n"
+        disk = await guest.disk("USB stick")
+        assert await guest.sh(f"mkdir -p /mnt/f; mount -t vfat /dev/{disk} /mnt/f && cat /mnt/f/hello.txt") == (
+            "from a folder\n"
+        )
+        await guest.sh("umount /mnt/f")
+        async with command(guest, "ls", "desk") as listed:
+            assert listed.stdout is not None
+            rows = (await listed.stdout.read()).decode().splitlines()
+            assert rows[0].split() == ["SLOT", "TYPE", "PLACE", "SOURCE"]
+            assert rows[1].split()[:3] == ["redir0", "unix", "0:1"]
+    async with command(guest, "serial", "desk") as serial:
+        assert serial.stdout is not None
+        path = (await serial.stdout.readline()).decode().strip()
+        await guest.until("ls /dev", "ttyACM0")
+        await guest.sh("stty -F /dev/ttyACM0 raw -echo; echo hello >/dev/ttyACM0")
+        terminal = await asyncio.to_thread(os.open, path, os.O_RDWR | os.O_NOCTTY)
+        async with asyncio.timeout(10):
+            assert await asyncio.to_thread(os.read, terminal, 100) == b"hello\n"
+        os.close(terminal)
+    await guest.sh("setsid sh -c 'exec sh </dev/tty1 >/dev/tty1 2>/dev/null' </dev/null >/dev/null 2>&1 &")
+    async with command(guest, "keyboard", "desk", "echo by command >/run/command\\nexit\\n") as keyboard:
+        async with asyncio.timeout(60):
+            await keyboard.wait()
+    assert await guest.until("cat /run/command", "by ") == "by command\n"
+    await guest.until("grep -ls Corral /sys/bus/usb/devices/*/manufacturer || echo none", "none")
     assert await guest.holdings() == before

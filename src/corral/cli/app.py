@@ -52,6 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Devices": {
         "disk": ("disk", "Disks and CDs of a machine: ls, add, rm, insert, eject, resize"),
         "nic": ("nic", "Network cards of a machine and their cables: ls, add, rm, link"),
+        "usb": ("usb", "USB devices of this computer, or made here, in a machine: ls, share, stick, serial, keyboard"),
         "device": ("device", "Devices of every kind, from their XML: add, rm, update"),
     },
     "Documents": {
@@ -119,6 +120,7 @@ GROUPS = {
     "disk": ("ls", "add", "rm", "insert", "eject", "resize"),
     "nic": ("ls", "add", "rm", "link"),
     "device": ("add", "rm", "update"),
+    "usb": ("ls", "share", "stick", "serial", "keyboard"),
 }
 KEYWORDS = {"exec", "set"}  # names that Python has a use for
 ALIASES = {"list": "ps", "ls": "ps", "destroy": "kill", "shutdown": "stop", "reboot": "restart", "undefine": "rm"}

@@ -64,6 +64,8 @@ class _Reporter(Device):
         self._last = bytes(self.report_size)
         self._idle = 0
         self._boot_protocol = 1
+        self.polled = False
+        """Whether the host has asked for reports since it configured the device."""
 
     def interfaces_offered(self, speed: Speed) -> tuple[Interface, ...]:
         """One interface with its HID descriptor (6.2.1)."""
@@ -109,9 +111,11 @@ class _Reporter(Device):
     def began(self) -> None:
         """Reset or configured: reports for the old state are void."""
         self._queue.clear()
+        self.polled = False
 
     def data_in(self, endpoint: int, length: int) -> bytes | None:
         """The next report."""
+        self.polled = True
         if not self._queue:
             return None
         self._last = self._queue.popleft()
