@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,11 @@ def _command(directory: Path, program: str, config: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *, deadline: float = 30.0) -> Iterator[Libvirtd]:
-    """Run libvirtd with everything under `directory` (short: socket paths are limited) until the block ends."""
+def running(directory: Path, *, within: Sequence[str] = (), deadline: float = 30.0) -> Iterator[Libvirtd]:
+    """Run libvirtd with everything under `directory` (short: socket paths are limited) until the block ends.
+
+    `within` are words before the command: `ip netns exec NAME`.
+    """
     program = shutil.which("libvirtd", path=os.environ["PATH"] + ":/usr/sbin") or "libvirtd"
     config, log = directory / "libvirtd.conf", directory / "libvirtd.log"
     sockets = directory / "sock"
@@ -89,7 +92,7 @@ def running(directory: Path, *, deadline: float = 30.0) -> Iterator[Libvirtd]:
     )
     with log.open("wb") as output:
         process = subprocess.Popen(
-            _command(directory, program, config),
+            [*within, *_command(directory, program, config)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+#: What the name of a link begins with through which limited traffic of another goes, whose number follows.
+SERVING = "corral-"
+
 Figures = tuple[int, int, int, int]
 """Bytes, packets, errors, dropped packets."""
 

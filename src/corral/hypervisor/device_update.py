@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import OperationUnsupported
-from corral.hypervisor import display_update, media
+from corral.hypervisor import cards, display_update, media
 from corral.hypervisor.device_changes import Change, Edit, carry_out, write
 
 if TYPE_CHECKING:
@@ -157,37 +157,24 @@ _INTERFACE_TEXTS = {
 
 
 async def _update_interface(domain: Domain, run: Run, wanted: Interface, config: Edit | None) -> None:
-    from corral.model import device_set
+    from corral.model import device_set, interface_rules
     from corral.model.devices.interface import Interface
 
     card = device_set.find(run.live.document, wanted)
     assert isinstance(card, Interface)
-    if different := _differences(card, wanted, "link", "mac"):
+    for _, message, error in interface_rules.objections(wanted, run.live.document):
+        raise error(message)
+    changeable = ("link", "mac", "bandwidth", *(("source", "port") if card.type == "bridge" else ()))
+    if different := _differences(card, wanted, *changeable):
         name = different[0]
         old, new = (_shown(getattr(each, name)) for each in (card, wanted))
         text = _INTERFACE_TEXTS.get(name, f"cannot modify '{name}' of the network interface")
         raise OperationUnsupported(text.format(old=old, new=new))
-    commands: list[Command] = []
-    if _link_up(card) != _link_up(wanted):
-        commands.append(("set_link", {"name": _alias(card), "up": _link_up(wanted)}))
-
-    def edit(document: DomainDocument) -> None:
-        found = device_set.twin(document, card)
-        if isinstance(found, Interface):
-            changed = found.copy()
-            changed.link = wanted.link.copy() if wanted.link is not None else None
-            device_set.replace(document, found, changed)
-
-    back = [_opposite(command) for command in commands]
-    await carry_out(domain, run, commands, Change(live=edit, base=edit, config=config), back)
+    await cards.change(domain, run, card, wanted, config)
 
 
 def _shown(value: Any) -> str:
     return str(getattr(value, "type", value))
-
-
-def _link_up(interface: Interface) -> bool:
-    return interface.link is None or interface.link.state == "up"
 
 
 def _alias(device: Device) -> str:
@@ -264,9 +251,3 @@ async def _update_memory(domain: Domain, run: Run, wanted: MemoryDevice, config:
     edit(device_set.shared(run.live.document))  # refuses what makes no sense before QEMU hears of it
     back = [memory.request(device, before)]
     await carry_out(domain, run, [memory.request(device, kib)], Change(live=edit, base=edit, config=config), back)
-
-
-def _opposite(command: Command) -> Command:
-    """A cable's other state."""
-    name, arguments = command
-    return name, {**arguments, "up": not arguments["up"]} if name == "set_link" else arguments

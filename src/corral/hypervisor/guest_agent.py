@@ -33,7 +33,7 @@ from corral.errors import (
     OperationInvalid,
     OperationUnsupported,
 )
-from corral.hypervisor import guest_facts
+from corral.hypervisor import cards, guest_facts
 from corral.hypervisor.guest_facts import Facts, Filesystem, Interface
 from corral.qemu.agent import AgentCommandUnknown
 
@@ -190,8 +190,10 @@ async def interface_addresses(domain: Domain, source: int) -> tuple[Interface, .
     domain.require_run()
     if source == DomainInterfaceAddressesSource.AGENT:
         return guest_facts.interfaces(await _ask(domain, "guest-network-get-interfaces"))
-    if source in (DomainInterfaceAddressesSource.LEASE, DomainInterfaceAddressesSource.ARP):
-        return ()  # we lease none, and a user network is in no table of neighbours
+    if source == DomainInterfaceAddressesSource.ARP:
+        return await cards.neighbours(domain)
+    if source == DomainInterfaceAddressesSource.LEASE:
+        return ()  # there are no networks that lease any
     raise ArgumentUnsupported(f"Unknown IP address data source {source}")
 
 

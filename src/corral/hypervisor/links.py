@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.hypervisor import Hypervisor
     from corral.hypervisor.run import Run
-    from corral.model.devices.interface import Interface
+    from corral.model.devices.interface import Bandwidth, Interface
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ def _open_tap(interface: Interface, name: str | None, bridge: str | None, names:
         mtu = interface.mtu.size if interface.mtu is not None else None
         isolated = interface.port is not None and interface.port.isolated == "yes"
         link.connect_tap(made.name, mac=interface.mac.address, mtu=mtu, bridge=bridge, isolated=isolated)
+    _limit(interface, made.name, interface.bandwidth)
     return made.name
 
 
@@ -145,6 +146,40 @@ def _open_macvtap(interface: Interface, name: str, names: list[str], fds: Descri
     for each in names[: interface.queues]:
         tap.set_headers(fds[each], headers=interface.virtio, queues=interface.queues)
     _open_vhost(interface, names, fds)
+    _limit(interface, name, interface.bandwidth)
+
+
+def limit(interface: Interface, bandwidth: Bandwidth | None) -> None:
+    """Give the link of a running card other limits."""
+    if interface.target is None:
+        raise HostError("the card has no link on the host that could be limited")
+    _limit(interface, interface.target.dev, bandwidth, changed=True)
+
+
+def _limit(interface: Interface, name: str, bandwidth: Bandwidth | None, *, changed: bool = False) -> None:
+    if bandwidth is None and not changed:
+        return
+    from corral.network.bandwidth import set_limits
+
+    inbound, outbound = (bandwidth.inbound, bandwidth.outbound) if bandwidth is not None else (None, None)
+    # What leaves the host through a tap the guest receives; through a macvtap leaves what the guest sends.
+    leaving, coming = (outbound, inbound) if interface.type == "direct" else (inbound, outbound)
+    set_limits(name, leaving, coming)
+
+
+def move(name: str, bridge: str) -> None:
+    """Put a tap on another bridge."""
+    from corral.network import link
+
+    link.require_bridge(bridge)
+    link.set_bridge(name, bridge)
+
+
+def isolate(name: str, isolated: bool) -> None:
+    """Keep a tap's port from the other isolated ones of its bridge, or no longer."""
+    from corral.network import link
+
+    link.set_isolated(name, isolated)
 
 
 def _open_vhost(interface: Interface, names: list[str], fds: Descriptors) -> None:
@@ -224,6 +259,20 @@ async def release(domain: Domain, run: Run, interfaces: Iterable[Interface] | No
         await _remove(domain.hypervisor, run.id, going, kept={k: v for k, v in run.macvtaps.items() if k not in going})
         for name in going:
             run.macvtaps.pop(name, None)
+    await asyncio.to_thread(_forget_limits)
+
+
+def _forget_limits() -> None:
+    """Remove the helpers of limited links that are gone."""
+    from corral.host.interfaces import SERVING
+
+    if any(Path("/sys/class/net").glob(f"{SERVING}*")):
+        from corral.network import bandwidth
+
+        try:
+            bandwidth.sweep()
+        except CorralError:
+            log.exception("cannot remove what limited links that are gone")
 
 
 async def _remove(hypervisor: Hypervisor, run_id: int, going: Mapping[str, str], kept: Mapping[str, str]) -> None:
@@ -263,3 +312,4 @@ async def sweep(hypervisor: Hypervisor) -> None:
             await _remove(hypervisor, int(key.removeprefix(_NOTE)), going, kept)
         if run is not None:
             run.macvtaps = kept
+    await asyncio.to_thread(_forget_limits)

@@ -20,9 +20,12 @@ from corral.hypervisor.kvm_statistics import Statistic
 from corral.qemu import images as image_files
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
     from corral.model.devices.disk import Disk
+    from corral.model.devices.interface import Interface
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.machine import Machine
 
@@ -188,6 +191,18 @@ def _vcpus(domain: Domain, document: DomainDocument, run: Run | None, kvm: kvm_s
     return found
 
 
+def seen_by_guest(interface: Interface, counters: Mapping[str, InterfaceCounters]) -> InterfaceCounters | None:
+    """What a card has received and sent; None where the host has no link for it.
+
+    What a tap sends is what the guest receives; a macvtap counts from the guest's side already.
+    """
+    name = interface.target.dev if interface.target is not None else ""
+    found = counters.get(name)
+    if found is None or interface.type == "direct":
+        return found
+    return InterfaceCounters(received=found.sent, sent=found.received)
+
+
 def _interfaces(document: DomainDocument) -> list[Statistic]:
     """The counters of the interfaces that exist on the host, as the guest sees them; a user network has none."""
     interfaces = document.devices.interfaces
@@ -199,13 +214,12 @@ def _interfaces(document: DomainDocument) -> list[Statistic]:
             continue
         if counters is None:
             counters = interface_counters()
-        if (of := counters.get(name)) is None:
+        seen = seen_by_guest(interface, counters)
+        if seen is None:
             continue
         prefix = f"net.{number}"
         found.append((f"{prefix}.name", _STRING, name))
-        # What a tap sends is what the guest receives; a macvtap (type direct) counts from the guest's side already.
-        mine, theirs = (of.received, of.sent) if interface.type == "direct" else (of.sent, of.received)
-        for direction, figures in (("rx", mine), ("tx", theirs)):
+        for direction, figures in (("rx", seen.received), ("tx", seen.sent)):
             for figure, value in zip(("bytes", "pkts", "errs", "drop"), figures, strict=True):
                 found.append((f"{prefix}.{direction}.{figure}", _ULLONG, value))
     return found

@@ -26,22 +26,25 @@ def _names() -> Names:
     return names
 
 
+def _entry(parent: str, element: str) -> tuple[dict[str, list[str] | None], list[str]]:
+    """An element's attributes and children; one that stands alone may be a device."""
+    names = _names()
+    return names.get(f"{parent}/{element}") or (None if parent else names.get(f"devices/{element}")) or ({}, [])
+
+
 def children(parent: str, element: str) -> frozenset[str]:
     """The child elements libvirt knows in `element` below `parent`."""
-    entry = _names().get(f"{parent}/{element}")
-    return frozenset(entry[1] if entry else ())
+    return frozenset(_entry(parent, element)[1])
 
 
 def attributes(parent: str, element: str) -> frozenset[str]:
     """The attributes libvirt knows in `element` below `parent`."""
-    entry = _names().get(f"{parent}/{element}")
-    return frozenset(entry[0] if entry else ())
+    return frozenset(_entry(parent, element)[0])
 
 
 def values(parent: str, element: str, attribute: str) -> frozenset[str]:
     """The values libvirt knows for an enumerated attribute."""
-    entry = _names().get(f"{parent}/{element}")
-    return frozenset((entry[0].get(attribute) or ()) if entry else ())
+    return frozenset(_entry(parent, element)[0].get(attribute) or ())
 
 
 class _Schema:

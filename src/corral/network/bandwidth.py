@@ -13,10 +13,8 @@ from typing import Any, Protocol
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
 from corral.errors import HostError
+from corral.host.interfaces import SERVING
 from corral.network.link import index_of, kind_of, netlink
-
-#: An `ifb` is ours by its name, which has the number of the link that it serves.
-SERVING = "corral-"
 
 _ROOT, _INGRESS = 0xFFFFFFFF, 0xFFFF0000
 _HANDLE, _CLASS = 0x10000, 0x10001
@@ -39,13 +37,13 @@ def set_limits(name: str, leaving: Limits | None, coming: Limits | None) -> None
         index = index_of(route, name)
         _shape(route, index, leaving)
         serving = f"{SERVING}{index}"
-        _drop(route, "ingress", index)
+        _drop(route, index, _INGRESS)
         for other in route.link_lookup(ifname=serving):
             route.link("del", index=other)
         if coming is None:
             return
         try:
-            route.link("add", ifname=serving, kind="ifb")
+            route.link("add", ifname=serving, kind="ifb", txqlen=1000)
             second = index_of(route, serving)
             route.link("set", index=second, state="up")
             _shape(route, second, coming)
@@ -56,7 +54,7 @@ def set_limits(name: str, leaving: Limits | None, coming: Limits | None) -> None
                 keys=["0x0/0x0+0"], action=[action],
             )  # fmt: skip
         except BaseException as error:
-            _drop(route, "ingress", index)
+            _drop(route, index, _INGRESS)
             for other in route.link_lookup(ifname=serving):
                 route.link("del", index=other)
             if isinstance(error, NetlinkError) and error.code in (errno.ENOENT, errno.EOPNOTSUPP):
@@ -68,7 +66,7 @@ def set_limits(name: str, leaving: Limits | None, coming: Limits | None) -> None
 
 
 def _shape(route: Any, index: int, limits: Limits | None) -> None:
-    _drop(route, "root", index)
+    _drop(route, index, _ROOT)
     if limits is None:
         return
     rate = limits.average * 1000
@@ -81,10 +79,10 @@ def _shape(route: Any, index: int, limits: Limits | None) -> None:
     )  # fmt: skip
 
 
-def _drop(route: Any, where: str, index: int) -> None:
+def _drop(route: Any, index: int, parent: int) -> None:
     """Take a link's queue away, if it has one of its own."""
     with contextlib.suppress(NetlinkError):
-        route.tc("del", index=index, parent=_ROOT if where == "root" else _INGRESS)
+        route.tc("del", index=index, parent=parent)
 
 
 def sweep() -> None:
@@ -93,6 +91,6 @@ def sweep() -> None:
         links = {each["index"]: each.get_attr("IFLA_IFNAME") for each in route.get_links()}
         for index, name in links.items():
             number = name.removeprefix(SERVING)
-            if name.startswith(SERVING) and number.isdecimal() and int(number) not in links:
-                if kind_of(route, index) == "ifb":
-                    route.link("del", index=index)
+            orphan = name.startswith(SERVING) and number.isdecimal() and int(number) not in links
+            if orphan and kind_of(route, index) == "ifb":
+                route.link("del", index=index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,31 @@ def connect_tap(name: str, *, mac: str, mtu: int | None, bridge: str | None, iso
         route.link("set", index=index, state="up")
 
 
-def set_mtu(name: str, mtu: int) -> None:
-    """Change a link's MTU."""
-    with netlink(f"set the MTU of '{name}'") as route:
-        route.link("set", index=index_of(route, name), mtu=mtu)
+def set_bridge(name: str, bridge: str) -> None:
+    """Put a link on a bridge, away from the one that it is on."""
+    with netlink(f"put '{name}' on bridge '{bridge}'") as route:
+        route.link("set", index=index_of(route, name), master=index_of(route, bridge))
+
+
+def set_isolated(name: str, isolated: bool) -> None:
+    """Whether a port of a bridge reaches only those that are not isolated."""
+    with netlink(f"isolate the bridge's port '{name}'") as route:
+        route.brport("set", index=index_of(route, name), isolated=int(isolated))
+
+
+def neighbours() -> list[tuple[str, str, str]]:
+    """What the host knows of its neighbours: (hardware address, `ipv4` or `ipv6`, address)."""
+    with netlink("look at the neighbours") as route:
+        found = [
+            (
+                each.get_attr("NDA_LLADDR"),
+                "ipv6" if each["family"] == socket.AF_INET6 else "ipv4",
+                each.get_attr("NDA_DST"),
+            )
+            for each in route.get_neighbours()
+            if each["family"] in (socket.AF_INET, socket.AF_INET6)
+        ]
+    return [(str(mac).lower(), family, str(address)) for mac, family, address in found if mac and address]
 
 
 def free_macvtap(taken: frozenset[str]) -> str:

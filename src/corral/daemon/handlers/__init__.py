@@ -7,6 +7,7 @@ from importlib import import_module
 MODULES = (
     "absent",
     "autoscale",
+    "bandwidth",
     "changes",
     "connect",
     "corral",

@@ -15,7 +15,7 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import domain_of, handler, on_domain, reference
 from corral.errors import ArgumentUnsupported, InvalidArgument, OperationInvalid
-from corral.hypervisor import statistics
+from corral.hypervisor import cards, statistics
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -44,16 +44,6 @@ MEMORY_TAGS = {
 }
 
 #: Members of a struct by the ends of the statistics' names.
-INTERFACE = {
-    "rx_bytes": "rx.bytes",
-    "rx_packets": "rx.pkts",
-    "rx_errs": "rx.errs",
-    "rx_drop": "rx.drop",
-    "tx_bytes": "tx.bytes",
-    "tx_packets": "tx.pkts",
-    "tx_errs": "tx.errs",
-    "tx_drop": "tx.drop",
-}
 BLOCK = {"rd_req": "rd.reqs", "rd_bytes": "rd.bytes", "wr_req": "wr.reqs", "wr_bytes": "wr.bytes", "errs": "errors"}
 #: virDomainBlockStatsFlags' fields.
 BLOCK_PARAMS = {
@@ -140,14 +130,14 @@ async def get_block_info(session: Session, domain: Domain, args: Any) -> dict[st
 
 
 @on_domain("domain_interface_stats")
-async def interface_stats(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
+def interface_stats(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """A network interface's figures."""
-    _require_active(domain)
-    figures = _values(await domain.stats(DomainStatsTypes.INTERFACE))
-    for interface in _numbered(figures, "net"):
-        if interface.get("name") == args.device:
-            return {member: interface.get(name, UNKNOWN) for member, name in INTERFACE.items()}
-    raise InvalidArgument(f"'{args.device}' is not a known interface")
+    seen = cards.figures(domain, args.device)
+    return {
+        f"{way}_{figure}": value
+        for way, figures in (("rx", seen.received), ("tx", seen.sent))
+        for figure, value in zip(("bytes", "packets", "errs", "drop"), figures, strict=True)
+    }
 
 
 async def _disks(domain: Domain, path: str) -> list[dict[str, Any]]:

@@ -165,8 +165,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "domain_get_scheduler_parameters_flags",
         "domain_set_numa_parameters",
         "domain_get_numa_parameters",
-        "domain_set_interface_parameters",
-        "domain_get_interface_parameters",
         "node_set_memory_parameters",
         "node_get_memory_parameters",
         "domain_add_iothread",
