@@ -17,6 +17,7 @@ from corral.constants import DomainEventDefinedDetailType, DomainEventType, Doma
 from corral.daemon import handlers
 from corral.daemon.server import Server, bind
 from corral.errors import CorralError, NoDomain, OperationInvalid
+from corral.host.interfaces import InterfaceCounters
 from corral.hypervisor.events import Event, EventBus, Identity, Lifecycle
 from corral.hypervisor.stream import ByteStream
 from corral.protocol.codec import codec
@@ -111,6 +112,9 @@ class FakeDomain:
 
     async def screenshot(self, screen: int = 0) -> SimpleNamespace:
         return SimpleNamespace(mime="image/png", data=b"\x89PNG" * 100_000)
+
+    def interface_counters(self, name: str) -> InterfaceCounters:
+        return InterfaceCounters(received=(12, 1, 0, 0), sent=(40, 3, 0, 0))
 
     async def stats(self, groups: int = 0, *, nowait: bool = False) -> list[tuple[str, int, Any]]:
         return [("state.state", 1, self.state()[0]), ("net.0.name", 7, "vnet0"), ("net.0.rx.bytes", 4, 12)]

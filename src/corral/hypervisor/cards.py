@@ -1,4 +1,4 @@
-"""Network cards of a domain: which one a client means, what they carried, how fast they may be, what changes live.
+"""Network cards of a domain: how fast they may be, what neighbours know of them, what changes live.
 
 A client names a card by its address or by its link on the host. Limits are what the document's `<bandwidth>` says;
 libvirt's parameters are the same by other names (VIR_DOMAIN_BANDWIDTH_*).
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import ConfigUnsupported, InternalError, InvalidArgument, OperationInvalid, OperationUnsupported
-from corral.host.interfaces import InterfaceCounters, interface_counters
+from corral.errors import ConfigUnsupported, InvalidArgument, OperationUnsupported
 from corral.hypervisor import guest_facts, links
 from corral.hypervisor.device_changes import Change, Edit, carry_out, configured, write
-from corral.hypervisor.statistics import seen_by_guest
+from corral.hypervisor.statistics import named_interface as named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,31 +29,6 @@ PARAMETERS = (
     *("inbound.average", "inbound.peak", "inbound.burst", "inbound.floor"),
     *("outbound.average", "outbound.peak", "outbound.burst"),
 )
-
-
-def named(document: DomainDocument, name: str) -> Interface:
-    """The card that a client means; InvalidArgument when there is none."""
-    for interface in document.devices.interfaces:
-        if interface.mac is not None and interface.mac.address.lower() == name.lower():
-            return interface
-        if interface.target is not None and interface.target.dev == name:
-            return interface
-    raise InvalidArgument(f"'{name}' is not a known interface")
-
-
-def figures(domain: Domain, name: str) -> InterfaceCounters:
-    """What one card of a running domain has carried."""
-    if not domain.active:
-        raise OperationInvalid("domain is not running")
-    interface = named(domain.require_run().live.document, name)
-    if interface.target is None:
-        raise InternalError(
-            "Interface name not provided", hint=f"a card of type '{interface.type}' has no link on the host to count"
-        )
-    found = seen_by_guest(interface, interface_counters())
-    if found is None:
-        raise InternalError(f"there is no network link '{interface.target.dev}' on this host")
-    return found
 
 
 async def neighbours(domain: Domain) -> tuple[guest_facts.Interface, ...]:

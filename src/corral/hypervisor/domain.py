@@ -43,6 +43,7 @@ from corral.hypervisor.rewriting import rewrite
 from corral.hypervisor.run import Run
 
 if TYPE_CHECKING:
+    from corral.host.interfaces import InterfaceCounters
     from corral.hypervisor.guest import Screenshot
     from corral.hypervisor.hypervisor import Hypervisor
     from corral.hypervisor.stream import ByteStream
@@ -244,6 +245,10 @@ class Domain:
         """(cpu_time, user_time, system_time) in nanoseconds since start."""
         run = self.require_run()
         return statistics.cpu_times(run.process.pid) if run.process else (0, 0, 0)
+
+    def interface_counters(self, name: str) -> InterfaceCounters:
+        """What the network card of that address, or link on the host, has received and sent since it was plugged."""
+        return statistics.of_interface(self, name)
 
     # Changes.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.constants import DomainState, DomainStatsTypes, TypedParameterType, VcpuState
-from corral.errors import CorralError, InvalidArgument
+from corral.errors import CorralError, InternalError, InvalidArgument, OperationInvalid
 from corral.host.interfaces import InterfaceCounters, interface_counters
 from corral.host.threads import keeps_schedstats, thread_times
 from corral.hypervisor import kvm_statistics
@@ -188,6 +188,31 @@ def _vcpus(domain: Domain, document: DomainDocument, run: Run | None, kvm: kvm_s
             found.append((f"{prefix}.halted", _BOOLEAN, times.state == "S"))
         found.append((f"{prefix}.delay", _ULLONG, times.delay))
         found += kvm.of_vcpu(index)
+    return found
+
+
+def named_interface(document: DomainDocument, name: str) -> Interface:
+    """The card that a client means; InvalidArgument when there is none."""
+    for interface in document.devices.interfaces:
+        if interface.mac is not None and interface.mac.address.lower() == name.lower():
+            return interface
+        if interface.target is not None and interface.target.dev == name:
+            return interface
+    raise InvalidArgument(f"'{name}' is not a known interface")
+
+
+def of_interface(domain: Domain, name: str) -> InterfaceCounters:
+    """What one card of a running domain has carried."""
+    if not domain.active:
+        raise OperationInvalid("domain is not running")
+    interface = named_interface(domain.require_run().live.document, name)
+    if interface.target is None:
+        raise InternalError(
+            "Interface name not provided", hint=f"a card of type '{interface.type}' has no link on the host to count"
+        )
+    found = seen_by_guest(interface, interface_counters())
+    if found is None:
+        raise InternalError(f"there is no network link '{interface.target.dev}' on this host")
     return found
 
 

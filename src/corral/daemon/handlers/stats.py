@@ -15,7 +15,7 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import domain_of, handler, on_domain, reference
 from corral.errors import ArgumentUnsupported, InvalidArgument, OperationInvalid
-from corral.hypervisor import cards, statistics
+from corral.hypervisor import statistics
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
@@ -132,7 +132,7 @@ async def get_block_info(session: Session, domain: Domain, args: Any) -> dict[st
 @on_domain("domain_interface_stats")
 def interface_stats(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
     """A network interface's figures."""
-    seen = cards.figures(domain, args.device)
+    seen = domain.interface_counters(args.device)
     return {
         f"{way}_{figure}": value
         for way, figures in (("rx", seen.received), ("tx", seen.sent))
