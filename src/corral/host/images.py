@@ -49,6 +49,12 @@ class Image:
     lazy_refcounts: bool = False
     extended_l2: bool = False
 
+    @property
+    def tables(self) -> int:
+        """Bytes of the tables that say where all clusters are (L2 tables of qcow2); 0 for other formats."""
+        entry = 16 if self.extended_l2 else 8
+        return -(-self.virtual_size // self.cluster_size) * entry if self.cluster_size else 0
+
 
 def inspect(path: Path, format: str = "raw") -> Image:
     """Read what the file's header says, believing `format`; blocks on the file system.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from corral.errors import CorralError, OperationInvalid
+from corral.host import io_engines
 from corral.hypervisor import links
 from corral.hypervisor.documents import Definition
 
@@ -88,6 +89,7 @@ async def machinery(domain: Domain, run: Run, chains: dict[str, tuple[Image, ...
         run_dir=run.directory,
         chains=chains or {},
         now=time.time(),
+        engines=io_engines.engines(),
         vhost=links.vhost_offered(),
     )
     binary = await domain.hypervisor.offer.binary(document.devices.emulator)

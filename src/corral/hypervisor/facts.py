@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError
@@ -15,7 +16,7 @@ from corral.host.kvm import KVM
 from corral.host.node import Host
 from corral.host.pci import PhysicalFunction, physical_functions
 from corral.hypervisor.capabilities import emulator_for
-from corral.qemu.binary import Binary, find_emulators, probe
+from corral.qemu.binary import MODULE_DIRECTORIES, Binary, find_emulators, probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,6 +52,8 @@ class Facts:
     uri: str = ""
     system: bool = False
     account: Account | None = None
+    #: Whether QEMU's iSCSI initiator is there: distributions have it in a package of its own.
+    iscsi: bool = False
     #: What keeps the daemon from using the host's perf, and what to do about it; None when nothing does.
     perf_lacks: tuple[str, str] | None = None
 
@@ -93,9 +96,14 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         firmwares=firmwares,
         uri=settings.uri,
         system=not settings.session,
+        iscsi=await asyncio.to_thread(_has_iscsi),
         account=await asyncio.to_thread(choose, settings.qemu_user),
         perf_lacks=await asyncio.to_thread(_perf_lacks),
     )
+
+
+def _has_iscsi() -> bool:
+    return any(any(place.glob("block-iscsi.so")) for pattern in MODULE_DIRECTORIES for place in Path("/").glob(pattern))
 
 
 def _perf_lacks() -> tuple[str, str] | None:

@@ -143,7 +143,9 @@ async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ..
         found = await images.chain(path, image_format)
         if disk.backing_store is not None:
             found = found[:1]
-        return disk.target.dev, tuple(Image(path=each.path, format=each.format, block=each.is_block) for each in found)
+        return disk.target.dev, tuple(
+            Image(path=each.path, format=each.format, block=each.is_block, tables=each.tables) for each in found
+        )
 
     results = await asyncio.gather(*(chain(disk) for disk in document.devices.disks))
     return dict(result for result in results if result is not None), absent

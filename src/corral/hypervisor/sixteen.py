@@ -6,6 +6,9 @@ something, None when they have it and Corral does not offer it yet.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from corral.host import io_engines
 from corral.host.tsc import TOLERANCE_PPM
 from corral.hypervisor.facts import Facts, Row
 from corral.qemu.binary import Binary
@@ -31,7 +34,7 @@ def sixteen(facts: Facts, binary: Binary) -> list[Row]:
         _agent(binary),
         _pmu(facts),
         _vcpu_hotplug(binary),
-        _virtio_scsi(binary),
+        _virtio_scsi(facts, binary),
         _sleep(binary),
         _sriov(facts, binary),
         _tsc_scaling(facts),
@@ -106,10 +109,12 @@ def _steal_time(facts: Facts) -> Row:
 
 
 def _async_qcow2(binary: Binary) -> Row:
-    engines = [
-        e for e in ("io_uring", "native", "threads") if binary.has_argument("blockdev-add", f"driver=file/aio={e}")
-    ]
-    return _lacking(5, "asynchronous qcow2", [] if engines else ["I/O engines"], f"engines {', '.join(engines)}")
+    engines = [e for e in ("io_uring", "native") if binary.has_argument("blockdev-add", f"driver=file/aio={e}")]
+    chosen = next((each for each in io_engines.engines() if each in engines), "threads")
+    works = f"by {chosen} unless a disk's <driver io='…'> says otherwise; QEMU has {', '.join([*engines, 'threads'])}"
+    if chosen != "io_uring" and "io_uring" in engines:
+        works += "; the host's kernel refuses io_uring"
+    return _row(5, "asynchronous qcow2", True, works)
 
 
 def _agent(binary: Binary) -> Row:
@@ -139,9 +144,12 @@ def _vcpu_hotplug(binary: Binary) -> Row:
     return _lacking(8, "vCPUs plugged live", [] if able else ["machines with hotpluggable CPUs"], works)
 
 
-def _virtio_scsi(binary: Binary) -> Row:
+def _virtio_scsi(facts: Facts, binary: Binary) -> Row:
     lacks = [device for device in ("virtio-scsi-pci", "scsi-hd", "scsi-cd") if not binary.has_device(device)]
-    return _lacking(9, "virtio-scsi", lacks, "disks and CDs; host SCSI devices are not passed through yet")
+    works = "disks and CDs, hundreds on a controller; LUNs of the host and of iSCSI targets passed through"
+    row = _lacking(9, "virtio-scsi", lacks, works)
+    hint = "iSCSI is in a package of its own: apt install qemu-block-extra"
+    return row if lacks or facts.iscsi else replace(row, hint=hint)
 
 
 def _sleep(binary: Binary) -> Row:

@@ -25,7 +25,7 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
-from corral.host import priority
+from corral.host import io_engines, priority
 from corral.hypervisor import (
     display_certificates,
     displays,
@@ -155,6 +155,7 @@ async def _make(
                 reserve=host_limits.check(document, accel),
                 vhost=links.vhost_offered(),
                 fds=copies,
+                engines=io_engines.engines(),
             )
             document = plan.settle(document, runtime)
             guest_cpu.prepare(document, binary, accel, hypervisor.offer.host.cpu.vendor)

@@ -37,6 +37,8 @@ class Image:
     """`raw`, `qcow2`, … as QEMU names its format drivers."""
     block: bool = False
     """True for a host block device."""
+    tables: int = 0
+    """Bytes of a qcow2 image's tables that say where all of its clusters are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,7 @@ class Runtime:
     `now`: seconds since 1970, for `<clock offset='variable'>`.
     `reserve`: False where the guest's memory is more than the host has: it is promised, and found page by page.
     `vhost`: whether the host's kernel can move the packets of virtio cards on taps (vhost-net).
+    `engines`: how the host's kernel takes asynchronous I/O, in QEMU's words, the best first.
     `fds`: copies that QEMU inherits of files to be read that it may not open itself: path → descriptor.
     """
 
@@ -93,3 +96,4 @@ class Runtime:
     reserve: bool = True
     vhost: bool = False
     fds: Mapping[str, int] = field(default_factory=dict)
+    engines: tuple[str, ...] = ()

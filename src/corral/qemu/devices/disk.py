@@ -25,6 +25,9 @@ CACHE: dict[str, tuple[bool, bool, bool]] = {
     "unsafe": (False, True, True),
 }
 """cache mode → cache.direct, cache.no-flush, write-cache"""
+AIO = ("io_uring", "native", "threads")
+TABLES_DEFAULT, TABLES_MOST, CLUSTER_MOST = 32 << 20, 256 << 20, 2 << 20
+"""Bytes of an image's tables that QEMU keeps by itself, that we have it keep, and the largest cluster."""
 FORMATS = {"iso": "raw", "vhd": "vpc"}
 """libvirt's names of formats that QEMU names otherwise."""
 
@@ -104,7 +107,7 @@ def _image(
     node |= {"auto-read-only": True} if readonly else {"read-only": False}
     node |= {"discard": "unmap"} | cache
     top: Properties = {"driver": qemu_format, "file": f"libvirt-{index}-storage"} | tuning
-    top |= _tables(driver, qemu_format, context)
+    top |= _tables(driver, qemu_format, source, context)
     if qemu_format in ("qcow2", "qcow", "qed", "vmdk") and (below is not None or closed):
         top["backing"] = below
     nodes = [Part("blockdev", f"libvirt-{index}-storage", node), Part("blockdev", f"libvirt-{index}-format", top)]
@@ -125,9 +128,13 @@ def _scratch(disk: Disk, driver: DiskDriver, context: Context, *, below: str) ->
     return [file, Part("blockdev", f"{name}-storage", node), Part("blockdev", f"{name}-format", top)]
 
 
-def _tables(driver: DiskDriver, qemu_format: str, context: Context) -> Properties:
-    """What QEMU does with a qcow2 image's tables."""
+def _tables(driver: DiskDriver, qemu_format: str, source: DiskSource, context: Context) -> Properties:
+    """What QEMU does with a qcow2 image's tables: it keeps those of the whole image unless it is told how much."""
     props: Properties = {}
+    chains = context.runtime.chains.values()
+    size = next((image.tables for chain in chains for image in chain if str(image.path) == source.path), 0)
+    if size > TABLES_DEFAULT:
+        props["l2-cache-size"] = min(-(-size // CLUSTER_MOST) * CLUSTER_MOST, TABLES_MOST)
     if driver.discard_no_unref is not None:
         if not context.binary.has_argument("blockdev-add", f"driver={qemu_format}/discard-no-unref"):
             raise ConfigUnsupported(f"discard_no_unref is not supported by QEMU binary '{context.binary.path}'")
@@ -135,6 +142,7 @@ def _tables(driver: DiskDriver, qemu_format: str, context: Context) -> Propertie
     if driver.metadata_cache is not None and driver.metadata_cache.max_size is not None:
         if qemu_format != "qcow2":
             raise ConfigUnsupported("metadata cache size control is supported only with qcow2 images")
+        props.pop("l2-cache-size", None)
         props["cache-size"] = driver.metadata_cache.max_size.bytes
     return props
 
@@ -145,12 +153,18 @@ def _cache(driver: DiskDriver) -> Properties:
 
 
 def _aio(driver: DiskDriver, context: Context) -> str | None:
+    """The engine that the document names, else the best that host and QEMU have; None is QEMU's own threads."""
+    direct = driver.cache in ("none", "directsync")
+    known = {each for each in AIO if context.binary.has_argument("blockdev-add", f"driver=file/aio={each}")}
     match driver.io:
-        case "native" if driver.cache not in ("none", "directsync"):
+        case None:
+            offered = (each for each in context.runtime.engines if each in known and (direct or each != "native"))
+            return next(offered, None)
+        case "native" if not direct:
             raise ConfigUnsupported(
                 "native I/O needs either no disk cache or directsync cache mode, QEMU will fallback to aio=threads"
             )
-        case "io_uring" if not context.binary.has_argument("blockdev-add", "driver=file/aio=io_uring"):
+        case "io_uring" if "io_uring" not in known:
             raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' was built without io_uring")
     return driver.io
 
