@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import domains, floor
+from bench import domains, floor, images
 from bench.measures import Effort, Figures, Peer, measure
 from labs import corrald, libvirtd
 
@@ -43,6 +43,12 @@ def main() -> int:
             else:
                 results[THEIRS] = _theirs(directory, effort, status.update)
     Console(width=140).print(_table(results, effort))
+    if reason := images.missing():
+        console.print(f"the guest's disks are left out: {reason}")
+    else:
+        with console.status("disks of a guest"):
+            shown = images.measured(quick=options.quick)
+        Console(width=140).print(shown)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
     return 0

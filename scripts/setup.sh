@@ -14,7 +14,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 
 packages="python3 python3-venv libusb-1.0-0 qemu-system-x86 qemu-utils ovmf"
-[ "$kind" = run ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf libusbredirparser1 acpica-tools"
+[ "$kind" = run ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf libusbredirparser1 ioping acpica-tools"
 
 same_version() {
     version=$(dpkg-query -W -f '${Version}' "$1")
@@ -28,6 +28,7 @@ same_version() {
 install_target() {
     ! installed tgt || return 0
     say "installing tgt, not as a service"
+    as_root mkdir -p /etc/systemd/system
     as_root ln -sf /dev/null /etc/systemd/system/tgt.service
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends tgt >&2 ||
         die "apt-get could not install tgt"
