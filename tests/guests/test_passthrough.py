@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from corral.client import connect
 from corral.client.domain import Domain
+from corral.client.events import IOError
 from corral.client.host import Host
 from corral.errors import CorralError
 from corral.guests import tiny
@@ -65,7 +66,9 @@ async def guest() -> AsyncIterator[Guest]:
     if reason := tgt.missing():
         pytest.skip(reason)
     built = await tiny.build()
-    ports = "<controller type='pci' model='pcie-root-port'/>" * 10 + "<controller type='scsi' model='virtio-scsi'/>"
+    driver = "<driver queues='2' cmd_per_lun='16' max_sectors='1024' iothread='1'/>"
+    ports = "<controller type='pci' model='pcie-root-port'/>" * 10
+    ports += f"<controller type='scsi' model='virtio-scsi'>{driver}</controller>"
     with tempfile.TemporaryDirectory(prefix="cp", dir="/var/tmp") as name, corrald.running(Path(name)) as daemon:
         directory = Path(name)
         directory.chmod(0o755)  # noqa: ASYNC240
@@ -74,6 +77,7 @@ async def guest() -> AsyncIterator[Guest]:
             image.write_bytes(f"LUN-{number}".encode().ljust(8 << 20, b"\0"))
         with tgt.running(*images) as target:
             xml = tiny.document("passed", tiny=built, cpus=2).to_xml()
+            xml = xml.replace("  <os>", "  <iothreads>2</iothreads><os>", 1)
             async with connect(daemon.uri) as host:
                 found = Guest(host, None, target, directory)  # type: ignore[arg-type]
                 first = found.lun(1, "lun", "sda")
@@ -216,3 +220,111 @@ async def test_a_transient_disk(guest: Guest) -> None:
     assert await guest.sh("dd if=/dev/sdb bs=4 count=1 2>/dev/null") == "KEPT"
     await guest.vm.detach(disk)
     await guest.gone("sdb")
+
+
+def plain(path: Path, target: str, bus: str, driver: str = "type='raw'", more: str = "", shown: str = "") -> str:
+    return (
+        f"<disk type='file' device='disk'><driver name='qemu' {driver}/><source file='{path}'/>"
+        f"<target dev='{target}' bus='{bus}' {shown}/>{more}</disk>"
+    )
+
+
+async def test_what_a_disk_says_of_itself(guest: Guest) -> None:
+    """Names, numbers, rotation, caches and queues of disks and of the controller, as the guest lists them."""
+    image = guest.directory / "said.img"
+    image.write_bytes(bytes(1 << 20))
+    host = "cd /sys/block/sda; cat $(readlink -f device | sed 's,/target.*,,')/scsi_host/*/cmd_per_lun"
+    controller = f"{host}; ls mq; cat queue/max_hw_sectors_kb"
+    assert (await guest.sh(controller)).split() == ["16", "0", "1", "512"]
+    names = "<serial>S-1</serial><wwn>5000c50015ea71ad</wwn><vendor>ACME</vendor><product>ROCKET DISK</product>"
+    cases = {
+        "type='raw' cache='writethrough'": ("rotation_rate='1'", "0", "write through"),
+        "type='raw' cache='writeback'": ("rotation_rate='7200'", "1", "write back"),
+    }
+    for driver, (rate, rotational, cache) in cases.items():
+        disk = plain(image, "sdr", "scsi", driver, names, f"{rate} removable='on'")
+        await guest.vm.attach(disk)
+        await guest.appeared("sdb")
+        place = "/sys/block/sdb"
+        script = f"cd {place}; cat device/vendor device/model device/wwid removable queue/rotational queue/write_cache"
+        said = [line.strip() for line in (await guest.sh(script)).splitlines()]
+        assert said == ["ACME", "ROCKET DISK", "naa.5000c50015ea71ad", "1", rotational, cache]
+        assert "S-1" in await guest.sh(f"dd if={place}/device/vpd_pg80 bs=1 skip=4 2>/dev/null")
+        await guest.vm.detach(disk)
+        await guest.gone("sdb")
+    fast = plain(image, "vdr", "virtio", "type='raw' queues='2' queue_size='128' iothread='2'", "<serial>V-1</serial>")
+    await guest.vm.attach(fast)
+    await guest.appeared("vda")
+    assert (await guest.sh("ls /sys/block/vda/mq; cat /sys/block/vda/serial")).split() == ["0", "1", "V-1"]
+    await guest.vm.detach(fast)
+    await guest.gone("vda")
+
+
+async def test_space_given_back(guest: Guest) -> None:
+    """What the guest discards, or overwrites with zeroes where that is looked for, takes no room any more."""
+    image = guest.directory / "discarded.img"
+    full = 4 << 20
+    for driver, command in (
+        ("type='raw' discard='unmap'", "blkdiscard /dev/sdb"),
+        ("type='raw' discard='unmap' detect_zeroes='unmap'", "dd if=/dev/zero of=/dev/sdb bs=1M count=4 oflag=direct"),
+    ):
+        image.write_bytes(b"x" * full)
+        assert image.stat().st_blocks * 512 >= full
+        disk = plain(image, "sds", "scsi", driver)
+        await guest.vm.attach(disk)
+        await guest.appeared("sdb")
+        await guest.sh(f"{command} && sync")
+        assert image.stat().st_blocks * 512 < full // 4, driver
+        await guest.vm.detach(disk)
+        await guest.gone("sdb")
+
+
+async def test_copied_as_it_is_read(guest: Guest) -> None:
+    """An image over another has what the guest has read from the other, if told so; an explicit chain is followed."""
+    base, top = guest.directory / "base.img", guest.directory / "top.qcow2"
+    base.write_bytes(b"BELOW" * ((4 << 20) // 5))
+    run("qemu-img", "create", "-q", "-f", "qcow2", str(top), str(base.stat().st_size // 512 * 512))
+    chain = f"<backingStore type='file'><format type='raw'/><source file='{base}'/><backingStore/></backingStore>"
+    sizes = []
+    for more in ("", " copy_on_read='on'"):
+        disk = plain(top, "sdt", "scsi", f"type='qcow2'{more}", chain)
+        await guest.vm.attach(disk)
+        await guest.appeared("sdb")
+        assert await guest.sh("dd if=/dev/sdb of=/dev/null bs=1M; dd if=/dev/sdb bs=5 count=1 2>/dev/null")
+        assert (await guest.sh("dd if=/dev/sdb bs=5 count=1 2>/dev/null")) == "BELOW"
+        await guest.vm.detach(disk)
+        await guest.gone("sdb")
+        sizes.append(top.stat().st_blocks * 512)
+    assert sizes[0] < 1 << 20 and sizes[1] > 3 << 20
+
+
+async def test_a_full_file_system(guest: Guest) -> None:
+    """The guest pauses when its disk's file cannot grow, and goes on when there is room: nothing is lost."""
+    place = guest.directory / "small"
+    place.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=2m,mode=755", "corral-test", str(place))
+    try:
+        image = place / "grows.img"
+        with image.open("wb") as file:
+            file.truncate(8 << 20)
+        disk = plain(image, "sdu", "scsi", "type='raw'")
+        await guest.vm.attach(disk)
+        await guest.appeared("sdb")
+        async with guest.vm.events(IOError) as events, asyncio.timeout(60):
+            write = "dd if=/dev/urandom of=/tmp/r bs=1M count=4; dd if=/tmp/r of=/dev/sdb; sync; touch /tmp/written"
+            await guest.sh(f"({write}) >/dev/null 2>&1 &")
+            event = await anext(events)
+        assert isinstance(event, IOError) and (event.reason, event.path) == ("enospc", str(image))
+        state = await guest.vm.wait_for("paused")
+        assert state.reason == "ioerror"
+        errors = await guest.host.call("domain_get_disk_errors", dom=guest.vm.reference, maxerrors=16, flags=0)
+        assert [(each.disk, each.error) for each in errors.errors] == [("sdu", 2)]
+        run("mount", "-o", "remount,size=16m", str(place))
+        await guest.vm.resume()
+        await guest.until("ls /tmp/written 2>/dev/null", "/tmp/written")
+        read = "dd if=/dev/sdb bs=1M count=4 iflag=direct 2>/dev/null"
+        assert await guest.sh(f"sync; {read} | cmp - /tmp/r && echo same") == "same"
+        await guest.vm.detach(disk)
+        await guest.gone("sdb")
+    finally:
+        run("umount", "-l", str(place))
