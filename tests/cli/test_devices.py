@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +47,39 @@ def corral(directory: Path) -> Iterator[Run]:
         yield run
 
 
+def test_a_disk_elsewhere(corral: Run, directory: Path) -> None:
+    """An image behind a real NBD server, by its URL."""
+    image, socket = directory / "far.img", directory / "far.sock"
+    image.write_bytes(bytes(1 << 20))
+    command = ["qemu-nbd", "--format", "raw", "--socket", str(socket), "--persistent", "--export-name", "e", str(image)]
+    server = subprocess.Popen(command)
+    try:
+        end = time.monotonic() + 20
+        while not socket.exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        socket.chmod(0o666)
+        assert corral("disk", "add", "web", f"nbd+unix:///e?socket={socket}") == "web has sdb\n"
+        assert f"nbd://{socket}/e" in corral("disk", "ls", "web")
+        assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
+    finally:
+        server.kill()
+        server.wait(10)
+    assert "one of iscsi://, nbd://" in corral("disk", "add", "web", "gopher://x/y", status=1)
+    refused = corral("disk", "add", "web", "iscsi://127.0.0.1:1/iqn.2026-01.org.x:y/1", "--passthrough", status=1)
+    assert "Failed to connect" in refused or "iSCSI" in refused
+
+
+def test_a_format_is_not_taken_from_a_guest(corral: Run, directory: Path) -> None:
+    """A raw disk in which a guest has written a header that names a file of the host's."""
+    image = directory / "tricked.img"
+    made = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw", str(image), "1M"]
+    subprocess.run(made, check=True)
+    assert "a guest may have written that" in corral("disk", "add", "web", str(image), status=1)
+    assert corral("disk", "add", "web", str(image), "--image-format", "raw") == "web has sdb\n"
+    assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
+
+
 def test_disks(corral: Run, directory: Path) -> None:
     image = directory / "data.img"
     image.write_bytes(b"\0" * 65536)
@@ -54,6 +88,12 @@ def test_disks(corral: Run, directory: Path) -> None:
     assert (rows["sdb"]["bus"], rows["sdb"]["image"], rows["sdb"]["serial"]) == ("scsi", str(image), "DATA")
     assert corral("disk", "resize", "web", "sdb", "2M") == "sdb of web is 2M\n"
     assert image.stat().st_size == 2 << 20
+    assert corral("disk", "limit", "web", "sdb", "--rate", "2M", "--iops", "50") == (
+        "sdb of web: total_bytes_sec 2097152, total_iops_sec 50\n"
+    )
+    assert corral("disk", "limit", "web", "sdb", "--rate", "0", "--iops", "0") == "sdb of web: no limit\n"
+    both = corral("disk", "limit", "web", "sdb", "--rate", "2M", "--read", "1M", status=1)
+    assert "cannot be set at the same time" in both
     assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
     assert "there is no disk sdb\n        there are: sda" in corral("disk", "rm", "web", "sdb", status=1)
     assert "No such file" in corral("disk", "add", "web", str(directory / "none"), status=1)

@@ -180,8 +180,7 @@ async def test_limits(guest: Guest) -> None:
     await guest.vm.attach(disk)
     await guest.appeared("vda")
     assert await _rate(guest, "vda", 3) < 1.3 * rate
-    limits = {"total_bytes_sec": 100 * rate}
-    await guest.vm.limit_disk("vdc", **limits)
+    await guest.vm.limit_disk("vdc", {"total_bytes_sec": 100 * rate})
     assert (await guest.vm.disk_limits("vdc"))["total_bytes_sec"] == 100 * rate
     assert await _rate(guest, "vda", 8) > 3 * rate
     await guest.vm.detach(disk)

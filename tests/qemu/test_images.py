@@ -166,3 +166,12 @@ def test_a_disk_that_qemu_holds_is_in_use(tmp_path: Path) -> None:
             holder.kill()
             holder.communicate()
     assert not images.in_use(disk, writable=True)
+
+
+async def test_data_in_another_file(tmp_path: Path) -> None:
+    """An image whose bytes are elsewhere is refused: the other file's name is in its header."""
+    image, data = tmp_path / "a.qcow2", tmp_path / "data"
+    options = f"data_file={data},data_file_raw=on"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, image, "1M"], check=True)  # noqa: ASYNC221
+    with pytest.raises(ConfigUnsupported, match="has its data in another file"):
+        await images.chain(image, "qcow2")

@@ -50,7 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "autoscale": ("autoscale", "Have a machine scaled by its load"),
     },
     "Devices": {
-        "disk": ("disk", "Disks and CDs of a machine: ls, add, rm, insert, eject, resize"),
+        "disk": ("disk", "Disks and CDs of a machine: ls, add, rm, insert, eject, resize, limit"),
         "nic": ("nic", "Network cards of a machine and their cables: ls, add, rm, link"),
         "usb": ("usb", "USB devices of this computer, or made here, in a machine: ls, share, stick, serial, keyboard"),
         "device": ("device", "Devices of every kind, from their XML: add, rm, update"),
@@ -117,7 +117,7 @@ def _group(name: str, module: Any) -> typer.Typer:
 #: Commands that are groups, and their own commands.
 GROUPS = {
     "perf": ("stat", "record"),
-    "disk": ("ls", "add", "rm", "insert", "eject", "resize"),
+    "disk": ("ls", "add", "rm", "insert", "eject", "resize", "limit"),
     "nic": ("ls", "add", "rm", "link"),
     "device": ("add", "rm", "update"),
     "usb": ("ls", "share", "stick", "serial", "keyboard"),

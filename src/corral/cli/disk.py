@@ -45,7 +45,7 @@ def _row(disk: Disk) -> dict[str, Any]:
         "bus": disk.target.bus,
         "device": disk.device,
         "format": disk.driver.type if disk.driver is not None else None,
-        "image": disk.source.path if disk.source is not None else None,
+        "image": disk.source.where if disk.source is not None else None,
         "serial": disk.serial,
         "readonly": disk.readonly,
     }
@@ -53,7 +53,9 @@ def _row(disk: Disk) -> dict[str, Any]:
 
 def add(
     name: Name,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="A disk image or block device.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="A disk image or block device, or a URL: iscsi://, nbd://, https://.")
+    ],
     bus: Annotated[str | None, typer.Option(help="virtio, scsi, usb or sata.", show_default=False)] = None,
     target: Annotated[str | None, typer.Option(help="Its name in the document.", show_default=False)] = None,
     image_format: Annotated[
@@ -62,12 +64,21 @@ def add(
     serial: Annotated[str | None, typer.Option(help="What the guest reads as serial number.")] = None,
     readonly: Annotated[bool, typer.Option("--readonly", help="The guest cannot write.")] = False,
     cdrom: Annotated[bool, typer.Option("--cdrom", help="As a CD in a drive of its own.")] = False,
+    passthrough: Annotated[
+        bool,
+        typer.Option("--passthrough", help="The guest speaks with the SCSI device itself (block device, iscsi://)."),
+    ] = False,
+    initiator: Annotated[
+        str | None, typer.Option(metavar="IQN", help="As whom to ask an iSCSI target.", show_default=False)
+    ] = None,
     now: Now = False,
     connect: Connect = None,
 ) -> None:
     """Give a machine a disk: at once if it runs, and for its next starts.
 
     corral disk add web data.qcow2
+
+    corral disk add web iscsi://san.example.org/iqn.2026-01.org.example:disks/1 --passthrough
     """
 
     async def change(domain: Domain, document: DomainDocument) -> str:
@@ -82,6 +93,8 @@ def add(
             readonly=readonly,
             cdrom=cdrom,
             serial=serial,
+            passthrough=passthrough,
+            initiator=initiator,
         )
         await domain.attach(disk, config=False if now else None)
         return f"{domain.name} has {disk.target.dev}"
@@ -154,6 +167,50 @@ def resize(
         kib = memory_kib(size)
         await domain.host.call("domain_block_resize", dom=domain.reference, disk=target, size=kib, flags=0)
         return f"{target} of {domain.name} is {size}"
+
+    act(connect, name, change)
+
+
+Rate = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second: 10M.", show_default=False)]
+Requests = Annotated[int | None, typer.Option(metavar="N", help="Requests a second.", show_default=False)]
+
+
+def limit(
+    name: Name,
+    target: Target,
+    rate: Rate = None,
+    read: Rate = None,
+    write: Rate = None,
+    iops: Requests = None,
+    read_iops: Requests = None,
+    write_iops: Requests = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Share the limits with all disks of it.", show_default=False)
+    ] = None,
+    now: Now = False,
+    connect: Connect = None,
+) -> None:
+    """Say how fast a disk may be, or show it; 0 lifts a limit.
+
+    corral disk limit web vda --rate 20M --iops 500
+    """
+
+    async def change(domain: Domain, document: DomainDocument) -> str:
+        from corral.model.units import parse_size
+
+        disk = _disk(document, target)
+        rates = {"total_bytes_sec": rate, "read_bytes_sec": read, "write_bytes_sec": write}
+        limits: dict[str, int | str] = {
+            key: parse_size(text, "bytes") for key, text in rates.items() if text is not None
+        }
+        counts = {"total_iops_sec": iops, "read_iops_sec": read_iops, "write_iops_sec": write_iops}
+        limits |= {key: count for key, count in counts.items() if count is not None}
+        limits |= {"group_name": group} if group is not None else {}
+        if limits:
+            await domain.limit_disk(disk.target.dev, limits, config=False if now else None)
+        found = await domain.disk_limits(disk.target.dev)
+        told = ", ".join(f"{key} {value}" for key, value in found.items() if value and key != "group_name")
+        return f"{target} of {domain.name}: {told or 'no limit'}"
 
     act(connect, name, change)
 

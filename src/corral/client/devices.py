@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
+from corral.client.image import LOOK, QCOW2_MAGIC, refuse_borrowed
 from corral.errors import DeviceMissing, InvalidArgument
 
 if TYPE_CHECKING:
-    from corral.model.devices.disk import Disk
+    from corral.model.devices.disk import Disk, DiskSource
     from corral.model.devices.interface import Interface
     from corral.model.domain import Domain as DomainDocument
 
-QCOW2_MAGIC = b"QFI\xfb"
+READ_ONLY = ("http", "https", "ftp", "ftps")
+"""Protocols in which QEMU only reads."""
 PREFIX = {"virtio": "vd", "scsi": "sd", "usb": "sd", "sata": "sd"}
 
 
@@ -44,39 +47,70 @@ async def disk(
     readonly: bool = False,
     cdrom: bool = False,
     serial: str | None = None,
+    passthrough: bool = False,
+    initiator: str | None = None,
 ) -> Disk:
-    """A disk around an image file or block device, as a model to attach to a machine with that document.
+    """A disk around an image file, block device or URL, as a model to attach to a machine with that document.
 
+    URLs: `iscsi://HOST[:PORT]/IQN/LUN` (as whom: `initiator`), `nbd://HOST[:PORT]/EXPORT`, `nbd+unix:///EXPORT?socket=`
+    and a path, `http://` and `https://`. `passthrough`: the guest speaks with the SCSI device itself.
     On the bus that holds most: SCSI where the machine has a virtio-scsi controller, else virtio. The format is that of
     the file's first bytes when they say qcow2 and the caller says nothing: only for images that the caller owns.
     """
-    from corral.model.devices.disk import Disk, DiskDriver, DiskSource, DiskTarget
+    from corral.model.devices.disk import Disk, DiskDriver, DiskTarget
 
-    path, kind, block = await asyncio.to_thread(_look, image)
+    if "://" in image:
+        source, kind = _remote(image, initiator), "raw"
+    else:
+        source, kind = await asyncio.to_thread(_look, image, guess=image_format is None)
     wide = any(each.type == "scsi" and each.model == "virtio-scsi" for each in document.devices.controllers)
-    chosen = bus or ("scsi" if wide or cdrom else "virtio")
+    chosen = bus or ("scsi" if wide or cdrom or passthrough else "virtio")
     if chosen not in PREFIX:
         raise InvalidArgument(f"bus '{chosen}'", hint=f"one of {', '.join(PREFIX)}")
     return Disk(
-        type="block" if block else "file",
-        device="cdrom" if cdrom else "disk",
+        type="network" if source.protocol is not None else "block" if source.dev is not None else "file",
+        device="lun" if passthrough else "cdrom" if cdrom else "disk",
         driver=DiskDriver(name="qemu", type=image_format or kind),  # type: ignore[arg-type]
-        source=DiskSource(dev=str(path)) if block else DiskSource(file=str(path)),
+        source=source,
         target=DiskTarget(dev=target or free_target(document, chosen), bus=chosen),  # type: ignore[arg-type]
-        readonly=readonly or cdrom,
+        readonly=readonly or cdrom or source.protocol in READ_ONLY,
         serial=serial,
     )
 
 
-def _look(image: str) -> tuple[Path, str, bool]:
-    """(path, format, whether it is a block device) of an image."""
+def _look(image: str, *, guess: bool) -> tuple[DiskSource, str]:
+    """The source and the format of an image of this host."""
+    from corral.model.devices.disk import DiskSource
+
     path = Path(image).expanduser().absolute()
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-        return path, "qcow2" if start == QCOW2_MAGIC else "raw", path.is_block_device()
+            start = file.read(LOOK)
+        if guess and start.startswith(QCOW2_MAGIC):
+            refuse_borrowed(image, start)
+        source = DiskSource(dev=str(path)) if path.is_block_device() else DiskSource(file=str(path))
     except OSError as error:
         raise InvalidArgument(f"image {path}: {error.strerror}") from error
+    return source, "qcow2" if start.startswith(QCOW2_MAGIC) else "raw"
+
+
+def _remote(url: str, initiator: str | None) -> DiskSource:
+    """The source that a URL means. InvalidArgument for one of another kind."""
+    from corral.model.devices.disk import DiskSource
+    from corral.model.devices.remote import DEFAULT_PORTS, Initiator, Iqn, SourceHost
+
+    parts = urlsplit(url)
+    name = unquote(parts.path.lstrip("/"))
+    if parts.scheme == "nbd+unix":
+        socket = parse_qs(parts.query).get("socket", [""])[0]
+        return DiskSource(protocol="nbd", name=name or None, hosts=[SourceHost(transport="unix", socket=socket)])
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
+        known = ", ".join(f"{scheme}://" for scheme in (*DEFAULT_PORTS, "nbd+unix"))
+        raise InvalidArgument(f"image {url}", hint=f"a path of this host, or one of {known} with a host")
+    host = SourceHost(name=parts.hostname, port=parts.port or DEFAULT_PORTS[parts.scheme])
+    iqn = Initiator(iqn=Iqn(name=initiator)) if initiator is not None else None
+    scheme: Any = parts.scheme
+    return DiskSource(protocol=scheme, name=name or None, query=parts.query or None, hosts=[host], initiator=iqn)
 
 
 def drive(document: DomainDocument, name: str | None) -> Disk:

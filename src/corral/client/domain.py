@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -279,9 +279,9 @@ class Domain:
         return unpack(answer.params)
 
     async def limit_disk(
-        self, target: str, *, live: bool | None = None, config: bool | None = None, **limits: int | str
+        self, target: str, limits: Mapping[str, int | str], *, live: bool | None = None, config: bool | None = None
     ) -> None:
-        """Change how fast a disk may be: `limit_disk("vda", total_bytes_sec=10 << 20, group_name="slow")`.
+        """Change how fast a disk may be: `limit_disk("vda", {"total_bytes_sec": 10 << 20, "group_name": "slow"})`.
 
         `live` and `config` as for `attach`.
         """

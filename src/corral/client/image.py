@@ -68,6 +68,21 @@ def look(name: str) -> tuple[Path, Kind, bool]:
     return path, _kind(name, start, is_cd), stat.S_ISBLK(facts.st_mode)
 
 
+def refuse_borrowed(name: str, start: bytes) -> None:
+    """Raise for a qcow2 header that names another file in an image that is not called qcow2.
+
+    A guest that has written to a raw disk may have put the header there, to read that file of the host.
+    """
+    below = int.from_bytes(start[8:16]) != 0
+    apart = int.from_bytes(start[4:8]) >= 3 and int.from_bytes(start[72:80]) & 1 << 2 != 0
+    if (below or apart) and Path(name).suffix.lower() not in (".qcow2", ".qcow"):
+        what = "a backing file" if below else "a data file"
+        raise InvalidArgument(
+            f"image {name} looks like qcow2 with {what}, but is not called so: a guest may have written that",
+            hint="if you made it as qcow2, call it .qcow2; if it is a raw disk, name the format: --image-format raw",
+        )
+
+
 def _special(mode: int) -> str:
     kinds = ((stat.S_ISFIFO, "a pipe (FIFO)"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a character device"))
     return next((text for test, text in kinds if test(mode)), "no file")
@@ -77,6 +92,7 @@ def _kind(name: str, start: bytes, is_cd: bool) -> Kind:
     if not start:
         raise InvalidArgument(f"image {name} is empty", hint="qemu-img create -f qcow2 FILE 20G makes an empty disk")
     if start.startswith(QCOW2_MAGIC):
+        refuse_borrowed(name, start)
         return "qcow2"
     for at, magic, kind, what in FOREIGN:
         if start[at:].startswith(magic):

@@ -58,7 +58,7 @@ def _locked(descriptor: int, byte: int) -> bool:
 
 
 def _chain(path: Path, format: str) -> list[Image]:
-    images = [inspect(path, format)]
+    images = [_whole(inspect(path, format))]
     seen = {path.resolve()}
     while (named := images[-1].backing_path) is not None:
         if len(images) >= MAX_DEPTH:
@@ -73,8 +73,18 @@ def _chain(path: Path, format: str) -> list[Image]:
                 f"format of backing image '{below}' of image '{above.path}' was not specified in the image metadata",
                 hint=f"qemu-img rebase -u -b '{named}' -F FORMAT '{above.path}' writes it down",
             )
-        images.append(_inspect_backing(below, above))
+        images.append(_whole(_inspect_backing(below, above)))
     return images
+
+
+def _whole(image: Image) -> Image:
+    """The image, if its bytes are in its own file: QEMU would open another by name, past all that we look after."""
+    if image.data_file is not None:
+        raise ConfigUnsupported(
+            f"image '{image.path}' has its data in another file, '{image.data_file[:200]}', which is not supported",
+            hint=f"qemu-img convert -O qcow2 '{image.path}' NEW makes one of both",
+        )
+    return image
 
 
 def _inspect_backing(below: Path, above: Image) -> Image:
