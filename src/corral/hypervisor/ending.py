@@ -15,7 +15,7 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import ArgumentUnsupported, CorralError, HostError, OperationInvalid, OperationTimeout
-from corral.hypervisor import links
+from corral.hypervisor import links, reservations
 from corral.hypervisor.jobs import PATIENCE
 from corral.hypervisor.lifecycle import TABLE, Cause
 
@@ -231,6 +231,7 @@ async def clear_away(domain: Domain, run: Run) -> None:
         await run.machine.close()
     if run.agent is not None:
         await run.agent.close()
+    await reservations.end(run)
     await asyncio.to_thread(shutil.rmtree, run.directory, ignore_errors=True)
 
 

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError
-from corral.hypervisor import events, guest, images, links, memory_devices, unplug
+from corral.hypervisor import events, guest, images, links, memory_devices, reservations, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
 from corral.qemu.monitor import MonitorCommandFailed
@@ -86,6 +86,8 @@ async def run_plug(
     try:
         async with links.opened(domain, run, [d for d in plug.devices if isinstance(d, Interface)]) as ends:
             await hypervisor.store.begin_plug(run.id, _note(plug, config is not None).to_json())
+            if reservations.wanted(plug.devices):
+                await reservations.ensure(domain, run)
             with memory_devices.noticing(domain, run, plug.devices) as expected:
                 await _execute(domain, run, machine, plug, ends)
                 try:

@@ -26,6 +26,7 @@ from corral.hypervisor import (
     memory_devices,
     plug_recovery,
     reactions,
+    reservations,
     sleeping,
     usb,
     vcpus,
@@ -100,6 +101,7 @@ async def _undo_start(hypervisor: Hypervisor, row: LiveRow) -> None:
             raise HostError(f"process {pid} of domain '{row.name}' cannot be killed") from error
         finally:
             process.close()
+    await reservations.sweep(directory)
     await hypervisor.store.remove_live(row.uuid, row.id, DomainShutoffReason.FAILED)
     domain = _known(hypervisor, row)
     if domain is not None:
@@ -287,6 +289,7 @@ async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
     await memory_devices.refresh(domain, run, machine)
     await vcpus.reconcile(domain, run, machine)
     await plug_recovery.reconcile(domain, run, machine)
+    await reservations.adopt(domain, run)
     usb.reconcile(domain, run)
     for channel in run.live.document.devices.channels:
         alias = channel.alias.name if channel.alias else ""

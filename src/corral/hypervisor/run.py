@@ -44,6 +44,8 @@ class Run:
     live: Definition
     process: Process | None = None
     machine: Machine | None = None
+    #: The helper for persistent reservations, if one of its disks has any.
+    reservations: Process | None = None
     agent: Agent | None = None
     #: Who shall take this run with them when they go (autodestroy); `autodestroy` survives them.
     owner: object | None = None

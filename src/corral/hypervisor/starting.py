@@ -39,6 +39,7 @@ from corral.hypervisor import (
     pinning,
     processor_limits,
     reactions,
+    reservations,
     statistics,
     vcpus,
 )
@@ -163,6 +164,8 @@ async def _make(
             _close_channels(document)
             processor_limits.note(document, accel, hypervisor.offer.kvm)
             planned = plan.plan(document, binary, runtime)
+            if reservations.wanted(document.devices.disks):
+                await reservations.ensure(domain, run)
             async with links.opened(domain, run, document.devices.interfaces) as ends:
                 machine = await _spawn(domain, run, planned, listener, ends)
     run.machine = machine

@@ -313,10 +313,13 @@ async def block_info(domain: Domain, name: str) -> tuple[int, int, int]:
     """
     for disk in domain.definition.document.devices.disks:
         path = disk.source.path if disk.source else None
-        if name in (disk.target.dev, path):
-            if path is None:
-                return 0, 0, 0
+        where = disk.source.where if disk.source else None
+        if name in (disk.target.dev, where):
             run = domain.run
+            if where is None:
+                return 0, 0, 0
+            if path is None:
+                return await _remote(run, disk)
             image = await _image(path, disk)
             capacity = image.virtual_size
             if run and run.machine and disk.alias:  # a resize may not be in the header that we read
@@ -325,6 +328,16 @@ async def block_info(domain: Domain, name: str) -> tuple[int, int, int]:
                         capacity = (each.get("inserted") or {}).get("image", {}).get("virtual-size", capacity)
             return capacity, image.allocated, await asyncio.to_thread(_length, path)
     raise InvalidArgument(f"invalid path {name} not assigned to domain")
+
+
+async def _remote(run: Run | None, disk: Disk) -> tuple[int, int, int]:
+    """The sizes of an image elsewhere: only a QEMU that has it open can say."""
+    if run is not None and run.machine is not None and disk.alias is not None:
+        for each in await _ask(run.machine, "query-block") or ():
+            if _alias(each) == disk.alias.name:
+                size = (each.get("inserted") or {}).get("image", {}).get("virtual-size", 0)
+                return size, size, size
+    raise OperationInvalid(f"disk '{disk.target.dev}' is not on this host; start the domain to know its size")
 
 
 async def _image(path: str, disk: Disk) -> image_files.Image:
