@@ -80,7 +80,7 @@ async def guest() -> AsyncIterator[Guest]:
             xml = xml.replace("  <os>", "  <iothreads>2</iothreads><os>", 1)
             async with connect(daemon.uri) as host:
                 found = Guest(host, None, target, directory)  # type: ignore[arg-type]
-                first = found.lun(1, "lun", "sda")
+                first = found.lun(1, "lun", "sda").replace("<disk ", "<disk rawio='yes' ")
                 vm = await host.define(xml.replace("<devices>", f"<devices>{ports}{first}"))
                 await vm.start()
                 await vm.wait_for_agent(timeout=120)
@@ -118,6 +118,16 @@ async def test_a_lun_as_a_plain_disk(guest: Guest) -> None:
         await guest.host.create(other)
     await guest.vm.detach("<disk><target dev='vda'/></disk>")
     await guest.gone("vda")
+
+
+async def test_raw_io(guest: Guest) -> None:
+    """A machine whose disk asks for it may send any SCSI command, and is nobody all the same."""
+    (pid,) = corrald.machines(guest.directory)
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())  # noqa: ASYNC240
+    if status["Uid"].split()[1] == "0":
+        pytest.skip("there is no account for QEMU on this host")
+    assert int(status["CapEff"], 16) == 1 << 17  # CAP_SYS_RAWIO
+    assert status["NoNewPrivs"].strip() == "1" and "rawio='yes'" in await guest.vm.xml()
 
 
 async def test_a_target_that_is_not_there(guest: Guest) -> None:

@@ -24,6 +24,15 @@ class Account:
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    """What its processes may do beyond other users' (capabilities(7)), under setpriv's names."""
+
+    def assuming(self) -> list[str]:
+        """The command that becomes the account, with its capabilities, and runs what follows."""
+        groups = ["--groups", ",".join(map(str, self.groups))] if self.groups else ["--clear-groups"]
+        kept = ",".join(f"+{name}" for name in self.capabilities)
+        user = ["--reuid", str(self.uid), "--regid", str(self.gid), *groups]
+        return ["setpriv", *user, "--inh-caps", kept, "--ambient-caps", kept, "--"]
 
     def may(self, path: Path, access: int) -> bool:
         """Whether the account has `access` (os.R_OK | os.W_OK) to the file, by owner, group and mode all the way down.

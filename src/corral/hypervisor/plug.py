@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError
-from corral.hypervisor import events, guest, images, links, memory_devices, reservations, unplug
+from corral.hypervisor import events, guest, images, links, memory_devices, raw_io, reservations, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
 from corral.qemu.monitor import MonitorCommandFailed
@@ -31,6 +31,7 @@ async def prepare(domain: Domain, run: Run, device: Device) -> tuple[Plug, dict[
     from corral.qemu import plugging
 
     plugging.refuse(run.live.document, device)
+    raw_io.refuse_plug(domain.hypervisor.account, run, device)
     chains = await _chains(run.live.document, device)
     facts = await machinery(domain, run, chains)
     first = max(run.next_node, plugging.next_node(run.live.document))

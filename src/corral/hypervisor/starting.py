@@ -38,6 +38,7 @@ from corral.hypervisor import (
     memory_devices,
     pinning,
     processor_limits,
+    raw_io,
     reactions,
     reservations,
     statistics,
@@ -187,7 +188,7 @@ async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, en
     from corral.qemu import complaints, descriptors, render
     from corral.qemu.machine import Machine
 
-    account = domain.hypervisor.account
+    account = raw_io.account(domain.hypervisor.account, run.base.document)
 
     def spawned(process: Process) -> None:
         run.process = process

@@ -144,6 +144,8 @@ def _execute(
     cwd: Path | None,
     env: Mapping[str, str] | None,
 ) -> subprocess.Popen[bytes]:
+    if account is not None and account.capabilities:  # subprocess would drop them with the user
+        argv, account = [*account.assuming(), *argv], None
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         # The vfork path of subprocess: no page tables are copied unless the user changes (1 ms).
