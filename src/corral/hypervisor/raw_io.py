@@ -1,4 +1,4 @@
-"""`rawio='yes'`: QEMU may send SCSI devices of the host any command (CAP_SYS_RAWIO), which is given at a start alone."""
+"""`rawio='yes'`: QEMU may send SCSI devices any command (CAP_SYS_RAWIO), which is given at a start alone."""
 
 from __future__ import annotations
 
