@@ -120,6 +120,31 @@ async def test_a_lun_as_a_plain_disk(guest: Guest) -> None:
     await guest.gone("vda")
 
 
+async def test_a_generic_device(guest: Guest) -> None:
+    """A LUN as a host device: INQUIRY is the target's; two machines do not have it at once; it comes and goes."""
+    device = (
+        f"<hostdev mode='subsystem' type='scsi'><source protocol='iscsi' name='{tgt.IQN}/2'>"
+        f"<host name='127.0.0.1' port='{guest.target.port}'/></source></hostdev>"
+    )
+    await guest.vm.attach(device)
+    await guest.appeared("sdb")
+    said = [line.strip() for line in (await guest.sh(INQUIRY.format("sdb"))).splitlines()]
+    assert said == [tgt.VENDOR, tgt.PRODUCT, "SERIAL-2"]
+    assert "<hostdev mode='subsystem' type='scsi' managed='no'>" in await guest.vm.xml(inactive=True)
+    with pytest.raises(CorralError, match="in use by running domain 'passed'"):
+        await guest.host.create(
+            "<domain type='qemu'><name>other</name><memory unit='MiB'>32</memory><os><type>hvm</type></os>"
+            f"<devices><controller type='scsi' model='virtio-scsi'/>{device}</devices></domain>"
+        )
+    await guest.vm.detach(device)
+    await guest.gone("sdb")
+    assert "hostdev" not in await guest.vm.xml() + await guest.vm.xml(inactive=True)
+    await guest.vm.attach(guest.lun(2, "lun", "sdb"))  # it is free again
+    await guest.appeared("sdb")
+    await guest.vm.detach(guest.lun(2, "lun", "sdb"))
+    await guest.gone("sdb")
+
+
 async def test_raw_io(guest: Guest) -> None:
     """A machine whose disk asks for it may send any SCSI command, and is nobody all the same."""
     (pid,) = corrald.machines(guest.directory)

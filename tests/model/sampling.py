@@ -137,6 +137,7 @@ def routes(root: type[Element]) -> Iterator[tuple[tuple[type[Element], str], ...
     yield from walk(root, ())
 
 
+LENT: dict[str, Any] = {"protocol": "iscsi", "name": "x", "hosts": [{"name": "x"}]}
 REMOTE: dict[str, Any] = {"hosts": [{"name": "x", "port": 1}], "name": "x"}
 SOURCES: dict[str, dict[str, Any]] = {
     "hosts": {"protocol": "nbd"},
@@ -167,6 +168,10 @@ def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], a
             base |= {"state": "on"}
         if cls.__name__ == "BackingStore":
             base |= {"type": "file", "format": {"type": "raw"}, "source": {"file": "/x"}}
+        if cls.__name__ == "SCSIHostdev":
+            base |= {"source": LENT}
+        if cls.__name__ == "ISCSISource":
+            base |= LENT
         if cls.__name__ == "DiskSource":
             base |= SOURCES.get(field, {})
         if cls.__name__ in ("Disk", "BackingStore") and field == "source":
@@ -203,6 +208,8 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     **{("DiskSource", f"protocol={name}"): (REMOTE, {}) for name in ("iscsi", "nbd", "http", "https", "ftp", "ftps")},
     ("DiskSource", "name"): ({**REMOTE, "protocol": "nbd"}, {}),
     ("DiskSource", "query"): ({**REMOTE, "protocol": "http"}, {}),
+    ("SCSIHostdev", "*"): ({"source": LENT}, {}),
+    ("ISCSISource", "*"): (LENT, {}),
     ("SourceHost", "*"): ({"name": "x"}, {}),
     ("SourceHost", "transport=unix"): ({"socket": "/x"}, {}),
     ("SourceHost", "socket"): ({"transport": "unix"}, {}),

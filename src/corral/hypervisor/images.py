@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.errors import HostError, ResourceBusy
+from corral.model.devices.remote import place
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from corral.model.devices.disk import Disk, DiskSource
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.plan import Image
 
@@ -97,7 +99,12 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
             found.setdefault(os.path.realpath(below.path), (False, False))
         for path in real_paths(disk)[1:]:
             found.setdefault(path, (False, False))
-    return found
+    return found | {lent(device): (not device.readonly, device.shareable) for device in document.devices.hostdevs}
+
+
+def lent(device: SCSIHostdev) -> str:
+    """The URL of the LUN that a host device is."""
+    return place("iscsi", device.source.servers, device.source.name)
 
 
 def real_paths(disk: Disk) -> list[str]:

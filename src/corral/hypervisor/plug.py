@@ -62,12 +62,12 @@ async def _chains(live: DomainDocument, device: Device) -> dict[str, tuple[Image
     return chains
 
 
-def only(document: DomainDocument, disks: list[Any]) -> DomainDocument:
-    """The document with these disks alone, for what looks at all disks of one."""
+def only(document: DomainDocument, disks: list[Any], hostdevs: Sequence[Any] = ()) -> DomainDocument:
+    """The document with these disks and host devices alone, for what looks at all disks of one."""
     from corral.model import device_set
 
     twin = device_set.shared(document)
-    twin.devices.disks = disks
+    twin.devices.disks, twin.devices.hostdevs = disks, list(hostdevs)
     return twin
 
 
@@ -76,12 +76,14 @@ async def run_plug(
 ) -> None:
     """Plug it in, write it down, tell; on any failure nothing of it is left."""
     from corral.model.devices.disk import Disk
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
     from corral.model.devices.interface import Interface
     from corral.qemu import plugging
 
     machine = run.require_machine()
     hypervisor = domain.hypervisor
-    paths = images.paths_of(only(plug.document, [d for d in plug.devices if isinstance(d, Disk)]), chains)
+    lent = [each for each in plug.devices if isinstance(each, SCSIHostdev)]
+    paths = images.paths_of(only(plug.document, [d for d in plug.devices if isinstance(d, Disk)], lent), chains)
     hypervisor.images.claim(domain.uuid, domain.name, paths)
     run.next_node = max(run.next_node, plugging.next_node(plug.document))
     try:

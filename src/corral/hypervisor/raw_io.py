@@ -24,7 +24,7 @@ def account(usual: Account | None, document: DomainDocument) -> Account | None:
 
     Raises ConfigUnsupported where the daemon has none to give.
     """
-    if not any(_asked(disk) for disk in document.devices.disks):
+    if not any(map(_asked, (*document.devices.disks, *document.devices.hostdevs))):
         return usual
     if os.geteuid() != 0:
         raise ConfigUnsupported("rawio='yes' takes a daemon of root's", hint="use corral --connect qemu:///system")
@@ -33,7 +33,8 @@ def account(usual: Account | None, document: DomainDocument) -> Account | None:
 
 def refuse_plug(usual: Account | None, run: Run, device: Device) -> None:
     """Raise for a device that asks for what its running machine was not given."""
-    if _asked(device) and usual is not None and not any(_asked(disk) for disk in run.base.document.devices.disks):
+    devices = run.base.document.devices
+    if _asked(device) and usual is not None and not any(map(_asked, (*devices.disks, *devices.hostdevs))):
         raise OperationUnsupported(
             "rawio='yes' cannot be given to a machine that runs",
             hint="plug it into the definition (--config), or give a disk rawio before the start",

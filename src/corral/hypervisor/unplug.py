@@ -123,6 +123,7 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     """The device is out of QEMU: out of the documents too, and tell."""
     from corral.model.devices.chardev import Channel
     from corral.model.devices.disk import Disk
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
     from corral.model.devices.interface import Interface
     from corral.qemu import plugging
 
@@ -130,6 +131,8 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     if isinstance(device, Disk):
         run.next_node = max(run.next_node, plugging.next_node(run.live.document))
         domain.hypervisor.images.release_paths(domain.uuid, images.real_paths(device))
+    if isinstance(device, SCSIHostdev):
+        domain.hypervisor.images.release_paths(domain.uuid, [images.lent(device)])
     if isinstance(device, Channel) and device.target.name == guest_agent_port() and run.agent is not None:
         agent, run.agent = run.agent, None
         await agent.close()

@@ -38,6 +38,7 @@ def check(domain: Domain, source: str | bytes | None = None) -> None:
     checker.memory()
     checker.processors()
     checker.disks()
+    checker.hostdevs()
     checker.addresses()
     checker.aliases()
     checker.boot_order()
@@ -154,6 +155,14 @@ class _Checker:
         if source.protocol == "iscsi" and not _LUN.fullmatch(source.name or ""):
             self.refuse(loc, f"target '{source.name}' must be of format <iqn>/<lun>")
 
+    def hostdevs(self) -> None:
+        for position, device in enumerate(self.devices.hostdevs):
+            loc: Loc = ("devices", "hostdevs", position, "source")
+            if len(device.source.hosts) != 1:
+                self.refuse(loc, "a SCSI host device of protocol 'iscsi' has one <host>")
+            if not _LUN.fullmatch(device.source.name):
+                self.refuse(loc, f"target '{device.source.name}' must be of format <iqn>/<lun>")
+
     def passed_through(self, disk: Disk, loc: Loc) -> None:
         """What only a SCSI device that is passed through has, and what it has not; texts are libvirt's."""
         if disk.device != "lun":
@@ -200,7 +209,7 @@ class _Checker:
                     continue
                 kind = "PCI"
             elif isinstance(address, DriveAddress):
-                bus = device.target.bus if isinstance(device, Disk) else None
+                bus = device.target.bus if isinstance(device, Disk) else "scsi"
                 kind = f"{bus or 'drive'} unit"
             elif isinstance(address, USBAddress) and address.port is not None:
                 kind = "USB"

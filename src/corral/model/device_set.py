@@ -28,6 +28,7 @@ USER_ALIAS = "ua-"
 SIMPLE_TEXTS = {
     "rng": "no matching RNG device was found",
     "redirdev": "no matching redirdev was not found",
+    "hostdev": "no matching hostdev device was found",
     "input": "matching input device not found",
     "watchdog": "no matching watchdog was found",
 }

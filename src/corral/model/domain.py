@@ -14,6 +14,7 @@ from corral.model.devices.chardev import Channel, Console, Parallel, Serial
 from corral.model.devices.controller import Controller
 from corral.model.devices.disk import Disk
 from corral.model.devices.graphics import Graphics
+from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev, RedirFilter
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
@@ -121,6 +122,7 @@ class Devices(Element, tag="devices"):
     sounds: list[Sound] = element(tag="sound", default_factory=list)
     audios: list[Audio] = element(tag="audio", default_factory=list)
     videos: list[Video] = element(tag="video", default_factory=list)
+    hostdevs: list[SCSIHostdev] = element(tag="hostdev", default_factory=list)
     redirdevs: list[Redirdev] = element(tag="redirdev", default_factory=list)
     redirfilter: RedirFilter | None = element(default=None)
     hubs: list[Hub] = element(tag="hub", default_factory=list)

@@ -9,6 +9,7 @@ from corral.errors import ConfigUnsupported, XMLError
 from corral.model.address import DriveAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.device import Device
 from corral.model.devices.disk import Disk
+from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub
 from corral.model.domain import Domain
 from corral.qemu import pci_slots
@@ -17,6 +18,7 @@ from corral.qemu.controllers import of_type
 HUB_PORTS = 8
 VIRTIO_SERIAL_PORTS = 31
 SCSI_UNITS = 7
+WIDE_UNITS = 16
 """Units that a target name spreads over one SCSI controller: the narrow bus's, whatever the controller could take."""
 
 USB_PORTS = {"piix3-uhci": 2, "piix4-uhci": 2, "ich9-ehci1": 6, "ehci": 6, "qemu-xhci": 4, "nec-xhci": 4, "pci-ohci": 3}
@@ -57,6 +59,25 @@ def assign_drive(disk: Disk) -> None:
         case "scsi":
             controller, unit = divmod(disk_index(disk.target.dev), SCSI_UNITS)
             disk.address = DriveAddress(controller=controller, unit=unit)
+
+
+def assign_hostdev(domain: Domain, device: SCSIHostdev) -> None:
+    """The first free unit of the SCSI controllers that there are, else the first of one more."""
+    if device.address is not None:
+        return
+    controllers = of_type(domain, "scsi")
+    devices: list[Device] = [*(disk for disk in domain.devices.disks if disk.target.bus == "scsi")]
+    devices += domain.devices.hostdevs
+    places = [each.address for each in devices if isinstance(each.address, DriveAddress)]
+    for controller in controllers:
+        units = SCSI_UNITS if controller.model in (None, "auto", "lsilogic") else WIDE_UNITS
+        used = {place.unit for place in places if place.controller == controller.index and not place.target}
+        free = next((unit for unit in range(units) if unit not in used), None)
+        if free is not None:
+            device.address = DriveAddress(controller=controller.index or 0, unit=free)
+            return
+    taken = [place.controller for place in places] + [each.index or 0 for each in controllers]
+    device.address = DriveAddress(controller=max(taken, default=-1) + 1)
 
 
 def assign_virtio_serial(domain: Domain) -> None:

@@ -54,6 +54,7 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     yield "video", devices.videos
     yield "redir", devices.redirdevs
     yield "hub", devices.hubs
+    yield "hostdev", devices.hostdevs
     yield "watchdog", devices.watchdogs
     yield "rng", devices.rngs
     yield "panic", devices.panics

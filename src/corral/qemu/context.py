@@ -98,7 +98,7 @@ def alias(device: Device) -> str:
 def boot_order(domain: Domain) -> dict[str, int]:
     """Boot indexes by alias: the devices' own order, or the first device of each class that `<os>` lists."""
     devices = domain.devices
-    bootable: list[BootableDevice] = [*devices.disks, *devices.interfaces, *devices.redirdevs]
+    bootable: list[BootableDevice] = [*devices.disks, *devices.interfaces, *devices.hostdevs, *devices.redirdevs]
     order = {alias(device): device.boot.order for device in bootable if device.boot is not None}
     if order:
         return order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from corral.errors import ConfigUnsupported, XMLError
 from corral.model import displays
@@ -16,19 +17,20 @@ from corral.model.devices.chardev import (
     SerialTarget,
 )
 from corral.model.devices.controller import Controller, ControllerMaster, ControllerModel
-from corral.model.devices.disk import Disk, DiskBus, DiskDriver, DiskSource
+from corral.model.devices.disk import Disk, DiskBus, DiskDriver
 from corral.model.devices.graphics import Graphics, Listen
+from corral.model.devices.hostdev_scsi import Portal
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface, InterfaceModel, Mac
 from corral.model.devices.memballoon import Memballoon
-from corral.model.devices.remote import DEFAULT_PORTS
+from corral.model.devices.remote import DEFAULT_PORTS, SourceHost
 from corral.model.devices.sound import Audio
 from corral.model.devices.video import Video, VideoModel
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Devices, Domain
 from corral.model.units import ScaledSize
 from corral.qemu import memory_slots
-from corral.qemu.addresses import assign_drive, disk_index
+from corral.qemu.addresses import assign_drive, assign_hostdev, disk_index
 from corral.qemu.binary import Binary
 from corral.qemu.controllers import ensure, insert
 from corral.qemu.devices import iommu
@@ -50,6 +52,10 @@ def complete(domain: Domain, binary: Binary) -> None:
         complete_disk(disk)
         assign_drive(disk)
     devices.disks = grouped(devices.disks)
+    for hostdev in devices.hostdevs:
+        hostdev.managed = hostdev.managed or "no"
+        hostdev.source.name = _complete_remote("iscsi", hostdev.source.hosts, hostdev.source.name) or ""
+        assign_hostdev(domain, hostdev)
     for interface in devices.interfaces:
         complete_interface(interface)
     _complete_controllers(domain)
@@ -88,21 +94,19 @@ def complete_disk(disk: Disk) -> None:
     if disk.source is None or disk.source.where is None:
         disk.type = "file"
     else:
-        _complete_remote(disk.source)
+        disk.source.name = _complete_remote(disk.source.protocol, disk.source.hosts, disk.source.name)
     cache = disk.driver.metadata_cache
     if cache is not None and cache.max_size is not None:
         cache.max_size = ScaledSize(value=cache.max_size.bytes, unit="bytes")
 
 
-def _complete_remote(source: DiskSource) -> None:
-    """The port and the LUN that a source elsewhere leaves open."""
-    if source.protocol is None:
-        return
-    for host in source.hosts:
-        if host.socket is None and host.port is None:
-            host.port = DEFAULT_PORTS[source.protocol]
-    if source.protocol == "iscsi" and source.name is not None and "/" not in source.name:
-        source.name += "/0"
+def _complete_remote(protocol: str | None, hosts: Sequence[SourceHost | Portal], name: str | None) -> str | None:
+    """Fill in the ports that a source elsewhere leaves open; its name, with the LUN of an iSCSI target."""
+    for host in hosts:
+        unix = isinstance(host, SourceHost) and host.socket is not None
+        if not unix and host.port is None and protocol is not None:
+            host.port = DEFAULT_PORTS[protocol]
+    return f"{name}/0" if protocol == "iscsi" and name is not None and "/" not in name else name
 
 
 def complete_interface(interface: Interface) -> None:
@@ -335,6 +339,9 @@ def _imply_controllers(domain: Domain) -> None:
         raise ConfigUnsupported("IDE controllers are unsupported for this QEMU binary or machine type")
     if highest.get("ide", 0) > 0:
         raise ConfigUnsupported("Only a single IDE controller is supported for this machine type")
+    for hostdev in domain.devices.hostdevs:
+        if isinstance(hostdev.address, DriveAddress):
+            highest["scsi"] = max(highest.get("scsi", -1), hostdev.address.controller)
     ensure(domain, "scsi", highest.get("scsi", -1), lambda i: Controller(type="scsi", index=i, model="lsilogic"))
     ensure(domain, "ide", highest.get("ide", -1), lambda i: Controller(type="ide", index=i))
     ensure(domain, "sata", highest.get("sata", -1), lambda i: Controller(type="sata", index=i))

@@ -20,6 +20,7 @@ from corral.model.devices.chardev import Channel, ChardevSource, Console, Parall
 from corral.model.devices.controller import Controller
 from corral.model.devices.device import Device
 from corral.model.devices.disk import BackingFormat, BackingStore, Disk, DiskSource
+from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
@@ -40,6 +41,7 @@ from corral.qemu.devices import (
     controller,
     disk,
     graphics,
+    hostdev_scsi,
     input,
     interface,
     iommu,
@@ -218,7 +220,7 @@ def _in_order(domain: Domain) -> list[Device]:
     found: list[Device] = [*devices.iommus, *sorted(devices.controllers, key=controller.plugged_first)]
     found += [*devices.hubs, *devices.disks, *devices.interfaces, *devices.serials, *devices.parallels]
     found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.videos, *devices.sounds]
-    found += [*devices.redirdevs, *devices.watchdogs]
+    found += [*devices.hostdevs, *devices.redirdevs, *devices.watchdogs]
     found += [devices.memballoon] if devices.memballoon is not None else []
     return [*found, *devices.rngs, *devices.panics, *devices.memories]
 
@@ -247,6 +249,8 @@ def _parts(device: Device, context: Context) -> list[Part]:
             return video.parts(device, context)
         case Sound():
             return sound.parts(device, context)
+        case SCSIHostdev():
+            return hostdev_scsi.parts(device, context)
         case Redirdev():
             return chardev.redirdev(device, context)
         case Watchdog():

@@ -17,6 +17,7 @@ from corral.model.devices.chardev import Channel, Serial
 from corral.model.devices.controller import Controller
 from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import Disk
+from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
@@ -145,7 +146,7 @@ def refuse(live: Domain, device: Device) -> None:
                     f"Hotplug unsupported for char device type '{kind or 'isa-serial'}'",
                     hint="the ISA bus cannot be changed while the machine runs; use target type 'pci-serial'",
                 )
-        case Interface() | Channel() | Rng() | Redirdev() | Hub():
+        case Interface() | Channel() | Rng() | Redirdev() | Hub() | SCSIHostdev():
             pass
         case MemoryDevice():
             memory_slots.refuse_unfit(live, device)
@@ -177,7 +178,7 @@ def refuse_unplug(live: Domain, device: Device) -> None:
         case Serial():
             if device.target is None or device.target.type not in ("usb-serial", "pci-serial"):
                 raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
-        case Interface() | Channel() | Rng() | Redirdev() | Hub():
+        case Interface() | Channel() | Rng() | Redirdev() | Hub() | SCSIHostdev():
             pass
         case MemoryDevice():
             if device.model not in ("dimm", "virtio-mem"):
@@ -196,7 +197,7 @@ def _busy(live: Domain, controller: Controller) -> bool:
         address = device.address
         match controller.type:
             case "scsi":
-                on_scsi = isinstance(device, Disk) and device.target.bus == "scsi"
+                on_scsi = isinstance(device, SCSIHostdev) or (isinstance(device, Disk) and device.target.bus == "scsi")
                 found = on_scsi and isinstance(address, DriveAddress) and address.controller == index
             case "usb":
                 found = isinstance(address, USBAddress) and address.bus == index
@@ -309,13 +310,9 @@ def _without(document: Domain, new: list[Device], unwanted: Sequence[Device]) ->
 
 def free_target(document: Domain, controller: int) -> DriveAddress | None:
     """The first SCSI target of a wide controller on which nothing sits; None when all are taken."""
-    used = {
-        address.target
-        for disk in document.devices.disks
-        if disk.target.bus == "scsi"
-        and isinstance(address := disk.address, DriveAddress)
-        and address.controller == controller
-    }
+    sitting = [*(disk for disk in document.devices.disks if disk.target.bus == "scsi"), *document.devices.hostdevs]
+    places = [each.address for each in sitting if isinstance(each.address, DriveAddress)]
+    used = {place.target for place in places if place.controller == controller}
     free = next((target for target in range(WIDE_TARGETS) if target not in used), None)
     return None if free is None else DriveAddress(controller=controller, target=free)
 
