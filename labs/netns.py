@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 BRIDGE, HOST = "br0", "10.77.0.1"
 PARENT, OTHER, OTHER_HOST = "veth0", "veth1", "10.78.0.1"
+#: All that is there at first.
+LINKS = frozenset({"lo", BRIDGE, PARENT, OTHER, "up0"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ def made(name: str) -> Iterator[Namespace]:
             f"link set {PARENT} up",
             f"link set {OTHER} up",
             "route add 224.0.0.0/4 dev lo",
-            f"route add default via 10.77.0.254 dev {BRIDGE}",
+            "link add up0 type bridge",
+            "addr add 10.90.0.1/24 dev up0",
+            "link set up0 up",
+            "route add default via 10.90.0.254 dev up0",
         ):
             namespace.ip(command)
         yield namespace

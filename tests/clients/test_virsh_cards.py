@@ -182,7 +182,6 @@ def test_as_with_libvirtd() -> None:
 def test_limits_live() -> None:
     """What needs kernel modules of libvirtd, our daemon does with others: set, seen, changed, taken away, kept off."""
     mac = "52:54:00:aa:bb:02"
-    bare = {"lo", "br0", "veth0", "veth1"}
     with place() as (namespace, directory), corrald.running(directory, within=namespace.within) as daemon:
 
         def virsh(*words: str) -> str:
@@ -208,8 +207,8 @@ def test_limits_live() -> None:
         assert "<outbound average='50'/>" in virsh("dumpxml", "v")
         virsh("domiftune", "v", mac, "--outbound", "60", "--config")
         virsh("destroy", "v")
-        assert namespace.links() == bare
+        assert namespace.links() == netns.LINKS
         virsh("start", "v")
         assert "rate 480Kbit" in helper()
         virsh("destroy", "v")
-        assert namespace.links() == bare
+        assert namespace.links() == netns.LINKS

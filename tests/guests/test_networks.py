@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,7 @@ import pytest_asyncio
 from corral.client import connect
 from corral.client.domain import Domain
 from corral.client.host import Host
+from corral.errors import ConfigUnsupported, CorralError, HostError
 from corral.guests import tiny
 from labs import corrald, netns
 from labs.corrald import Daemon
@@ -24,11 +26,11 @@ from labs.netns import Namespace
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(120),
     pytest.mark.skipif(netns.missing() is not None, reason=str(netns.missing())),
 ]
 
-PORTS = "<controller type='pci' model='pcie-root-port'/>" * 8
+PORTS = "<controller type='pci' model='pcie-root-port'/>" * 12
 #: The third byte of the address of a card on …, which is the second of its IP address, too.
 BRIDGE, DIRECT, SOCKET, MCAST, UDP, PASST, EXTRA = 77, 78, 79, 80, 81, 82, 83
 
@@ -138,7 +140,7 @@ async def lab(namespace: Namespace) -> AsyncIterator[Lab]:
         try:
             async with connect(daemon.uri) as host:
                 for number in (1, 2):
-                    xml = tiny.document(f"g{number}", tiny=built, memory_kib=192 * 1024).to_xml()
+                    xml = tiny.document(f"g{number}", tiny=built, cpus=number, memory_kib=192 * 1024).to_xml()
                     xml = re.sub(r"<interface.*</interface>", PORTS + cards(number), xml, flags=re.DOTALL)
                     vm = await host.define(xml)
                     await vm.start()
@@ -149,7 +151,7 @@ async def lab(namespace: Namespace) -> AsyncIterator[Lab]:
                 yield lab
                 for guest in lab.guests:
                     await guest.vm.destroy()
-                assert namespace.links() == {"lo", netns.BRIDGE, netns.PARENT, netns.OTHER}
+                assert namespace.links() == netns.LINKS
         finally:
             corrald.stop(lab.daemon)
 
@@ -178,13 +180,200 @@ async def test_what_the_guest_sees_of_a_card(lab: Lab) -> None:
     assert "vnet0" not in await first.vm.xml(inactive=True) and "macvtap0" not in await first.vm.xml(inactive=True)
 
 
+async def fetched(lab: Lab) -> str:
+    """What the guest's web server says through passt; "" when it cannot be reached.
+
+    The client speaks first: a passt of 2023 acknowledges no connection before there is something to say.
+    """
+    fetch = "exec 3<>/dev/tcp/127.0.0.1/2022; printf 'GET /x HTTP/1.0\\r\\n\\r\\n' >&3; timeout 10 tail -1 <&3"
+    return (await asyncio.to_thread(lab.namespace.run, "bash", "-c", fetch, check=False)).strip()
+
+
 async def test_a_port_of_the_host_that_passt_forwards(lab: Lab) -> None:
     guest = lab.guests[0]
     device = await guest.device(PASST)
     await guest.until(f"ip addr show {device}", lambda said: "10.82.0.11/" in said, 30)  # by passt's DHCP
-    await guest.sh("(echo hello | nc -l -p 22) >/dev/null 2>&1 &")
-    fetch = "exec 3<>/dev/tcp/127.0.0.1/2022; timeout 5 head -1 <&3"
-    said = ""
-    while not said.strip():
-        said = await asyncio.to_thread(lab.namespace.run, "bash", "-c", fetch, check=False)
-    assert said.strip() == "hello"
+    await guest.sh("mkdir -p /run/www; echo hello >/run/www/x; httpd -p 22 -h /run/www")
+    assert await fetched(lab) == "hello"
+
+
+#: Run in the namespace: serves one connection on a port, sends bytes or counts them until the guest has no more.
+SERVER = """
+import socket, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+listening = socket.create_server(("10.77.0.1", port))
+print("ready", flush=True)
+there, _ = listening.accept()
+received = 0
+there.sendall(bytes(count))
+while not count and (part := there.recv(65536)):
+    received += len(part)
+print(received, flush=True)
+"""
+
+
+async def transfer(lab: Lab, port: int, script: str, *, sends: int = 0) -> tuple[int, float, str]:
+    """(bytes that the host received, seconds, what the guest said) of a connection from guest 2 to the host."""
+    process = await asyncio.create_subprocess_exec(
+        *lab.namespace.within, "python3", "-c", SERVER, str(port), str(sends), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    begun = time.monotonic()
+    said = await lab.guests[1].sh(script.format(port))
+    received = int(await process.stdout.readline())
+    seconds = time.monotonic() - begun
+    await process.wait()
+    return received, seconds, said
+
+
+async def test_limits_are_felt(lab: Lab) -> None:
+    """100 kB/s each way: 300 kB take three seconds, and without the limit they do not."""
+    vm, size = lab.guests[1].vm, 300_000
+    download, upload = "nc 10.77.0.1 {} </dev/null | wc -c", f"head -c {size} /dev/zero | nc 10.77.0.1 {{}}"
+    _, free, said = await transfer(lab, 7001, download, sends=size)
+    assert said == str(size)
+    limit = "<bandwidth><inbound average='100'/><outbound average='100'/></bandwidth>"
+    slow = card("bridge", BRIDGE, 2, ON_BRIDGE + limit)
+    await vm.update(slow, config=False)
+    _, limited, said = await transfer(lab, 7002, download, sends=size)
+    assert said == str(size) and limited > max(free, 2.5)
+    received, limited, _ = await transfer(lab, 7003, upload)
+    assert received == size and limited > max(free, 2.5)
+    assert "<inbound average='100'/>" in await vm.xml()
+    await vm.update(card("bridge", BRIDGE, 2, ON_BRIDGE), config=False)
+    received, free, _ = await transfer(lab, 7004, upload)
+    assert received == size and free < limited
+
+
+async def test_counted_from_the_guests_side(lab: Lab) -> None:
+    """What a tap and a macvtap carried, as the guest counts it."""
+    guest = lab.guests[0]
+    for net, link in ((BRIDGE, "vnet0"), (DIRECT, "macvtap0")):
+        device = f"/sys/class/net/{await guest.device(net)}/statistics"
+        await guest.sh(f"ping -c 3 -s 1000 -i 0.2 -w 10 {ip(net, 2)}")
+        own = (await guest.sh(f"cat {device}/rx_bytes {device}/tx_bytes")).split()
+        seen = await guest.host.call("domain_interface_stats", dom=guest.vm.reference, device=link)
+        assert int(own[0]) <= seen.rx_bytes <= int(own[0]) + 3000 and int(own[1]) <= seen.tx_bytes <= int(own[1]) + 3000
+
+
+async def test_addresses_by_neighbours(lab: Lab) -> None:
+    guest = lab.guests[1]
+    await guest.pings(netns.HOST)
+    answer = await guest.host.call("domain_interface_addresses", dom=guest.vm.reference, source=2, flags=0)
+    known = {(each.hwaddr, address.addr) for each in answer.ifaces for address in each.addrs}
+    assert (mac(BRIDGE, 2), ip(BRIDGE, 2)) in known
+
+
+@pytest.mark.parametrize("model", ["virtio", "e1000e"])
+async def test_plugged_and_unplugged_under_load(lab: Lab, model: str) -> None:
+    """A further card on the bridge: reached, and taken out while packets flow, again and again; no link stays."""
+    guest, links = lab.guests[1], lab.namespace.links()
+    queues = "<driver queues='2'/>" if model == "virtio" else ""
+    extra = card("bridge", EXTRA, 2, ON_BRIDGE, queues).replace("type='virtio'", f"type='{model}'")
+    for _ in range(2):
+        await guest.vm.attach(extra)
+        assert len(lab.namespace.links()) == len(links) + 1
+        device = await guest.device(EXTRA)
+        await guest.address(EXTRA)
+        if queues:
+            assert "rx-1" in await guest.sh(f"ls /sys/class/net/{device}/queues")
+        lab.namespace.ip(f"addr replace 10.{EXTRA}.0.1/24 dev {netns.BRIDGE}")
+        await guest.until(f"ping -c 1 -w 2 10.{EXTRA}.0.1", lambda said: "1 packets received" in said)
+        await guest.sh(f"(ping -i 0.01 -s 1400 10.{EXTRA}.0.1 & ping -i 0.01 -s 1400 10.{EXTRA}.0.1) >/dev/null 2>&1 &")
+        await guest.vm.detach(extra)
+        await guest.until("cat /sys/class/net/*/address", lambda said: mac(EXTRA, 2) not in said)
+        await guest.sh("killall ping")
+        assert lab.namespace.links() == links
+    assert mac(EXTRA, 2) not in await guest.vm.xml() + await guest.vm.xml(inactive=True)
+
+
+async def test_a_macvtap_plugged_and_unplugged(lab: Lab) -> None:
+    """It follows the address and the multicast group (IPv6's solicited node) that a trusted guest chooses."""
+    guest, links = lab.guests[1], lab.namespace.links()
+    extra = card("direct", EXTRA, 2, f"<source dev='{netns.OTHER}' mode='private'/>")
+    extra = extra.replace("<interface", "<interface trustGuestRxFilters='yes'")
+    await guest.vm.attach(extra, config=False)
+    assert lab.namespace.links() - links == {"macvtap2"}
+    device = await guest.device(EXTRA)
+    own = "52:54:00:53:00:77"
+    await guest.sh(f"ip link set {device} down; ip link set {device} address {own}; ip link set {device} up")
+    async with asyncio.timeout(20):
+        while own not in lab.namespace.ip("link show macvtap2"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        while "33:33:ff:53:00:77" not in lab.namespace.ip("maddress show dev macvtap2"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    await guest.vm.detach(extra, config=False)
+    assert lab.namespace.links() == links
+
+
+async def test_a_refusal_leaves_nothing(lab: Lab) -> None:
+    """Of a card that cannot be had nothing stays; of a start that fails half-way neither."""
+    guest, links = lab.guests[1], lab.namespace.links()
+    before = await guest.vm.xml()
+    for source, message in (("nosuch", "there is no bridge 'nosuch' on this host"), ("lo", "'lo' is not a bridge")):
+        with pytest.raises(HostError, match=message):
+            await guest.vm.attach(card("bridge", EXTRA, 2, f"<source bridge='{source}'/>"))
+    with pytest.raises(HostError, match="there is no network link 'nosuch' on this host"):
+        await guest.vm.attach(card("direct", EXTRA, 2, "<source dev='nosuch'/>"))
+    with pytest.raises(ConfigUnsupported, match="vhost-net was requested for an interface, but is unavailable"):
+        await guest.vm.attach(card("bridge", EXTRA, 2, ON_BRIDGE, "<driver name='vhost'/><backend vhost='/dev/none'/>"))
+    # QEMU refuses the card itself when its back end stands already.
+    with pytest.raises(CorralError):
+        await guest.vm.attach(card("direct", EXTRA, 2, f"<source dev='{netns.OTHER}'/>", "<rom file='/nosuch'/>"))
+    two = card("direct", EXTRA, 3, f"<source dev='{netns.OTHER}'/>") + card("bridge", EXTRA, 4, "<source bridge='x'/>")
+    document = (
+        "<domain type='qemu'><name>half</name><memory unit='MiB'>32</memory><os><type machine='q35'>hvm</type></os>"
+        f"<devices>{two}</devices></domain>"
+    )
+    with pytest.raises(HostError, match="there is no bridge 'x'"):
+        await guest.host.create(document)
+    assert lab.namespace.links() == links
+    assert await guest.vm.xml() == before
+
+
+async def test_a_passt_that_ends_is_started_again(lab: Lab) -> None:
+    pids = lab.namespace.run("pgrep", "-f", "passt.*127.0.0.1/2022").split()
+    assert len(pids) == 1
+    os.kill(int(pids[0]), signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while "the passt of card 'net5' has ended and is started again" not in lab.log:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    async with asyncio.timeout(60):
+        while await fetched(lab) != "hello":
+            await lab.guests[0].sh("ping -c 1 -w 1 10.90.0.254")  # the new one knows the guest when it hears from it
+
+
+async def test_another_daemon_takes_over(lab: Lab) -> None:
+    """The daemon is killed: cables stay as they were, cards reach each other, and macvtaps go with their machine."""
+    first, second = lab.guests
+    pulled = card("bridge", BRIDGE, 2, ON_BRIDGE, "<link state='down'/>")
+    await second.vm.update(pulled, config=False)
+    lab.daemon.process.kill()
+    lab.daemon.process.wait()
+    pids = set(corrald.machines(lab.daemon.state)) & set(map(int, lab.namespace.run("pgrep", "-f", "guest=g1").split()))
+    assert len(pids) == 1
+    lab.daemon = corrald.start(lab.directory, within=lab.namespace.within)
+    async with connect(lab.daemon.uri) as host:
+        lab.guests = [Guest(host, await host.domain(f"g{number}"), number) for number in (1, 2)]
+        first, second = lab.guests
+        assert "<link state='down'/>" in await second.vm.xml()
+        device = await second.device(BRIDGE)
+        assert await second.sh(f"cat /sys/class/net/{device}/carrier") == "0"
+        await second.vm.update(card("bridge", BRIDGE, 2, ON_BRIDGE), config=False)
+        await second.until(f"cat /sys/class/net/{device}/carrier", lambda said: said == "1")
+        assert await first.pings(ip(DIRECT, 2))
+        extra = card("direct", EXTRA, 2, f"<source dev='{netns.OTHER}'/>")
+        await second.vm.attach(extra, config=False)
+        await second.vm.detach(extra, config=False)
+        # Killed with the daemon away, a machine leaves its macvtap to the next one.
+        lab.daemon.process.kill()
+        lab.daemon.process.wait()
+    os.kill(pids.pop(), signal.SIGKILL)
+    assert "macvtap0" in lab.namespace.links()
+    lab.daemon = corrald.start(lab.directory, within=lab.namespace.within)
+    assert "macvtap0" not in lab.namespace.links() and "macvtap1" in lab.namespace.links()
+    async with connect(lab.daemon.uri) as host:
+        await (await host.domain("g2")).destroy()
+    assert lab.namespace.links() == netns.LINKS
+    lab.guests = []

@@ -51,7 +51,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Devices": {
         "disk": ("disk", "Disks and CDs of a machine: ls, add, rm, insert, eject, resize, limit"),
-        "nic": ("nic", "Network cards of a machine and their cables: ls, add, rm, link"),
+        "nic": ("nic", "Network cards of a machine: ls, add, rm, link, limit, addresses"),
         "usb": ("usb", "USB devices of this computer, or made here, in a machine: ls, share, stick, serial, keyboard"),
         "device": ("device", "Devices of every kind, from their XML: add, rm, update"),
     },
@@ -118,7 +118,7 @@ def _group(name: str, module: Any) -> typer.Typer:
 GROUPS = {
     "perf": ("stat", "record"),
     "disk": ("ls", "add", "rm", "insert", "eject", "resize", "limit"),
-    "nic": ("ls", "add", "rm", "link"),
+    "nic": ("ls", "add", "rm", "link", "limit", "addresses"),
     "device": ("add", "rm", "update"),
     "usb": ("ls", "share", "stick", "serial", "keyboard"),
 }

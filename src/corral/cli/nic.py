@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,15 +14,12 @@ from corral.cli.output import emit_json, table
 from corral.cli.target import find, run
 
 if TYPE_CHECKING:
+    from corral.client.cards import Addresses
     from corral.client.domain import Domain
     from corral.model.devices.interface import Interface
     from corral.model.domain import Domain as DomainDocument
 
 Card = typer.Option("--nic", metavar="MAC", help="Which card: its MAC address or alias.", show_default=False)
-
-
-#: The range of MAC addresses that QEMU and KVM use.
-QEMU_PREFIX = (0x52, 0x54, 0x00)
 
 
 class Cable(StrEnum):
@@ -46,36 +43,68 @@ def ls(name: Name, connect: Connect = None, output: Format = Output.table) -> No
     if output is Output.json:
         emit_json(rows)
     else:
-        header = ["MAC", "TYPE", "MODEL", "LINK", "ALIAS"]
+        header = ["MAC", "TYPE", "SOURCE", "MODEL", "LINK", "HOST", "ALIAS"]
         print(table(header, [[row[column.lower()] or "-" for column in header] for row in rows]))
 
 
 def _row(interface: Interface) -> dict[str, Any]:
     return {
         "mac": interface.mac.address if interface.mac is not None else None,
-        "type": interface.type,
+        "type": "passt" if interface.passt else interface.type,
+        "source": _source(interface),
         "model": interface.model.type if interface.model is not None else None,
         "link": interface.link.state if interface.link is not None else "up",
+        "host": interface.target.dev if interface.target is not None else None,
         "alias": interface.alias.name if interface.alias is not None else None,
     }
 
 
+def _source(interface: Interface) -> str | None:
+    """What the card is plugged into."""
+    source = interface.source
+    if source is None:
+        return None
+    place = f"{source.address or ''}:{source.port}" if source.port is not None else None
+    return source.bridge or source.dev or source.path or place
+
+
 def add(
     name: Name,
+    bridge: Annotated[str | None, typer.Option(help="On this bridge of the host's.", show_default=False)] = None,
+    macvtap: Annotated[str | None, typer.Option(help="Beside this link of the host's.", show_default=False)] = None,
+    mode: Annotated[str, typer.Option(help="How a macvtap meets the others there.")] = "bridge",
+    tap: Annotated[str | None, typer.Option(help="On a tap that is there.", show_default=False)] = None,
+    passt: Annotated[bool, typer.Option("--passt", help="A user network by passt.")] = False,
+    publish: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--publish", metavar="[ADDRESS:]PORT[:GUEST'S]", help="A port to forward, with passt."),
+    ] = None,
+    listen: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Another guest connects here.")] = None,
+    socket: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Connect to one that listens.")] = None,
+    multicast: Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="Guests meet there.")] = None,
     model: Annotated[str, typer.Option(help="The card: virtio, e1000e …")] = "virtio",
     mac: Annotated[str | None, typer.Option(help="Its address.", show_default=False)] = None,
+    mtu: Annotated[int | None, typer.Option(help="Its largest packet.", show_default=False)] = None,
+    queues: Annotated[int | None, typer.Option(help="Pairs of queues.", show_default=False)] = None,
     now: Now = False,
     connect: Connect = None,
 ) -> None:
-    """Give a machine a network card on a user network: at once if it runs, and for its next starts."""
+    """Give a machine a network card, on a user network of its own unless told: at once if it runs, and from then on.
+
+    corral nic add web --bridge br0
+
+    corral nic add web --publish 8080:80
+    """
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        from corral.model.devices.interface import Interface, InterfaceModel, Mac
+        from corral.client import cards
 
-        address = mac or ":".join(f"{byte:02x}" for byte in (*QEMU_PREFIX, *secrets.token_bytes(3)))
-        card = Interface(type="user", mac=Mac(address=address), model=InterfaceModel(type=model))
+        card = cards.card(
+            bridge=bridge, macvtap=macvtap, mode=mode, tap=tap, listen=listen, connect=socket, multicast=multicast,
+            passt=passt, publish=publish or (), model=model, mac=mac, mtu=mtu, queues=queues,
+        )  # fmt: skip
         await domain.attach(card, config=False if now else None)
-        return f"{domain.name} has a card {address}"
+        return f"{domain.name} has a card {card.mac.address if card.mac is not None else ''}"
 
     act(connect, name, change)
 
@@ -115,3 +144,47 @@ def link(
         return f"the cable of {found.mac.address if found.mac else name} is {state.value}"
 
     act(connect, name, change)
+
+
+def limit(
+    name: Name,
+    inbound: Annotated[int | None, typer.Option("--in", metavar="KB/S", help="What the guest receives.")] = None,
+    outbound: Annotated[int | None, typer.Option("--out", metavar="KB/S", help="What it sends.")] = None,
+    card: Annotated[str | None, Card] = None,
+    now: Now = False,
+    connect: Connect = None,
+) -> None:
+    """Limit how fast a card is, in kilobytes a second; 0 takes a limit away.
+
+    corral nic limit web --in 1000 --out 500
+    """
+
+    async def change(domain: Domain, document: DomainDocument) -> str:
+        from corral.client import cards, devices
+
+        found = devices.card(document, card)
+        mac = found.mac.address if found.mac is not None else ""
+        await cards.limit(domain, mac, inbound=inbound, outbound=outbound, config=False if now else None)
+        said = [f"{way} {rate} kB/s" for way, rate in (("in", inbound), ("out", outbound)) if rate]
+        return f"{mac}: {', '.join(said) or 'as fast as it goes'}"
+
+    act(connect, name, change)
+
+
+def addresses(name: Name, connect: Connect = None, output: Format = Output.table) -> None:
+    """A running machine's IP addresses, and who knows them: its agent, leases of networks, the host's neighbours."""
+
+    async def body() -> Addresses:
+        from corral.client import cards
+        from corral.client.host import connect as open_host
+
+        async with open_host(connect) as host:
+            return await cards.addresses(await find(host, name))
+
+    found = run(body())
+    if output is Output.json:
+        emit_json({"known": [asdict(each) for each in found.known], "silent": found.silent})
+        return
+    rows = [[each.mac or "-", each.source, f"{each.address}/{each.prefix}", each.name] for each in found.known]
+    rows += [["-", source, "-", why] for source, why in found.silent.items()]
+    print(table(["MAC", "SOURCE", "ADDRESS", "NAME"], rows))

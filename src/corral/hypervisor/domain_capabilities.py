@@ -17,6 +17,7 @@ from corral.errors import InvalidArgument
 from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
 from corral.host.node import Host
+from corral.network import passt
 from corral.qemu.binary import Binary, MachineType
 
 ACCELERATORS: Final = {"kvm": "kvm", "qemu": "tcg"}
@@ -263,7 +264,7 @@ def _devices(case: _Case) -> Iterator[tuple[str, dict[str, Iterable[str]] | None
     yield "redirdev", {"bus": ["usb"]} if redirection else None
     yield "channel", {"type": ["pty", "unix", *(["spicevmc"] if case.binary.has_spice else [])]}
     yield "crypto", None
-    yield "interface", {"backendType": ["default"]}
+    yield "interface", {"backendType": ["default", *(["passt"] if passt.find() is not None else [])]}
     yield "panic", _panic(case)
 
 

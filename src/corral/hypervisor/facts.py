@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,10 @@ from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
 from corral.host.node import Host
 from corral.host.pci import PhysicalFunction, physical_functions
+from corral.hypervisor import links
 from corral.hypervisor.capabilities import emulator_for
+from corral.network import bridge_helper
+from corral.network.tap import TUN
 from corral.qemu.binary import MODULE_DIRECTORIES, Binary, find_emulators, probe
 
 if TYPE_CHECKING:
@@ -38,6 +43,26 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """What the host has for network cards; `helper`: QEMU's setuid helper makes taps for those who may not."""
+
+    root: bool = False
+    tun: bool = False
+    vhost: bool = False
+    helper: bool = False
+    bridges: tuple[str, ...] = ()
+
+    @classmethod
+    def look(cls) -> Network:
+        """As it is now."""
+        helper = bridge_helper.find()
+        setuid = helper is not None and bool(Path(helper).stat().st_mode & stat.S_ISUID)
+        bridges = tuple(sorted(each.parent.name for each in Path("/sys/class/net").glob("*/bridge")))
+        tun = os.access(TUN, os.R_OK | os.W_OK)
+        return cls(os.geteuid() == 0, tun, links.vhost_offered(), setuid, bridges)
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the rows are made of. `faults` are emulators that could not be asked, with the reason."""
 
@@ -54,6 +79,7 @@ class Facts:
     account: Account | None = None
     #: Whether QEMU's iSCSI initiator is there: distributions have it in a package of its own.
     iscsi: bool = False
+    network: Network = field(default_factory=Network)
     #: What keeps the daemon from using the host's perf, and what to do about it; None when nothing does.
     perf_lacks: tuple[str, str] | None = None
 
@@ -98,6 +124,7 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         system=not settings.session,
         iscsi=await asyncio.to_thread(_has_iscsi),
         account=await asyncio.to_thread(choose, settings.qemu_user),
+        network=await asyncio.to_thread(Network.look),
         perf_lacks=await asyncio.to_thread(_perf_lacks),
     )
 

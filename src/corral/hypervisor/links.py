@@ -1,7 +1,7 @@
 """The host's ends of a domain's network cards: made before QEMU has them, and cleared away when it has let go.
 
-A tap and a passt go by themselves when QEMU closes its descriptor. A macvtap stays: its name is in the store before it
-is made, and the next daemon removes those whose run is over.
+A tap goes by itself when QEMU closes its descriptor, and a passt when QEMU's connection is closed. A macvtap stays: its
+name is in the store before it is made, and the next daemon removes those whose run is over.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import contextlib
 import json
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 VHOST_NET = "/dev/vhost-net"
+#: Seconds between the end of a passt and its next start.
+PASST_PAUSE = 1.0
 _NOTE = "macvtaps of "
 
 Descriptors = dict[str, int]
@@ -68,11 +70,10 @@ async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors
     from corral.qemu.devices.interface import descriptors
 
     assert interface.alias is not None
-    names = descriptors(interface, vhost=vhost_offered(_vhost_device(interface)))
     if interface.passt:
-        await _in_thread(_open_passt, domain, run, interface, names[0], fds)
-        watch_passt(domain, run, interface)
+        await start_passt(domain, run, interface)
         return
+    names = descriptors(interface, vhost=vhost_offered(_vhost_device(interface)))
     given = interface.target.dev if interface.target is not None else None
     if interface.type == "direct":
         name = await _note_macvtap(domain, run, interface, given)
@@ -193,44 +194,60 @@ def _open_vhost(interface: Interface, names: list[str], fds: Descriptors) -> Non
             ) from error
 
 
-def _open_passt(domain: Domain, run: Run, interface: Interface, name: str, fds: Descriptors) -> None:
+async def start_passt(domain: Domain, run: Run, interface: Interface) -> None:
+    """Start the passt of a card, and begin to watch it."""
     from corral.network import passt
+    from corral.qemu.devices.interface import passt_socket
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    fds[name] = ours.detach()
-    with theirs:
-        passt.start(
-            interface, fd=theirs.fileno(), pid_file=_pid_file(run, interface), account=domain.hypervisor.account
-        )
-
-
-def _pid_file(run: Run, interface: Interface) -> Path:
-    assert interface.alias is not None
-    return run.directory / f"passt-{interface.alias.name}.pid"
+    listen = passt_socket(interface, run.directory)
+    await _in_thread(partial(passt.start, interface, listen=listen, account=domain.hypervisor.account))
+    watch_passt(domain, run, interface)
 
 
 def watch_passt(domain: Domain, run: Run, interface: Interface) -> None:
-    """Say so when the passt of a card ends before its machine: the card reaches nothing from then on."""
-    from corral.model import device_set
+    """When the passt of a card ends before its machine it is started again, and QEMU, where it can, connects again."""
+    from corral.network import passt
+    from corral.qemu.devices.interface import passt_socket
     from corral.qemu.process import Process, start_time
 
     assert interface.alias is not None
     alias = interface.alias.name
     try:
         # What is in this file QEMU's account may have written: the process is watched, never signalled.
-        pid = int(_pid_file(run, interface).read_text()[:20])
+        pid = int(passt.pid_file(passt_socket(interface, run.directory)).read_text()[:20])
         process = Process.adopt(pid, start_time(pid))
     except (OSError, ValueError, CorralError) as error:
-        log.warning("domain %s: the passt of card '%s' is not there: %s", domain.name, alias, error)
+        log.debug("domain %s: the passt of card '%s' is not there: %s", domain.name, alias, error)
+        domain.hypervisor.watch(_restart_passt(domain, run, alias))
         return
     run.passts[alias] = process
 
     def ended() -> None:
-        run.passts.pop(alias, None)
-        if domain.run is run and not run.ending and device_set.by_alias(run.live.document, alias) is not None:
-            log.warning("domain %s: the passt of card '%s' has ended; detach and attach the card", domain.name, alias)
+        if run.passts.pop(alias, None) is not None:
+            domain.hypervisor.watch(_restart_passt(domain, run, alias))
 
     process.on_end(ended)
+
+
+async def _restart_passt(domain: Domain, run: Run, alias: str) -> None:
+    """Start a passt again, a moment later: it also ends when its machine ends, or its card is taken out."""
+    from corral.model import device_set
+    from corral.model.devices.interface import Interface
+    from corral.qemu.devices.interface import can_reconnect
+
+    await asyncio.sleep(PASST_PAUSE)
+    card = device_set.by_alias(run.live.document, alias)
+    if domain.run is not run or run.ending or not isinstance(card, Interface):
+        return
+    binary = await domain.hypervisor.offer.binary(run.live.document.devices.emulator)
+    if not can_reconnect(binary):
+        log.warning("domain %s: the passt of card '%s' has ended; detach and attach the card", domain.name, alias)
+        return
+    log.warning("domain %s: the passt of card '%s' has ended and is started again", domain.name, alias)
+    try:
+        await start_passt(domain, run, card)
+    except CorralError as error:
+        log.error("domain %s: card '%s' has no passt: %s", domain.name, alias, error)
 
 
 async def _note_macvtap(domain: Domain, run: Run, interface: Interface, given: str | None) -> str:
@@ -247,19 +264,63 @@ async def _note_macvtap(domain: Domain, run: Run, interface: Interface, given: s
     return name
 
 
+async def follow_all(domain: Domain, run: Run) -> None:
+    """Have every macvtap take what its card takes now: while nobody listened, or before it was known, that changed."""
+    for card in run.live.document.devices.interfaces:
+        if card.trust_guest_rx_filters == "yes" and card.alias is not None:
+            await follow(domain, run, card.alias.name)
+
+
+async def follow(domain: Domain, run: Run, alias: str) -> None:
+    """A guest changed what a card of its takes: have its macvtap take the same, where the document trusts it."""
+    from corral.model import device_set
+    from corral.model.devices.interface import Interface
+    from corral.network import rx_filter
+
+    card = device_set.by_alias(run.live.document, alias)
+    if not isinstance(card, Interface) or card.type != "direct" or card.trust_guest_rx_filters != "yes":
+        return
+    assert card.target is not None
+    name = card.target.dev
+    try:
+        # QEMU tells of the next change only when it has been asked about this one.
+        answer = await run.require_machine().monitor.execute("query-rx-filter", {"name": alias})
+        before = run.groups.get(name, frozenset())
+        address, run.groups[name] = await asyncio.to_thread(rx_filter.follow, name, answer[0], before)
+    except (CorralError, OSError, LookupError) as error:
+        log.warning("domain %s: '%s' does not follow its guest's filters: %s", domain.name, name, error)
+        return
+    if run.macvtaps.get(name) != address:
+        run.macvtaps[name] = address
+        await domain.hypervisor.store.set_meta(f"{_NOTE}{run.id}", json.dumps(run.macvtaps))
+
+
 async def release(domain: Domain, run: Run, interfaces: Iterable[Interface] | None = None) -> None:
     """Remove what does not go by itself, of some cards or all of the run's; never raises."""
     names = None if interfaces is None else [each.target.dev for each in interfaces if each.target is not None]
     going = {name: mac for name, mac in run.macvtaps.items() if names is None or name in names}
-    if interfaces is None:
-        for process in run.passts.values():
-            process.close()
-        run.passts.clear()
+    gone = None if interfaces is None else [each.alias.name for each in interfaces if each.alias is not None]
+    for alias in [each for each in run.passts if gone is None or each in gone]:
+        run.passts.pop(alias).close()
+    await asyncio.to_thread(_dismiss_passts, run, interfaces)
     if going:
         await _remove(domain.hypervisor, run.id, going, kept={k: v for k, v in run.macvtaps.items() if k not in going})
         for name in going:
             run.macvtaps.pop(name, None)
     await asyncio.to_thread(_forget_limits)
+
+
+def _dismiss_passts(run: Run, interfaces: Iterable[Interface] | None) -> None:
+    """End those to which no QEMU has come, or comes any more."""
+    from corral.network import passt
+    from corral.qemu.devices.interface import passt_socket
+
+    if interfaces is None:
+        places = list(run.directory.glob("passt-*.sock"))
+    else:
+        places = [passt_socket(each, run.directory) for each in interfaces if each.passt]
+    for place in places:
+        passt.dismiss(place)
 
 
 def _forget_limits() -> None:

@@ -110,6 +110,7 @@ async def run_plug(
         await _strike_out(domain, run)
         raise
     memory_devices.counted(run, plug.devices, 1)
+    await links.follow_all(domain, run)
     tell(domain, run, plug.devices)
 
 

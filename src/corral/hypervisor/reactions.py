@@ -24,7 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import answers, block, ending, events, media, memory_devices, unplug, vcpus
+from corral.hypervisor import answers, block, ending, events, links, media, memory_devices, unplug, vcpus
 from corral.hypervisor.guest import AGENT_PORT
 from corral.hypervisor.lifecycle import Cause
 
@@ -367,6 +367,10 @@ def _memory_failure(domain: Domain, run: Run, data: Data) -> None:
     )
 
 
+def _rx_filter(domain: Domain, run: Run, data: Data) -> None:
+    domain.hypervisor.spawn(links.follow(domain, run, str(data.get("name", ""))))
+
+
 def _edit_live(domain: Domain, run: Run, edit: Callable[[DomainDocument], None]) -> None:
     """Change the live document, and have the next daemon know it."""
     run.live = run.live.edited(edit)
@@ -400,6 +404,7 @@ _REACTIONS: dict[str, Callable[[Domain, Run, Data], None]] = {
     "MEM_UNPLUG_ERROR": _memory_unplug_refused,
     "ACPI_DEVICE_OST": _ost,
     "VSERPORT_CHANGE": _port,
+    "NIC_RX_FILTER_CHANGED": _rx_filter,
     "VNC_CONNECTED": _graphics(DomainEventGraphicsPhase.CONNECT),
     "VNC_INITIALIZED": _graphics(DomainEventGraphicsPhase.INITIALIZE),
     "VNC_DISCONNECTED": _graphics(DomainEventGraphicsPhase.DISCONNECT),

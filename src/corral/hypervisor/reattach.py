@@ -290,6 +290,7 @@ async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
     await vcpus.reconcile(domain, run, machine)
     await plug_recovery.reconcile(domain, run, machine)
     await reservations.adopt(domain, run)
+    await links.follow_all(domain, run)
     usb.reconcile(domain, run)
     for channel in run.live.document.devices.channels:
         alias = channel.alias.name if channel.alias else ""

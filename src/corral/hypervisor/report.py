@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from corral.host.account import KVM as KVM_DEVICE
 from corral.host.account import NAMES
-from corral.hypervisor.facts import Facts, Row, gather
+from corral.hypervisor.facts import Facts, Network, Row, gather
 from corral.hypervisor.sixteen import sixteen
+from corral.network.tap import TUN
 
 if TYPE_CHECKING:
     from corral.hypervisor.settings import Settings
@@ -24,7 +25,7 @@ __all__ = ["Facts", "Row", "as_json", "report", "rows"]
 PROGRAMS = {
     "dnsmasq": "DHCP and DNS for networks of guests (not offered yet); user networking needs none",
     "nft": "firewall and address translation for networks of guests (not offered yet)",
-    "passt": "faster user networking (not offered yet); QEMU's own works",
+    "passt": "user networks that forward ports (<backend type='passt'/>); QEMU's own network forwards none",
     "bwrap": "a sandbox for helper programs (not offered yet)",
     "perf": "profiles of guests taken on the host",
 }
@@ -50,6 +51,7 @@ def rows(facts: Facts) -> list[Row]:
     binary = facts.binary
     if binary is not None:
         found += [*sixteen(facts, binary), _memory_hotplug(binary)]
+    found.append(_cards(facts.network))
     for name, path in facts.programs.items():
         if path is not None:
             found.append(Row(name, True, path))
@@ -118,6 +120,22 @@ def _memory_hotplug(binary: Binary) -> Row:
         text = f"QEMU lacks {', '.join(lacks)}: what a machine starts with is all it can have"
         return Row("memory plugged live", False, text, "install a QEMU built with it")
     return Row("memory plugged live", True, "corral run --max-memory, corral set --memory; virtio-mem and dimm modules")
+
+
+def _cards(network: Network) -> Row:
+    """Whether network cards can be on the host's own links."""
+    name = "cards on bridges"
+    if not network.root:
+        if network.helper:
+            return Row(name, None, "by qemu-bridge-helper, which /etc/qemu/bridge.conf has to allow; no macvtaps")
+        hint = "use root's daemon; user networking (slirp, passt) and sockets between guests need no rights"
+        return Row(name, None, "need root's daemon, or qemu-bridge-helper made setuid", hint)
+    if not network.tun:
+        return Row(name, False, f"{TUN} cannot be opened: no taps", "modprobe tun")
+    text = f"taps and macvtaps; bridges here: {', '.join(network.bridges) or 'none'}"
+    if not network.vhost:
+        return Row(name, True, f"{text}; without vhost-net, QEMU moves the packets", "modprobe vhost_net")
+    return Row(name, True, f"{text}; vhost-net moves the packets")
 
 
 def _firmware(facts: Facts) -> Row:

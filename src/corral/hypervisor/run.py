@@ -80,6 +80,8 @@ class Run:
     #: The macvtaps made for it: name → address; and the passt processes of its cards, by alias (`links`).
     macvtaps: dict[str, str] = field(default_factory=dict)
     passts: dict[str, Process] = field(default_factory=dict)
+    #: The multicast groups that guests chose for macvtaps, by the macvtap's name.
+    groups: dict[str, frozenset[str]] = field(default_factory=dict)
     #: Open console and channel sessions by device alias: one at a time each.
     sessions: dict[str, ByteStream] = field(default_factory=dict)
 

@@ -206,4 +206,6 @@ def _usb(binary: Binary) -> Row:
 
 def _link_state(binary: Binary) -> Row:
     lacks = [] if binary.has_command("set_link") else ["set_link"]
-    return _lacking(15, "link state of an interface", lacks, "<link state='down'/> in the document, at start")
+    return _lacking(
+        15, "link state of an interface", lacks, "corral nic link, virsh domif-setlink: while it runs and defined"
+    )

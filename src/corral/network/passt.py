@@ -1,12 +1,14 @@
 """passt: a process that carries a guest's packets over sockets of the host's, without rights. passt(1).
 
-It gets one end of a socket pair and QEMU the other; it ends by itself when QEMU's is closed. It goes into the
-background when all is ready, so that the end of the program that we start is the answer.
+It listens on a socket to which QEMU connects, and ends by itself when QEMU's end is closed. It goes into the background
+when all is ready, so that the end of the program that we start is the answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +26,9 @@ def find() -> str | None:
     return shutil.which("passt")
 
 
-def arguments(interface: Interface, *, fd: int, pid_file: Path, account: Account | None) -> list[str]:
-    """passt's own, for one interface, in the directory of `pid_file`; `account` is whom it runs as, None: us."""
-    words = ["--one-off", "--quiet", "--fd", str(fd), "--pid", pid_file.name]
+def arguments(interface: Interface, *, listen: Path, account: Account | None) -> list[str]:
+    """passt's own, for one interface, in the directory of the socket; `account` is whom it runs as, None: us."""
+    words = ["--one-off", "--quiet", "--socket", listen.name, "--pid", pid_file(listen).name]
     if account is not None:
         words += ["--runas", f"{account.uid}:{account.gid}"]
     if interface.source is not None and interface.source.dev is not None:
@@ -62,17 +64,22 @@ def _ranges(ranges: list[PortRange]) -> Iterator[str]:
         yield text
 
 
-def start(interface: Interface, *, fd: int, pid_file: Path, account: Account | None) -> int:
-    """Start passt and wait until it is ready; its process id. HostError with its own words when it refuses."""
+def pid_file(listen: Path) -> Path:
+    """Where the passt that listens there writes its process id."""
+    return listen.with_suffix(".pid")
+
+
+def start(interface: Interface, *, listen: Path, account: Account | None) -> None:
+    """Start passt and wait until it is ready. HostError with its own words when it refuses."""
     program = find()
     if program is None:
         raise ConfigUnsupported("passt is not installed", hint="apt-get install passt, or leave <backend> out")
-    pid_file.unlink(missing_ok=True)
+    for old in (listen, pid_file(listen)):
+        old.unlink(missing_ok=True)
     try:
         done = subprocess.run(
-            [program, *arguments(interface, fd=fd, pid_file=pid_file, account=account)],
-            pass_fds=[fd],
-            cwd=pid_file.parent,  # the way there may be closed to passt's account
+            [program, *arguments(interface, listen=listen, account=account)],
+            cwd=listen.parent,  # the way there may be closed to passt's account
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -87,10 +94,13 @@ def start(interface: Interface, *, fd: int, pid_file: Path, account: Account | N
         raise HostError(f"cannot execute {program}: {error.strerror}") from error
     if done.returncode != 0:
         raise HostError(f"passt refused to start: {_words(done.stderr) or f'status {done.returncode}'}")
-    try:
-        return int(pid_file.read_text()[:20])
-    except (OSError, ValueError) as error:
-        raise HostError("passt left no process id") from error
+
+
+def dismiss(listen: Path) -> None:
+    """End a passt to which no QEMU is connected any more: its one client comes, and goes."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1)
+        client.connect(str(listen))
 
 
 def _words(text: str) -> str:

@@ -101,8 +101,6 @@ def _numbered(props: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
     for name in ("fd", "fds", "vhostfd", "vhostfds"):
         if name in props:
             renamed[name] = ":".join(str(fds[each]) for each in props[name].split(":"))
-    if props.get("addr", {}).get("type") == "fd":
-        renamed["addr"] = {"type": "fd", "str": str(fds[props["addr"]["str"]])}
     return renamed
 
 

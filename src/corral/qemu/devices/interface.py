@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from corral.errors import ConfigUnsupported
 from corral.model.devices.interface import (
     LINKS,
@@ -11,6 +13,7 @@ from corral.model.devices.interface import (
     InterfaceDriver,
     InterfaceSource,
 )
+from corral.qemu.binary import Binary
 from corral.qemu.context import Context, Properties, alias, given, reconnect, switch, virtio_options
 from corral.qemu.runtime import Command, Part
 
@@ -32,15 +35,23 @@ def parts(interface: Interface, context: Context) -> list[Part]:
 
 
 def descriptors(interface: Interface, *, vhost: bool) -> list[str]:
-    """The names of the descriptors that QEMU is handed for the host's end: `tap-…`, `vhost-…`, `passt-…`."""
-    if interface.passt:
-        return [f"passt-{alias(interface)}"]
+    """The names of the descriptors that QEMU is handed for the host's end: `tap-…`, `vhost-…`."""
     if interface.type not in LINKS:
         return []
     names = [f"tap-{alias(interface)}-{queue}" for queue in range(interface.queues)]
     if by_vhost(interface, vhost=vhost):
         names += [f"vhost-{alias(interface)}-{queue}" for queue in range(interface.queues)]
     return names
+
+
+def passt_socket(interface: Interface, run_dir: Path) -> Path:
+    """Where the passt of a card listens for QEMU."""
+    return run_dir / f"passt-{alias(interface)}.sock"
+
+
+def can_reconnect(binary: Binary) -> bool:
+    """Whether QEMU connects again to a passt that was started anew."""
+    return any(binary.has_argument("netdev_add", f"type=stream/{name}") for name in ("reconnect-ms", "reconnect"))
 
 
 def by_vhost(interface: Interface, *, vhost: bool) -> bool:
@@ -60,8 +71,10 @@ def _backend(interface: Interface, context: Context) -> Properties:
     source = interface.source or InterfaceSource()
     match interface.type:
         case "user" if interface.passt:
-            end = {"type": "fd", "str": f"passt-{alias(interface)}"}
-            return {"type": _netdev("stream", context), "server": False, "addr": end}
+            # By name and not as a descriptor: QEMU connects in a thread, which knows no named descriptors (QEMU 10.0).
+            place = {"type": "unix", "path": context.own(str(passt_socket(interface, context.runtime.run_dir)))}
+            again = reconnect(1, context) if can_reconnect(context.binary) else {}
+            return {"type": _netdev("stream", context), "server": False, "addr": place} | again
         case "user":
             return _slirp(interface, context)
         case "bridge" | "ethernet" | "direct":
