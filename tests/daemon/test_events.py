@@ -43,6 +43,8 @@ SAMPLES: list[events.Event] = [
     events.MetadataChange(WEB, 2, "http://example.org/x"),
     events.MetadataChange(WEB, 0, None),
     events.MemoryFailure(WEB, 0, 1, 2),
+    events.DiskChange(WEB, "/gone.iso", None, "sata0-0-0", 0),
+    events.BlockThreshold(WEB, "vda[1]", "/disk", 1 << 20, 512),
     events.Tunable(WEB, (("cputune.vcpupin0", 7, "0-1"),)),
 ]
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from corral.client import connect
 from corral.client.domain import Domain
-from corral.client.events import IOError
+from corral.client.events import BlockThreshold, IOError
 from corral.client.host import Host
 from corral.errors import CorralError
 from corral.guests import tiny
@@ -218,6 +218,11 @@ async def test_limits(guest: Guest) -> None:
     await guest.vm.limit_disk("vdc", {"total_bytes_sec": 100 * rate})
     assert (await guest.vm.disk_limits("vdc"))["total_bytes_sec"] == 100 * rate
     assert await _rate(guest, "vda", 8) > 3 * rate
+    await guest.host.call("domain_set_block_threshold", dom=guest.vm.reference, dev="vdc", threshold=1 << 20, flags=0)
+    async with guest.vm.events(BlockThreshold) as events, asyncio.timeout(20):
+        await guest.sh("dd if=/dev/zero of=/dev/vda bs=64k seek=20 count=1 oflag=direct")
+        event = await anext(events)
+    assert isinstance(event, BlockThreshold) and (event.disk, event.threshold) == ("vdc", 1 << 20)
     await guest.vm.detach(disk)
     await guest.gone("vda")
 

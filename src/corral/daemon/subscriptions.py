@@ -123,6 +123,16 @@ FORMS: dict[type[Event], Form] = {
         lambda e: {"state": e.state, "reason": e.reason},
         nested=False,
     ),
+    events.DiskChange: Form(
+        "domain_event_disk_change",
+        "domain_event_callback_disk_change",
+        lambda e: {
+            "oldSrcPath": e.old_src_path,
+            "newSrcPath": e.new_src_path,
+            "devAlias": e.dev_alias,
+            "reason": e.reason,
+        },
+    ),
     events.BlockThreshold: Form(
         None,
         "domain_event_block_threshold",

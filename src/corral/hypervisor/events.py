@@ -216,6 +216,17 @@ class MemoryFailure(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class DiskChange(Event):
+    """A disk has another image, or none: virConnectDomainEventDiskChangeReason."""
+
+    old_src_path: str | None
+    new_src_path: str | None
+    dev_alias: str
+    reason: int
+    event_id: ClassVar[int] = DomainEventID.DISK_CHANGE
+
+
+@dataclass(frozen=True, slots=True)
 class BlockThreshold(Event):
     """An image was written beyond the mark that was set, by so many bytes."""
 

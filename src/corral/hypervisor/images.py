@@ -126,8 +126,8 @@ def _identity(source: DiskSource) -> str:
 async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ...]], set[str]]:
     """For each disk the images from the top down, by target name; HostError naming a missing one.
 
-    A disk whose document tells its chain is left out. Also the targets of CD-ROM drives whose medium is missing and may
-    be (`startupPolicy`).
+    A disk whose document tells its chain is left out. Also the targets of disks whose image is missing and may be
+    (`startupPolicy`).
     """
     absent: set[str] = set()
 
@@ -140,7 +140,7 @@ async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ..
             return None
         path = Path(source.path)
         if not await asyncio.to_thread(path.exists):
-            if source.startup_policy in ("optional", "requisite") and disk.device == "cdrom":
+            if source.startup_policy == "optional":
                 absent.add(disk.target.dev)
                 return None
             raise HostError(f"Cannot access storage file '{path}': No such file or directory")

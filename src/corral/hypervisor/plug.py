@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import CorralError
+from corral.errors import CorralError, HostError
 from corral.hypervisor import events, guest, images, links, memory_devices, raw_io, reservations, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
@@ -58,6 +58,8 @@ async def _chains(live: DomainDocument, device: Device) -> dict[str, tuple[Image
     default_devices.complete_disk(disk)
     chains, absent = await images.chains_of(only(live, [disk]))
     if absent and device.source is not None:
+        if device.device != "cdrom":
+            raise HostError(f"Cannot access storage file '{device.source.path}': No such file or directory")
         device.source = None
     return chains
 

@@ -27,6 +27,7 @@ from corral.constants import (
 from corral.errors import CorralError, HostError, InternalError, OperationAborted
 from corral.host import io_engines, priority
 from corral.hypervisor import (
+    absent_disks,
     display_certificates,
     displays,
     ending,
@@ -66,10 +67,7 @@ async def start(domain: Domain, base: Definition, flags: int, *, owner: object |
     document = base.document
     chains, absent = await images.chains_of(document)
     if absent:
-        document = document.copy()
-        for disk in document.devices.disks:
-            if disk.target.dev in absent:
-                disk.source = None
+        document = absent_disks.without(document, absent)
     hypervisor.images.claim(domain.uuid, domain.name, images.paths_of(document, chains))
     try:
         run = await _begin(domain, base, flags, owner)
@@ -77,6 +75,7 @@ async def start(domain: Domain, base: Definition, flags: int, *, owner: object |
         try:
             machine = await _make(domain, run, document, chains, flags)
             await _go(domain, run, machine, paused=bool(flags & DomainCreateFlags.START_PAUSED))
+            absent_disks.tell(domain, base.document, absent)
         except BaseException as error:
             await _undo(domain, run)
             if isinstance(error, asyncio.CancelledError) and run.ending:

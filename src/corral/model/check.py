@@ -121,6 +121,9 @@ class _Checker:
             if any(value is not None and kind != disk.type for kind, value in kinds.items()):
                 self.refuse((*loc, "source"), f"disk type '{disk.type}' does not go with this source")
             self.remote(source, (*loc, "source"))
+            if source.startup_policy == "requisite" and disk.device != "cdrom":
+                message = "Setting disk 'requisite' startupPolicy is allowed only for cdrom or floppy"
+                self.refuse((*loc, "source", "startup_policy"), message)
         self.passed_through(disk, loc)
         if disk.iotune is not None and (fault := disk.iotune.faults()):
             self.refuse((*loc, "iotune"), fault)

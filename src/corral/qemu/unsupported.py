@@ -68,8 +68,6 @@ def _clock(domain: Domain) -> Iterator[Claim]:
 def _disk(disk: Disk, domain: Domain) -> Iterator[Claim]:
     name, driver = disk.target.dev, disk.driver
     yield driver is not None and driver.name not in (None, "qemu"), f"a driver other than 'qemu' of disk '{name}'"
-    policy = disk.source.startup_policy if disk.source is not None else None
-    yield policy not in (None, "mandatory"), f"startupPolicy '{policy}' of disk '{name}'"
     yield disk.target.tray == "open", f"an open tray of disk '{name}'"
     tuned = driver is not None and (driver.queues or driver.queue_size)
     yield bool(tuned) and disk.target.bus != "virtio", f"queues of disk '{name}', which is not virtio,"
