@@ -31,6 +31,8 @@ def kinds(path: Path) -> dict[str, str]:
         "scsi disk": disk(path, "sdb", "scsi"),
         "scsi disk and its controller": disk(path, "sdh", "scsi"),
         "usb disk": disk(path, "sdc", "usb"),
+        "limited disk": disk(path, "sde", "scsi", more="<iotune><total_iops_sec>100</total_iops_sec></iotune>"),
+        "transient disk": disk(path, "sde", "scsi", more="<transient/>"),
         "cdrom": drive(path, "sdd"),
         "interface": CARD,
         "interface without its cable": CARD.replace("</interface>", "<link state='down'/></interface>"),

@@ -114,6 +114,8 @@ async def test_every_kind(host: Host, kind: str) -> None:
 
 QUICK = (
     "scsi disk",
+    "limited disk",
+    "transient disk",
     "usb disk",
     "cdrom",
     "channel",
@@ -153,7 +155,17 @@ async def test_refused_at_each_step(host: Host, kind: str, monkeypatch: pytest.M
     assert step >= 1
 
 
-ADDING = ("add-fd", "blockdev-add", "object-add", "netdev_add", "chardev-add", "device_add", "set_link", "set-action")
+ADDING = (
+    "add-fd",
+    "blockdev-add",
+    "object-add",
+    "netdev_add",
+    "chardev-add",
+    "device_add",
+    "set_link",
+    "set-action",
+    "block_set_io_throttle",
+)
 
 
 async def _refuse_one(host: Host, xml: str, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
