@@ -35,6 +35,17 @@ class Target:
             raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def add_guarded(self, image: Path, user: str, password: str) -> str:
+        """A second target with that image as LUN 1, for whom knows the password (CHAP); its name."""
+        name = f"{IQN}-guarded"
+        self.admin("--op", "new", "--mode", "target", "--tid", "2", "--targetname", name)
+        lun = ["--mode", "logicalunit", "--tid", "2", "--lun", "1"]
+        self.admin("--op", "new", *lun, "--backing-store", str(image))
+        self.admin("--op", "new", "--mode", "account", "--user", user, "--password", password)
+        self.admin("--op", "bind", "--mode", "account", "--tid", "2", "--user", user)
+        self.admin("--op", "bind", "--mode", "target", "--tid", "2", "--initiator-address", "ALL")
+        return name
+
 
 def missing() -> str | None:
     """Why there can be no target here, or None."""

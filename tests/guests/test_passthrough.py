@@ -145,6 +145,36 @@ async def test_a_generic_device(guest: Guest) -> None:
     await guest.gone("sdb")
 
 
+async def test_a_password(guest: Guest) -> None:
+    """A target that wants one (CHAP): the secret's, never shown; without the right one nothing is plugged."""
+    image = guest.directory / "guarded.img"
+    image.write_bytes(b"GUARDED".ljust(8 << 20, b"\0"))
+    name = await asyncio.to_thread(guest.target.add_guarded, image, "corral", "correct-horse")
+    disk = (
+        f"<disk type='network' device='lun'><source protocol='iscsi' name='{name}/1'>"
+        f"<host name='127.0.0.1' port='{guest.target.port}'/>"
+        "<auth username='corral'><secret type='iscsi' usage='guarded'/></auth></source>"
+        "<target dev='sdg' bus='scsi'/></disk>"
+    )
+    with pytest.raises(CorralError, match="no secret with matching usage 'guarded'"):
+        await guest.vm.attach(disk)
+    xml = "<secret><usage type='iscsi'><target>guarded</target></usage></secret>"
+    secret = (await guest.host.call("secret_define_xml", xml=xml, flags=0)).secret
+    with pytest.raises(CorralError, match="does not have a value"):
+        await guest.vm.attach(disk)
+    await guest.host.call("secret_set_value", secret=secret, value=b"wrong-password", flags=0)
+    with pytest.raises(CorralError, match="iSCSI"):
+        await guest.vm.attach(disk)
+    await guest.host.call("secret_set_value", secret=secret, value=b"correct-horse", flags=0)
+    await guest.vm.attach(disk)
+    await guest.appeared("sdb")
+    assert await guest.sh("dd if=/dev/sdb bs=7 count=1 2>/dev/null") == "GUARDED"
+    assert "correct-horse" not in await guest.vm.xml() and not list(guest.directory.glob("run/*/*.secret"))
+    await guest.vm.detach(disk)
+    await guest.gone("sdb")
+    await guest.host.call("secret_undefine", secret=secret)
+
+
 async def test_raw_io(guest: Guest) -> None:
     """A machine whose disk asks for it may send any SCSI command, and is nobody all the same."""
     (pid,) = corrald.machines(guest.directory)

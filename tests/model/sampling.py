@@ -142,6 +142,7 @@ REMOTE: dict[str, Any] = {"hosts": [{"name": "x", "port": 1}], "name": "x"}
 SOURCES: dict[str, dict[str, Any]] = {
     "hosts": {"protocol": "nbd"},
     "reconnect": {**REMOTE, "protocol": "nbd"},
+    "auth": {**REMOTE, "protocol": "iscsi"},
     "initiator": {**REMOTE, "protocol": "iscsi"},
     "reservations": {"dev": "/dev/x"},
 } | {name: {**REMOTE, "protocol": "https"} for name in ("ssl", "readahead", "timeout")}
@@ -210,6 +211,8 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("DiskSource", "query"): ({**REMOTE, "protocol": "http"}, {}),
     ("SCSIHostdev", "*"): ({"source": LENT}, {}),
     ("ISCSISource", "*"): (LENT, {}),
+    ("Auth", "*"): ({"secret": {"type": "iscsi", "usage": "x"}}, {}),
+    ("AuthSecret", "type=iscsi"): ({"usage": "x"}, {}),
     ("SourceHost", "*"): ({"name": "x"}, {}),
     ("SourceHost", "transport=unix"): ({"socket": "/x"}, {}),
     ("SourceHost", "socket"): ({"transport": "unix"}, {}),

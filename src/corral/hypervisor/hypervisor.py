@@ -41,6 +41,7 @@ from corral.hypervisor.offer import Offer
 from corral.hypervisor.perf_events import PerfCounters
 from corral.hypervisor.pools import Pools
 from corral.hypervisor.ports import Ports
+from corral.hypervisor.secrets import Secrets
 from corral.hypervisor.store import Store
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Hypervisor:
         self.images = Images()
         self.ports = Ports()
         self.pools = Pools(self)
+        self.secrets = Secrets(settings.state / "secrets")
         self.closing = False
         self._by_uuid: dict[UUID, Domain] = {}
         self._by_name: dict[str, Domain] = {}
@@ -119,6 +121,7 @@ class Hypervisor:
             boot = (await asyncio.to_thread(_BOOT_ID.read_text)).strip()
             hypervisor = cls(settings, store, boot, await Offer.look(settings), account)
             unsubscribe = hypervisor.events.subscribe(hypervisor._missed.append)
+            await hypervisor.secrets.load()
             await reattach.restore(hypervisor)
             await hypervisor.pools.open()
             unsubscribe()

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError, OperationFailed, OperationUnsupported
-from corral.hypervisor import answers, images, plug, unplug
+from corral.hypervisor import answers, images, plug, secrets, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.qemu.monitor import MonitorCommandFailed
 
@@ -79,7 +79,8 @@ async def run_change(
     )
     try:
         await domain.hypervisor.store.begin_plug(run.id, note.to_json())
-        await _exchange(run, run.require_machine(), alias, old_parts, new_parts, force=force)
+        async with secrets.lent(domain, run, [new]):
+            await _exchange(run, run.require_machine(), alias, old_parts, new_parts, force=force)
         await _limited(run.require_machine(), new)
     except BaseException:
         domain.hypervisor.images.release_paths(domain.uuid, paths)

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError, HostError
-from corral.hypervisor import events, guest, images, links, memory_devices, raw_io, reservations, unplug
+from corral.hypervisor import events, guest, images, links, memory_devices, raw_io, reservations, secrets, unplug
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
 from corral.qemu.monitor import MonitorCommandFailed
@@ -94,7 +94,8 @@ async def run_plug(
             if reservations.wanted(plug.devices):
                 await reservations.ensure(domain, run)
             with memory_devices.noticing(domain, run, plug.devices) as expected:
-                await _execute(domain, run, machine, plug, ends)
+                async with secrets.lent(domain, run, plug.devices):
+                    await _execute(domain, run, machine, plug, ends)
                 try:
                     await memory_devices.noticed(run, expected)
                     if memory_devices.modules(plug.devices):

@@ -42,6 +42,7 @@ from corral.hypervisor import (
     raw_io,
     reactions,
     reservations,
+    secrets,
     statistics,
     vcpus,
 )
@@ -166,7 +167,10 @@ async def _make(
             planned = plan.plan(document, binary, runtime)
             if reservations.wanted(document.devices.disks):
                 await reservations.ensure(domain, run)
-            async with links.opened(domain, run, document.devices.interfaces) as ends:
+            async with (
+                links.opened(domain, run, document.devices.interfaces) as ends,
+                secrets.lent(domain, run, (*document.devices.disks, *document.devices.hostdevs)),
+            ):
                 machine = await _spawn(domain, run, planned, listener, ends)
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})

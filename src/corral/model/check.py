@@ -18,6 +18,7 @@ from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import BackingStore, Disk, DiskSource
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.panic import Panic
+from corral.model.devices.remote import Auth
 from corral.model.domain import Domain
 from corral.model.element import Element
 from corral.model.shape import shape_of
@@ -155,14 +156,22 @@ class _Checker:
             self.refuse((*loc, "hosts", 0), f"protocol '{source.protocol}' does not support transport 'unix'")
         if source.name is None and source.protocol != "nbd":
             self.refuse(loc, f"missing name for network disk of protocol '{source.protocol}'")
+        if source.auth is not None and source.protocol != "iscsi":
+            self.refuse((*loc, "auth"), f"<auth> of protocol '{source.protocol}' is not supported", ConfigUnsupported)
+        self.password(source.auth, (*loc, "auth"))
         if source.protocol == "iscsi" and not _LUN.fullmatch(source.name or ""):
             self.refuse(loc, f"target '{source.name}' must be of format <iqn>/<lun>")
+
+    def password(self, auth: Auth | None, loc: Loc) -> None:
+        if auth is not None and (auth.secret.uuid is None) == (auth.secret.usage is None):
+            self.refuse((*loc, "secret"), "a secret is named by its uuid or by its usage")
 
     def hostdevs(self) -> None:
         for position, device in enumerate(self.devices.hostdevs):
             loc: Loc = ("devices", "hostdevs", position, "source")
             if len(device.source.hosts) != 1:
                 self.refuse(loc, "a SCSI host device of protocol 'iscsi' has one <host>")
+            self.password(device.source.auth, (*loc, "auth"))
             if not _LUN.fullmatch(device.source.name):
                 self.refuse(loc, f"target '{device.source.name}' must be of format <iqn>/<lun>")
 

@@ -21,6 +21,7 @@ MODULES = (
     "node",
     "perf",
     "qemu",
+    "secrets",
     "stats",
     "storage",
     "streams",

@@ -1,4 +1,4 @@
-"""What this host does not have: networks, interfaces, node devices, secrets, filters, snapshots.
+"""What this host does not have: networks, interfaces, node devices, filters, snapshots.
 
 Lists of them are empty and looking one up finds nothing, so that clients which look at everything work. The tables
 below say it for each procedure; `unsupported.py` names those that are answered "not supported".
@@ -17,7 +17,6 @@ from corral.errors import (
     NoDomainSnapshot,
     NoNetwork,
     NoNodeDevice,
-    NoSecret,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +67,6 @@ EMPTY: dict[str, dict[str, Any]] = {
             "defined_networks",
             "interfaces",
             "defined_interfaces",
-            "secrets",
             "nwfilters",
         )
     },
@@ -76,14 +74,12 @@ EMPTY: dict[str, dict[str, Any]] = {
     "connect_list_defined_networks": {"names": []},
     "connect_list_interfaces": {"names": []},
     "connect_list_defined_interfaces": {"names": []},
-    "connect_list_secrets": {"uuids": []},
     "connect_list_nwfilters": {"names": []},
     "connect_list_all_networks": {"nets": [], "ret": 0},
     "connect_list_all_interfaces": {"ifaces": [], "ret": 0},
     "connect_list_all_node_devices": {"devices": [], "ret": 0},
     "connect_list_all_nwfilters": {"filters": [], "ret": 0},
     "connect_list_all_nwfilter_bindings": {"bindings": [], "ret": 0},
-    "connect_list_all_secrets": {"secrets": [], "ret": 0},
     "node_num_of_devices": {"num": 0},
     "node_list_devices": {"names": []},
 }
@@ -117,8 +113,6 @@ LOOKUPS: dict[str, tuple[type[CorralError], Callable[[Any], str]]] = {
         NoNodeDevice,
         lambda args: f"no SCSI host with matching WWNN '{args.wwnn}' and WWPN '{args.wwpn}'",
     ),
-    "secret_lookup_by_uuid": (NoSecret, lambda args: f"no secret with matching uuid '{UUID(bytes=args.uuid)}'"),
-    "secret_lookup_by_usage": (NoSecret, lambda args: f"no secret with matching usage '{args.usageID}'"),
     "nwfilter_lookup_by_name": (NoNWFilter, lambda args: f"no nwfilter with matching name '{args.name}'"),
     "nwfilter_lookup_by_uuid": (NoNWFilter, lambda args: f"no nwfilter with matching uuid '{UUID(bytes=args.uuid)}'"),
     "nwfilter_binding_lookup_by_port_dev": (

@@ -129,7 +129,7 @@ def node_device_event_deregister_any(session: Session, args: Any) -> None:
 
 @handler("connect_secret_event_register_any")
 def secret_event_register_any(session: Session, args: Any) -> dict[str, Any]:
-    """There are no secrets, so nothing will come."""
+    """Changes of secrets are not told of."""
     return {"callbackID": session.subscriptions.add_silent()}
 
 

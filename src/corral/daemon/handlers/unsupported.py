@@ -126,13 +126,6 @@ UNSUPPORTED: dict[str, tuple[str, ...]] = {
         "node_device_is_active",
         "node_device_update",
     ),
-    "secrets": (
-        "secret_define_xml",
-        "secret_get_xml_desc",
-        "secret_set_value",
-        "secret_get_value",
-        "secret_undefine",
-    ),
     "network filters": (
         "nwfilter_get_xml_desc",
         "nwfilter_define_xml",

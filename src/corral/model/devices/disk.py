@@ -11,6 +11,7 @@ from corral.model.devices.device import BootableDevice, DeviceSeclabel, Queues, 
 from corral.model.devices.iotune import IOTune
 from corral.model.devices.remote import (
     SSL,
+    Auth,
     Initiator,
     Protocol,
     Readahead,
@@ -96,6 +97,7 @@ class DiskSource(Element, tag="source"):
     readahead: Readahead | None = element(default=None)
     timeout: Timeout | None = element(default=None)
     reconnect: Reconnect | None = element(default=None)
+    auth: Auth | None = element(default=None)
     initiator: Initiator | None = element(default=None)
     reservations: Reservations | None = element(default=None)
     seclabels: list[DeviceSeclabel] = element(tag="seclabel", default_factory=list)

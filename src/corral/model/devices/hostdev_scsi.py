@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_xml import attr, element
 
 from corral.model.devices.device import BootableDevice
-from corral.model.devices.remote import Initiator, SourceHost
+from corral.model.devices.remote import Auth, Initiator, SourceHost
 from corral.model.element import Element, YesNo
 
 
@@ -28,6 +28,7 @@ class ISCSISource(Element, tag="source"):
     protocol: Literal["iscsi"] = attr()
     name: str = attr()
     hosts: list[Portal] = element(tag="host", default_factory=list)
+    auth: Auth | None = element(default=None)
     initiator: Initiator | None = element(default=None)
 
     @property

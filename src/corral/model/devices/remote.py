@@ -6,6 +6,7 @@ https://libvirt.org/formatdomain.html#hard-drives-floppy-disks-cdroms, "network"
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field
 from pydantic_xml import attr, element
@@ -33,6 +34,21 @@ class SourceHost(Element, tag="host"):
             return self.socket
         name = f"[{self.name}]" if self.name is not None and ":" in self.name else self.name or ""
         return f"{name}:{self.port}" if self.port is not None else name
+
+
+class AuthSecret(Element, tag="secret"):
+    """The password: the secret with that UUID, or for that use."""
+
+    type: Literal["iscsi"] = attr()
+    uuid: UUID | None = attr(default=None)
+    usage: str | None = attr(default=None)
+
+
+class Auth(Element, tag="auth"):
+    """As which account the host is known to a target (CHAP)."""
+
+    username: str = attr()
+    secret: AuthSecret = element()
 
 
 class Iqn(Element, tag="iqn"):

@@ -7,7 +7,7 @@ from corral.model.address import DriveAddress
 from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.qemu.context import Context, Properties, alias
 from corral.qemu.devices.disk import WIDE_SCSI
-from corral.qemu.devices.storage import iscsi
+from corral.qemu.devices.storage import iscsi, password
 from corral.qemu.runtime import Part
 
 
@@ -18,10 +18,11 @@ def parts(device: SCSIHostdev, context: Context) -> list[Part]:
     if device.sgio == "unfiltered":
         raise ConfigUnsupported("sgio='unfiltered' of a host device is not supported (no kernel offers it)")
     node = iscsi(device.source.servers, device.source.name, device.source.initiator) | {"read-only": device.readonly}
-    backend = Part("blockdev", f"libvirt-{alias(device)}-backend", node)
+    ahead, more = password(device.source.auth, alias(device))
+    backend = Part("blockdev", f"libvirt-{alias(device)}-backend", node | more)
     props: Properties = {"driver": context.driver("scsi-generic"), "drive": backend.id} | _place(device, context)
     props |= {"share-rw": True} if device.shareable else {}
-    return [backend, Part("device", alias(device), props | context.boot_index(device))]
+    return [*ahead, backend, Part("device", alias(device), props | context.boot_index(device))]
 
 
 def _place(device: SCSIHostdev, context: Context) -> Properties:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from corral.errors import ConfigUnsupported
 from corral.model.devices.disk import DiskSource
-from corral.model.devices.remote import Initiator, Reservations, SourceHost
+from corral.model.devices.remote import Auth, Initiator, Reservations, SourceHost
 from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, given
 from corral.qemu.runtime import Part
@@ -23,7 +23,8 @@ def storage(
     `direct` when QEMU reads past the host's cache; `owner` the alias of the device that uses it.
     """
     if source.protocol is not None:
-        return [], _remote(source, context)
+        parts, more = password(source.auth, owner)
+        return parts, _remote(source, context) | more
     file = descriptors.image(number, source.path or "", writable=writable, direct=direct)
     node: Properties = {"driver": "host_device" if source.dev is not None else "file"}
     node["filename"] = descriptors.reference(file)
@@ -59,6 +60,19 @@ def iscsi(hosts: list[SourceHost], name: str, initiator: Initiator | None) -> Pr
     node: Properties = {"driver": "iscsi", "portal": hosts[0].place, "target": target, "lun": int(lun or 0)}
     node["transport"] = "tcp"
     return node | given({"initiator-name": initiator.iqn.name if initiator is not None else None})
+
+
+def password(auth: Auth | None, owner: str) -> tuple[list[Part], Properties]:
+    """The object that holds a target's password, and what the node says of it; `owner`: the device's alias."""
+    if auth is None:
+        return [], {}
+    secret = Part("object", f"{owner}-secret", {"qom-type": "secret", "format": "raw", "file": secret_file(owner)})
+    return [secret], {"user": auth.username, "password-secret": secret.id}
+
+
+def secret_file(owner: str) -> str:
+    """Where QEMU, in its own directory, reads a device's password as it makes the object."""
+    return f"{owner}.secret"
 
 
 def _server(host: SourceHost) -> Properties:
