@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.guests.inside import Inside
 
 from corral.client import connect
 from corral.client.domain import Domain
@@ -30,23 +30,12 @@ CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='vi
 RNG = "<rng model='virtio'><backend model='builtin'/></rng>"
 
 
-class Guest:
+class Guest(Inside):
     """The tiny guest, its client, and a directory of images that QEMU may open."""
 
     def __init__(self, host: Host, vm: Domain, directory: Path) -> None:
-        self.host, self.vm, self.directory = host, vm, directory
-
-    async def sh(self, script: str) -> str:
-        result = await self.vm.exec(["sh", "-c", script], agent_timeout=30)
-        return (result.stdout + result.stderr).decode().strip()
-
-    async def until(self, script: str, condition: Callable[[str], bool], seconds: float = 20) -> str:
-        """Ask the guest until its answer is as wanted: what is plugged takes it a moment."""
-        end = time.monotonic() + seconds
-        while not condition(said := await self.sh(script)):
-            assert time.monotonic() < end, f"{script}: {said}"
-            await asyncio.sleep(0.05)
-        return said
+        super().__init__(host, vm)
+        self.directory = directory
 
     def image(self, name: str, content: bytes = b"", size: int = 1 << 20) -> Path:
         path = self.directory / name

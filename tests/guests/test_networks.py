@@ -8,11 +8,13 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests.guests.inside import Inside
+from tests.guests.vhost_user import Backend
 
 from corral.client import connect
 from corral.client.domain import Domain
@@ -51,6 +53,8 @@ def ip(net: int, number: int) -> str:
     return f"10.{net}.0.{10 + number}"
 
 
+SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+MTU = {1: "<mtu size='1300'/>", 2: ""}
 ON_BRIDGE = f"<source bridge='{netns.BRIDGE}'/>"
 
 
@@ -60,7 +64,7 @@ def cards(number: int) -> str:
     forward = "<ip address='10.82.0.11' prefix='24'/><portForward proto='tcp' address='127.0.0.1'>"
     forward += "<range start='2022' to='22'/></portForward>"
     found = [
-        card("bridge", BRIDGE, number, ON_BRIDGE, "<mtu size='1300'/>" if number == 1 else ""),
+        card("bridge", BRIDGE, number, ON_BRIDGE, MTU[number]),
         card("direct", DIRECT, number, f"<source dev='{netns.PARENT}' mode='bridge'/>"),
         card(("server", "client")[number - 1], SOCKET, number, "<source address='127.0.0.1' port='5559'/>"),
         card("mcast", MCAST, number, "<source address='230.0.0.1' port='5558'/>"),
@@ -74,22 +78,12 @@ def cards(number: int) -> str:
     return "".join(found)
 
 
-class Guest:
+class Guest(Inside):
     """A tiny guest with an address on each net, and the namespace around it."""
 
     def __init__(self, host: Host, vm: Domain, number: int) -> None:
-        self.host, self.vm, self.number = host, vm, number
-
-    async def sh(self, script: str) -> str:
-        result = await self.vm.exec(["sh", "-c", script], agent_timeout=30)
-        return (result.stdout + result.stderr).decode().strip()
-
-    async def until(self, script: str, condition: Callable[[str], bool], seconds: float = 20) -> str:
-        end = time.monotonic() + seconds
-        while not condition(said := await self.sh(script)):
-            assert time.monotonic() < end, f"{script}: {said}"
-            await asyncio.sleep(0.05)
-        return said
+        super().__init__(host, vm)
+        self.number = number
 
     async def device(self, net: int) -> str:
         """The guest's name of its card on a net."""
@@ -141,6 +135,8 @@ async def lab(namespace: Namespace) -> AsyncIterator[Lab]:
             async with connect(daemon.uri) as host:
                 for number in (1, 2):
                     xml = tiny.document(f"g{number}", tiny=built, cpus=number, memory_kib=192 * 1024).to_xml()
+                    if number == 2:  # for vhost-user
+                        xml = xml.replace("<vcpu", SHARED + "<vcpu")
                     xml = re.sub(r"<interface.*</interface>", PORTS + cards(number), xml, flags=re.DOTALL)
                     vm = await host.define(xml)
                     await vm.start()
@@ -185,7 +181,7 @@ async def fetched(lab: Lab) -> str:
 
     The client speaks first: a passt of 2023 acknowledges no connection before there is something to say.
     """
-    fetch = "exec 3<>/dev/tcp/127.0.0.1/2022; printf 'GET /x HTTP/1.0\\r\\n\\r\\n' >&3; timeout 10 tail -1 <&3"
+    fetch = "exec 3<>/dev/tcp/127.0.0.1/2022; printf 'GET /x HTTP/1.0\\r\\n\\r\\n' >&3; timeout 3 tail -1 <&3"
     return (await asyncio.to_thread(lab.namespace.run, "bash", "-c", fetch, check=False)).strip()
 
 
@@ -271,21 +267,81 @@ async def test_plugged_and_unplugged_under_load(lab: Lab, model: str) -> None:
     guest, links = lab.guests[1], lab.namespace.links()
     queues = "<driver queues='2'/>" if model == "virtio" else ""
     extra = card("bridge", EXTRA, 2, ON_BRIDGE, queues).replace("type='virtio'", f"type='{model}'")
-    for _ in range(2):
+    lab.namespace.ip(f"addr add 10.{EXTRA}.0.1/24 dev {netns.BRIDGE}")
+    for _ in range(2 if model == "virtio" else 1):
         await guest.vm.attach(extra)
         assert len(lab.namespace.links()) == len(links) + 1
         device = await guest.device(EXTRA)
         await guest.address(EXTRA)
         if queues:
             assert "rx-1" in await guest.sh(f"ls /sys/class/net/{device}/queues")
-        lab.namespace.ip(f"addr replace 10.{EXTRA}.0.1/24 dev {netns.BRIDGE}")
         await guest.until(f"ping -c 1 -w 2 10.{EXTRA}.0.1", lambda said: "1 packets received" in said)
         await guest.sh(f"(ping -i 0.01 -s 1400 10.{EXTRA}.0.1 & ping -i 0.01 -s 1400 10.{EXTRA}.0.1) >/dev/null 2>&1 &")
         await guest.vm.detach(extra)
         await guest.until("cat /sys/class/net/*/address", lambda said: mac(EXTRA, 2) not in said)
         await guest.sh("killall ping")
         assert lab.namespace.links() == links
+    lab.namespace.ip(f"addr del 10.{EXTRA}.0.1/24 dev {netns.BRIDGE}")
     assert mac(EXTRA, 2) not in await guest.vm.xml() + await guest.vm.xml(inactive=True)
+
+
+@pytest.mark.slow
+async def test_isolated_ports(lab: Lab) -> None:
+    """Two isolated ports of a bridge do not reach each other, but the host; while they run, and back."""
+    first, second = lab.guests
+    alone = [card("bridge", BRIDGE, guest.number, ON_BRIDGE, MTU[guest.number]) for guest in lab.guests]
+    for guest, xml in zip(lab.guests, alone, strict=True):
+        await guest.vm.update(xml.replace("<model", "<port isolated='yes'/><model"), config=False)
+    assert await first.pings(netns.HOST, 1) and await second.pings(netns.HOST, 1)
+    assert " 0 packets received" in await first.sh(f"ping -c 1 -w 1 {ip(BRIDGE, 2)}")
+    for guest, xml in zip(lab.guests, alone, strict=True):
+        await guest.vm.update(xml, config=False)
+    await first.until(f"ping -c 1 -w 1 {ip(BRIDGE, 2)}", lambda said: " 1 packets received" in said)
+
+
+async def test_taps_of_ones_own(lab: Lab) -> None:
+    """A tap that somebody made is used as it is, and stays; one that we make beside all bridges goes."""
+    guest, links = lab.guests[1], lab.namespace.links()
+    lab.namespace.ip("tuntap add mine mode tap vnet_hdr")
+    lab.namespace.ip(f"addr add 10.{EXTRA}.0.1/24 dev mine")
+    lab.namespace.ip("link set mine up")
+    own = card("ethernet", EXTRA, 2, "<target dev='mine' managed='no'/>")
+    with pytest.raises(CorralError, match="a network link 'mine' is there already"):
+        await guest.vm.attach(own.replace(" managed='no'", ""), config=False)
+    await guest.vm.attach(own, config=False)
+    await guest.address(EXTRA)
+    await guest.until(f"ping -c 1 -w 2 10.{EXTRA}.0.1", lambda said: "1 packets received" in said)
+    await guest.vm.detach(own, config=False)
+    assert lab.namespace.links() == links | {"mine"}
+    lab.namespace.ip("link del mine")
+    with pytest.raises(HostError, match="the tap 'mine' that <target managed='no'/> names is not there"):
+        await guest.vm.attach(own, config=False)
+    made = card("ethernet", EXTRA, 2, "<target dev='ours'/>")
+    await guest.vm.attach(made, config=False)
+    assert lab.namespace.links() == links | {"ours"}
+    assert f"fe:54:00:{EXTRA:02x}:00:02" in lab.namespace.ip("link show ours")
+    await guest.device(EXTRA)
+    await guest.vm.detach(made, config=False)
+    assert lab.namespace.links() == links
+
+
+async def test_vhost_user(lab: Lab) -> None:
+    """Another process moves the packets, in the guest's own memory; plugged and unplugged."""
+    guest = lab.guests[1]
+    path = lab.directory / "vhost.sock"
+    source = f"<source type='unix' path='{path}' mode='client'><reconnect enabled='yes' timeout='1'/></source>"
+    extra = card("vhostuser", EXTRA, 2, source)
+    with pytest.raises(ConfigUnsupported, match="'interface' requires shared memory"):
+        await lab.guests[0].vm.attach(extra, config=False)
+    with Backend(path) as backend:
+        await guest.vm.attach(extra, config=False)
+        await guest.address(EXTRA)
+        await guest.until(f"ping -c 3 -i 0.2 -w 5 10.{EXTRA}.0.1", lambda said: "3 packets received" in said)
+        assert backend.packets > 3 and backend.connected.is_set()
+        await guest.vm.detach(extra, config=False)
+        async with asyncio.timeout(10):
+            while backend.connected.is_set():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def test_a_macvtap_plugged_and_unplugged(lab: Lab) -> None:
@@ -307,10 +363,17 @@ async def test_a_macvtap_plugged_and_unplugged(lab: Lab) -> None:
     assert lab.namespace.links() == links
 
 
+def open_taps(lab: Lab) -> int:
+    """How many taps and macvtaps the daemon and its machines have open."""
+    pids = [lab.daemon.pid, *corrald.machines(lab.daemon.state)]
+    files = [str(each.readlink()) for pid in pids for each in Path(f"/proc/{pid}/fd").iterdir()]
+    return len([each for each in files if each.startswith(("/dev/net/tun", "/dev/tap", "/dev/.corral-"))])
+
+
 async def test_a_refusal_leaves_nothing(lab: Lab) -> None:
     """Of a card that cannot be had nothing stays; of a start that fails half-way neither."""
     guest, links = lab.guests[1], lab.namespace.links()
-    before = await guest.vm.xml()
+    before, taps = await guest.vm.xml(), open_taps(lab)
     for source, message in (("nosuch", "there is no bridge 'nosuch' on this host"), ("lo", "'lo' is not a bridge")):
         with pytest.raises(HostError, match=message):
             await guest.vm.attach(card("bridge", EXTRA, 2, f"<source bridge='{source}'/>"))
@@ -329,9 +392,10 @@ async def test_a_refusal_leaves_nothing(lab: Lab) -> None:
     with pytest.raises(HostError, match="there is no bridge 'x'"):
         await guest.host.create(document)
     assert lab.namespace.links() == links
-    assert await guest.vm.xml() == before
+    assert await guest.vm.xml() == before and open_taps(lab) == taps
 
 
+@pytest.mark.slow
 async def test_a_passt_that_ends_is_started_again(lab: Lab) -> None:
     pids = lab.namespace.run("pgrep", "-f", "passt.*127.0.0.1/2022").split()
     assert len(pids) == 1

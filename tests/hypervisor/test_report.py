@@ -13,6 +13,7 @@ from corral.host.node import Host
 from corral.host.pci import PhysicalFunction
 from corral.host.pmu import PMU
 from corral.host.tsc import TSC
+from corral.hypervisor.facts import Network
 from corral.hypervisor.report import PROGRAMS, Facts, Row, as_json, report, rows
 from corral.hypervisor.settings import Settings
 from corral.qemu.binary import Binary, MachineType
@@ -132,6 +133,21 @@ def test_programs(facts: Facts) -> None:
     missing = row(facts, "passt")
     assert (missing.ok, missing.hint) == (None, "apt install passt")
     assert row(replace(facts, programs={"passt": "/usr/bin/passt"}), "passt").ok
+
+
+@pytest.mark.parametrize(
+    ("network", "ok", "text"),
+    [
+        (Network(root=True, tun=True, bridges=("br0", "br1")), True, "bridges here: br0, br1; without vhost-net"),
+        (Network(root=True, tun=True, vhost=True), True, "bridges here: none; vhost-net moves the packets"),
+        (Network(root=True), False, "/dev/net/tun cannot be opened"),
+        (Network(tun=True), None, "need root's daemon"),
+        (Network(tun=True, helper=True), None, "by qemu-bridge-helper"),
+    ],
+)
+def test_cards_on_bridges(facts: Facts, network: Network, ok: bool | None, text: str) -> None:
+    found = row(replace(facts, network=network), "cards on bridges")
+    assert found.ok is ok and text in found.text
 
 
 def test_json_is_what_the_wire_carries(facts: Facts) -> None:

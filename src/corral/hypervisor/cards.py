@@ -33,10 +33,8 @@ PARAMETERS = (
 
 async def neighbours(domain: Domain) -> tuple[guest_facts.Interface, ...]:
     """The addresses that the host's own table of neighbours has for a running domain's cards."""
-    from corral.network import link
-
     cards = domain.require_run().live.document.devices.interfaces
-    table = await asyncio.to_thread(link.neighbours) if any(each.target for each in cards) else []
+    table = await asyncio.to_thread(_neighbours) if any(each.target for each in cards) else []
     found = []
     for card in cards:
         mac = card.mac.address.lower() if card.mac is not None else ""
@@ -44,6 +42,12 @@ async def neighbours(domain: Domain) -> tuple[guest_facts.Interface, ...]:
         if known and card.target is not None:
             found.append(guest_facts.Interface(card.target.dev, mac, known))
     return tuple(found)
+
+
+def _neighbours() -> list[tuple[str, str, str]]:
+    from corral.network import link
+
+    return link.neighbours()
 
 
 def parameters(domain: Domain, name: str, flags: int) -> dict[str, int]:

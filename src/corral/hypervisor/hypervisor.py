@@ -82,6 +82,8 @@ class Hypervisor:
         self.generation = 0
         #: Held while definitions (names, UUIDs, documents) change, so that they never contradict each other.
         self.definitions = asyncio.Lock()
+        #: Held while a name is chosen for a link of the host's that is yet to be made.
+        self.naming = asyncio.Lock()
         self.images = Images()
         self.ports = Ports()
         self.pools = Pools(self)

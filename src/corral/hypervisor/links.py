@@ -252,15 +252,17 @@ async def _restart_passt(domain: Domain, run: Run, alias: str) -> None:
 
 async def _note_macvtap(domain: Domain, run: Run, interface: Interface, given: str | None) -> str:
     """Choose a macvtap's name, and have the store know it before it exists."""
-    from corral.network import link
+    from corral.network import tap
 
     assert interface.mac is not None
-    others = [name for other in domain.hypervisor.domains() if other.run is not None for name in other.run.macvtaps]
-    name = given if given is not None else await asyncio.to_thread(link.free_macvtap, frozenset(others))
-    if Path("/sys/class/net", name).exists():  # noqa: ASYNC240 - a look into the kernel's memory
-        raise HostError(f"a network link '{name}' is there already")
-    run.macvtaps[name] = interface.mac.address.lower()
-    await domain.hypervisor.store.set_meta(f"{_NOTE}{run.id}", json.dumps(run.macvtaps))
+    hypervisor = domain.hypervisor
+    async with hypervisor.naming:
+        others = {name for other in hypervisor.domains() if other.run is not None for name in other.run.macvtaps}
+        name = given if given is not None else tap.free_macvtap(frozenset(others))
+        if name in others or Path("/sys/class/net", name).exists():  # noqa: ASYNC240 - a look into the kernel's memory
+            raise HostError(f"a network link '{name}' is there already")
+        run.macvtaps[name] = interface.mac.address.lower()
+    await hypervisor.store.set_meta(f"{_NOTE}{run.id}", json.dumps(run.macvtaps))
     return name
 
 
@@ -275,7 +277,6 @@ async def follow(domain: Domain, run: Run, alias: str) -> None:
     """A guest changed what a card of its takes: have its macvtap take the same, where the document trusts it."""
     from corral.model import device_set
     from corral.model.devices.interface import Interface
-    from corral.network import rx_filter
 
     card = device_set.by_alias(run.live.document, alias)
     if not isinstance(card, Interface) or card.type != "direct" or card.trust_guest_rx_filters != "yes":
@@ -286,13 +287,19 @@ async def follow(domain: Domain, run: Run, alias: str) -> None:
         # QEMU tells of the next change only when it has been asked about this one.
         answer = await run.require_machine().monitor.execute("query-rx-filter", {"name": alias})
         before = run.groups.get(name, frozenset())
-        address, run.groups[name] = await asyncio.to_thread(rx_filter.follow, name, answer[0], before)
+        address, run.groups[name] = await asyncio.to_thread(_follow, name, answer[0], before)
     except (CorralError, OSError, LookupError) as error:
         log.warning("domain %s: '%s' does not follow its guest's filters: %s", domain.name, name, error)
         return
     if run.macvtaps.get(name) != address:
         run.macvtaps[name] = address
         await domain.hypervisor.store.set_meta(f"{_NOTE}{run.id}", json.dumps(run.macvtaps))
+
+
+def _follow(name: str, told: Mapping[str, Any], before: frozenset[str]) -> tuple[str, frozenset[str]]:
+    from corral.network import rx_filter
+
+    return rx_filter.follow(name, told, before)
 
 
 async def release(domain: Domain, run: Run, interfaces: Iterable[Interface] | None = None) -> None:
@@ -316,11 +323,11 @@ def _dismiss_passts(run: Run, interfaces: Iterable[Interface] | None) -> None:
     from corral.qemu.devices.interface import passt_socket
 
     if interfaces is None:
-        places = list(run.directory.glob("passt-*.sock"))
-    else:
-        places = [passt_socket(each, run.directory) for each in interfaces if each.passt]
-    for place in places:
-        passt.dismiss(place)
+        passt.dismiss_all(run.directory)
+        return
+    for card in interfaces:
+        if card.passt:
+            passt.dismiss(passt_socket(card, run.directory))
 
 
 def _forget_limits() -> None:
@@ -337,17 +344,21 @@ def _forget_limits() -> None:
 
 
 async def _remove(hypervisor: Hypervisor, run_id: int, going: Mapping[str, str], kept: Mapping[str, str]) -> None:
-    from corral.network import link
-
     try:
-        for name, mac in going.items():
-            await asyncio.to_thread(link.remove_macvtap, name, mac)
+        await asyncio.to_thread(_remove_macvtaps, going)
         if kept:
             await hypervisor.store.set_meta(f"{_NOTE}{run_id}", json.dumps(dict(kept)))
         else:
             await hypervisor.store.drop_meta(f"{_NOTE}{run_id}")
     except CorralError:
         log.exception("cannot remove the macvtaps %s; the next daemon will try", ", ".join(going))
+
+
+def _remove_macvtaps(going: Mapping[str, str]) -> None:
+    from corral.network import link
+
+    for name, mac in going.items():
+        link.remove_macvtap(name, mac)
 
 
 async def take_up(domain: Domain, run: Run) -> None:

@@ -34,6 +34,7 @@ from corral.hypervisor import (
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
 from corral.hypervisor.run import Run
+from corral.network import passt
 from corral.qemu.machine import Machine
 from corral.qemu.process import Process, find_by_marker, last_words
 
@@ -317,4 +318,5 @@ def _sweep(hypervisor: Hypervisor) -> None:
     ours = {domain.run.directory.name for domain in hypervisor.domains() if domain.run is not None}
     for entry in hypervisor.settings.run.glob("d[0-9]*"):
         if entry.is_dir() and entry.name not in ours and entry.name[1:].isdigit():
+            passt.dismiss_all(entry)
             shutil.rmtree(entry, ignore_errors=True)

@@ -15,9 +15,6 @@ from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-unty
 
 from corral.errors import HostError
 
-MACVTAP = "macvtap"
-"""What names of macvtaps begin with; those belong to a run."""
-
 
 @contextlib.contextmanager
 def netlink(doing: str) -> Iterator[IPRoute]:
@@ -107,14 +104,6 @@ def neighbours() -> list[tuple[str, str, str]]:
             if each["family"] in (socket.AF_INET, socket.AF_INET6)
         ]
     return [(str(mac).lower(), family, str(address)) for mac, family, address in found if mac and address]
-
-
-def free_macvtap(taken: frozenset[str]) -> str:
-    """The first name that no macvtap has."""
-    number = 0
-    while (name := f"{MACVTAP}{number}") in taken or Path("/sys/class/net", name).exists():
-        number += 1
-    return name
 
 
 def make_macvtap(name: str, *, parent: str, mode: str, mac: str, mtu: int | None) -> None:

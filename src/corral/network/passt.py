@@ -7,6 +7,7 @@ when all is ready, so that the end of the program that we start is the answer.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -98,9 +99,18 @@ def start(interface: Interface, *, listen: Path, account: Account | None) -> Non
 
 def dismiss(listen: Path) -> None:
     """End a passt to which no QEMU is connected any more: its one client comes, and goes."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+        directory = os.open(listen.parent, os.O_PATH | os.O_CLOEXEC)  # the whole name may be too long for a socket's
+        stack.callback(os.close, directory)
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
         client.settimeout(1)
-        client.connect(str(listen))
+        client.connect(f"/proc/self/fd/{directory}/{listen.name}")
+
+
+def dismiss_all(directory: Path) -> None:
+    """End all that listen in a machine's directory, when it has no QEMU any more."""
+    for listen in directory.glob("passt-*.sock"):
+        dismiss(listen)
 
 
 def _words(text: str) -> str:

@@ -19,6 +19,9 @@ TUN = "/dev/net/tun"
 #: What the kernel numbers when the document names nothing; names of this kind belong to a run, not to a definition.
 TEMPLATE = "vnet%d"
 
+MACVTAP = "macvtap"
+"""What names of macvtaps begin with; those belong to a run, too."""
+
 _TUNSETIFF, _TUNGETIFF, _TUNSETSNDBUF = 0x400454CA, 0x800454D2, 0x400454D4
 _IFF_TAP, _IFF_NO_PI, _IFF_MULTI_QUEUE, _IFF_VNET_HDR = 0x0002, 0x1000, 0x0100, 0x4000
 _IFREQ = struct.Struct("16sH22x")
@@ -63,6 +66,14 @@ def open_tap(
         raise HostError(f"cannot make the tap '{name or TEMPLATE}' with {device}: {error.strerror}") from error
     assert name is not None
     return Tap(name, tuple(fds))
+
+
+def free_macvtap(taken: frozenset[str]) -> str:
+    """The first name that no macvtap has."""
+    number = 0
+    while (name := f"{MACVTAP}{number}") in taken or Path("/sys/class/net", name).exists():
+        number += 1
+    return name
 
 
 def set_headers(fd: int, *, headers: bool, queues: int) -> None:
