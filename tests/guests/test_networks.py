@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -363,6 +364,12 @@ async def test_a_macvtap_plugged_and_unplugged(lab: Lab) -> None:
     assert lab.namespace.links() == links
 
 
+async def ask(guest: Guest, command: str, **arguments: str) -> None:
+    """A command for the guest's QEMU, past the daemon."""
+    message = json.dumps({"execute": command, "arguments": arguments})
+    await guest.host.call("qemu.domain_monitor_command", dom=guest.vm.reference, cmd=message, flags=0)
+
+
 def open_taps(lab: Lab) -> int:
     """How many taps and macvtaps the daemon and its machines have open."""
     pids = [lab.daemon.pid, *corrald.machines(lab.daemon.state)]
@@ -381,7 +388,11 @@ async def test_a_refusal_leaves_nothing(lab: Lab) -> None:
         await guest.vm.attach(card("direct", EXTRA, 2, "<source dev='nosuch'/>"))
     with pytest.raises(ConfigUnsupported, match="vhost-net was requested for an interface, but is unavailable"):
         await guest.vm.attach(card("bridge", EXTRA, 2, ON_BRIDGE, "<driver name='vhost'/><backend vhost='/dev/none'/>"))
-    # QEMU refuses the card itself when its back end stands already.
+    # QEMU refuses the netdev, and lets go of the tap that it was handed; then the card, whose back end stands.
+    await ask(guest, "netdev_add", type="user", id="hostua-twice")
+    with pytest.raises(CorralError, match="hostua-twice"):
+        await guest.vm.attach(card("bridge", EXTRA, 2, ON_BRIDGE, "<alias name='ua-twice'/>"))
+    await ask(guest, "netdev_del", id="hostua-twice")
     with pytest.raises(CorralError):
         await guest.vm.attach(card("direct", EXTRA, 2, f"<source dev='{netns.OTHER}'/>", "<rom file='/nosuch'/>"))
     two = card("direct", EXTRA, 3, f"<source dev='{netns.OTHER}'/>") + card("bridge", EXTRA, 4, "<source bridge='x'/>")
