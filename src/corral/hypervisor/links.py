@@ -214,7 +214,7 @@ def watch_passt(domain: Domain, run: Run, interface: Interface) -> None:
     alias = interface.alias.name
     try:
         # What is in this file QEMU's account may have written: the process is watched, never signalled.
-        pid = int(passt.pid_file(passt_socket(interface, run.directory)).read_text()[:20])
+        pid = passt.pid(passt_socket(interface, run.directory))
         process = Process.adopt(pid, start_time(pid))
     except (OSError, ValueError, CorralError) as error:
         log.debug("domain %s: the passt of card '%s' is not there: %s", domain.name, alias, error)

@@ -70,6 +70,18 @@ def pid_file(listen: Path) -> Path:
     return listen.with_suffix(".pid")
 
 
+def pid(listen: Path) -> int:
+    """The process id that the passt which listens there wrote; OSError or ValueError when there is none.
+
+    QEMU's account owns the directory, so what is there now may be anything: nothing is waited for or followed.
+    """
+    file = os.open(pid_file(listen), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return int(os.read(file, 20))
+    finally:
+        os.close(file)
+
+
 def start(interface: Interface, *, listen: Path, account: Account | None) -> None:
     """Start passt and wait until it is ready. HostError with its own words when it refuses."""
     program = find()
