@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import tempfile
 import time
@@ -31,6 +32,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(120),
     pytest.mark.skipif(netns.missing() is not None, reason=str(netns.missing())),
+    pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not installed (apt-get install passt)"),
 ]
 
 PORTS = "<controller type='pci' model='pcie-root-port'/>" * 12
