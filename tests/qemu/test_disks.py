@@ -46,6 +46,14 @@ def test_engine(engines: tuple[str, ...], driver: str, chosen: str | None, binar
     assert found["libvirt-1-storage"].get("aio") == chosen
 
 
+def test_engine_of_an_older_qemu(binary: Binary, host: Host) -> None:
+    """QEMU 7.2 has io_uring, and stands still when a disk copies what it reads by it: only for those who ask."""
+    old = replace(binary, arguments=binary.arguments - {"blockdev-add/driver=qcow2/discard-no-unref"})
+    assert "aio" not in nodes(old, host, RUNTIME)["libvirt-1-storage"]
+    assert nodes(old, host, RUNTIME, "cache='none'")["libvirt-1-storage"]["aio"] == "native"
+    assert nodes(old, host, RUNTIME, "io='io_uring'")["libvirt-1-storage"]["aio"] == "io_uring"
+
+
 def test_engine_that_qemu_lacks(binary: Binary, host: Host) -> None:
     old = replace(binary, arguments=binary.arguments - {"blockdev-add/driver=file/aio=io_uring"})
     assert "aio" not in nodes(old, host, RUNTIME)["libvirt-1-storage"]

@@ -12,6 +12,7 @@ from corral.host import io_engines
 from corral.host.tsc import TOLERANCE_PPM
 from corral.hypervisor.facts import Facts, Row
 from corral.qemu.binary import Binary
+from corral.qemu.devices.disk import engine
 
 MANY_VCPUS = 160
 TCG_PHYSICAL_BITS = 52
@@ -110,9 +111,9 @@ def _steal_time(facts: Facts) -> Row:
 
 def _async_qcow2(binary: Binary) -> Row:
     engines = [e for e in ("io_uring", "native") if binary.has_argument("blockdev-add", f"driver=file/aio={e}")]
-    chosen = next((each for each in io_engines.engines() if each in engines), "threads")
+    chosen = engine(binary, io_engines.engines(), direct=False) or "threads"
     works = f"by {chosen} unless a disk's <driver io='…'> says otherwise; QEMU has {', '.join([*engines, 'threads'])}"
-    if chosen != "io_uring" and "io_uring" in engines:
+    if not io_engines.io_uring() and "io_uring" in engines:
         works += "; the host's kernel refuses io_uring"
     return _row(5, "asynchronous qcow2", True, works)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from corral.errors import ConfigUnsupported
 from corral.model.address import PCIAddress
 from corral.model.devices.controller import Controller, ControllerDriver, ControllerTarget
-from corral.qemu.context import Context, Properties, alias, given, switch, virtio_options
+from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
 from corral.qemu.pci_slots import COMPANIONS
 from corral.qemu.runtime import Part
 
@@ -104,6 +104,8 @@ def _scsi(controller: Controller, context: Context) -> Properties:
     driver = controller.driver or ControllerDriver()
     model = controller.model or ""
     if model in ("virtio-scsi", "virtio-transitional", "virtio-non-transitional", "virtio"):
+        if driver.iothread is not None and driver.iothread not in iothreads(context.domain):
+            raise ConfigUnsupported(f"controller iothread '{driver.iothread}' not defined in iothreadid")
         props: Properties = {"driver": context.virtio("virtio-scsi", None if model == "virtio" else model)}
         props |= given(
             num_queues=driver.queues,

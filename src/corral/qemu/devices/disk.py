@@ -6,11 +6,14 @@ Block nodes carry the number that libvirt shows as `index` of a source: `libvirt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from corral.errors import ConfigUnsupported
 from corral.model.address import DriveAddress
 from corral.model.devices.controller import Controller
 from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource, ThreadOfDisk
 from corral.qemu import descriptors
+from corral.qemu.binary import Binary
 from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
 from corral.qemu.devices.storage import storage
 from corral.qemu.devices.throttle import group_id
@@ -25,7 +28,6 @@ CACHE: dict[str, tuple[bool, bool, bool]] = {
     "unsafe": (False, True, True),
 }
 """cache mode → cache.direct, cache.no-flush, write-cache"""
-AIO = ("io_uring", "native", "threads")
 TABLES_DEFAULT, TABLES_MOST, CLUSTER_MOST = 32 << 20, 256 << 20, 2 << 20
 """Bytes of an image's tables that QEMU keeps by itself, that we have it keep, and the largest cluster."""
 FORMATS = {"iso": "raw", "vhd": "vpc"}
@@ -152,19 +154,31 @@ def _cache(driver: DiskDriver) -> Properties:
     return {} if mode is None else {"cache": {"direct": mode[0], "no-flush": mode[1]}}
 
 
+def engine(binary: Binary, offered: Sequence[str], *, direct: bool) -> str | None:
+    """The best of the host's I/O engines that the binary is good for; None is QEMU's own threads."""
+    usable = {"native"} if direct else set()
+    # Before the block layer held requests back by thread (it came with this option), a disk that copies what it reads
+    # stands still on io_uring.
+    if binary.has_argument("blockdev-add", "driver=qcow2/discard-no-unref"):
+        usable.add("io_uring")
+    return next((each for each in offered if each in usable and _has(binary, each)), None)
+
+
+def _has(binary: Binary, name: str) -> bool:
+    return binary.has_argument("blockdev-add", f"driver=file/aio={name}")
+
+
 def _aio(driver: DiskDriver, context: Context) -> str | None:
-    """The engine that the document names, else the best that host and QEMU have; None is QEMU's own threads."""
+    """The engine that the document names, else the best."""
     direct = driver.cache in ("none", "directsync")
-    known = {each for each in AIO if context.binary.has_argument("blockdev-add", f"driver=file/aio={each}")}
     match driver.io:
         case None:
-            offered = (each for each in context.runtime.engines if each in known and (direct or each != "native"))
-            return next(offered, None)
+            return engine(context.binary, context.runtime.engines, direct=direct)
         case "native" if not direct:
             raise ConfigUnsupported(
                 "native I/O needs either no disk cache or directsync cache mode, QEMU will fallback to aio=threads"
             )
-        case "io_uring" if "io_uring" not in known:
+        case "io_uring" if not _has(context.binary, "io_uring"):
             raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' was built without io_uring")
     return driver.io
 
