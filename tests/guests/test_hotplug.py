@@ -80,11 +80,12 @@ async def test_a_disk(guest: Guest, target: str, bus: str, seen: str) -> None:
         await guest.until("ls /sys/block", lambda said: seen in said.split())
         assert await guest.sh(f"dd if=/dev/{seen} bs=5 count=1 2>/dev/null") == "HELLO"
         writing = f"while [ -b /dev/{seen} ] && dd if=/dev/zero of=/dev/{seen} bs=64k seek=1 count=8; do :; done"
-        await guest.sh(f"({writing}) >/dev/null 2>&1 &")
+        await guest.sh(f"rm -f /tmp/idle; ({writing}; touch /tmp/idle) >/dev/null 2>&1 &")
         await guest.vm.detach(f"<disk><target dev='{target}'/></disk>")
         await guest.until("ls /sys/block", lambda said: seen not in said.split())
         # A dd that comes when the device has just gone makes a plain file of its name.
-        await guest.sh(f"while pidof dd >/dev/null; do :; done; [ -b /dev/{seen} ] || rm -f /dev/{seen}")
+        await guest.until("ls /tmp/idle", lambda said: said == "/tmp/idle")
+        await guest.sh(f"[ -b /dev/{seen} ] || rm -f /dev/{seen}")
     assert target not in await guest.vm.xml() + await guest.vm.xml(inactive=True)
 
 

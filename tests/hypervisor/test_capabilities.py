@@ -190,7 +190,7 @@ def test_our_own_documents_read_both(host: Host) -> None:
     document = DomainCapabilities.from_xml(text)
     assert document.devices is not None
     assert document.devices.disk is not None
-    assert document.devices.disk.values("diskDevice") == ["disk", "cdrom"]
+    assert document.devices.disk.values("diskDevice") == ["disk", "cdrom", "lun"]
 
 
 def test_the_question_is_completed() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _asked(device: Device) -> bool:
-    return getattr(device, "rawio", None) == "yes"
+    return getattr(device, "rawio", None) == "yes" and getattr(device, "device", "lun") == "lun"
 
 
 def account(usual: Account | None, document: DomainDocument) -> Account | None:

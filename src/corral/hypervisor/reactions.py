@@ -224,8 +224,10 @@ def _io_error(domain: Domain, run: Run, data: Data) -> None:
 def _disk(document: DomainDocument, data: Data) -> tuple[str, str]:
     """(alias, image path) of the disk that an event names by its device, QOM path or node."""
     places = {str(data.get("device", "")), *str(data.get("qom-path", "")).split("/")}
+    node = str(data.get("node-name", "")).split("-")  # all that QEMU 7.2 tells
     for disk in document.devices.disks:
-        if disk.alias and disk.alias.name in places:
+        index = str(disk.source.index) if disk.source is not None else ""
+        if disk.alias and (disk.alias.name in places or node[:2] == ["libvirt", index]):
             return disk.alias.name, (disk.source.path if disk.source else None) or ""
     return str(data.get("device", "")), ""
 
