@@ -17,6 +17,7 @@ test-slow: test-setup
 bench: test-setup
 	.venv/bin/python -m bench
 	.venv/bin/python -m bench.sleep
+	.venv/bin/python -m bench.cpus
 
 lint: test-setup
 	.venv/bin/ruff check .
