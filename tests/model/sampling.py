@@ -36,6 +36,8 @@ TEXTS = {
     "keymap": "en-us",
     "product": "disk",
     "vendor": "acme",
+    "fmode": "0644",
+    "dmode": "0755",
     "portid": "c7a5fdbd-edaf-9455-926a-d65c16db1809",
 }
 PATHS = {
@@ -49,9 +51,15 @@ PATHS = {
     "socket",
     "rendernode",
     "tap",
+    "dir",
     "vhost",
     "tty",
 }
+SMALLEST: dict[str, dict[str, Any]] = {
+    "FilesystemSource": {"dir": "/x/y"},
+    "HostUSBSource": {"vendor": {"id": 1}, "product": {"id": 1}},
+}
+"""What a class needs one of, though no single field is required."""
 OVERRIDES = {
     ("Mac", "address"): "52:54:00:12:34:56",
     ("GuestFwd", "address"): "10.0.2.1",
@@ -116,7 +124,8 @@ def smallest(cls: type[Element]) -> dict[str, Any]:
         else:
             value = values(cls, field)[0]
             data[field] = [value] if isinstance(entity, Child) and entity.many else value
-    if cls.__name__.endswith("Address") and "type" in cls.model_fields:
+    data |= SMALLEST.get(cls.__name__, {})
+    if cls.__name__.endswith(("Address", "Hostdev", "Backend")) and "type" in cls.model_fields:
         data["type"] = values(cls, "type")[0]
     return data
 
@@ -183,6 +192,8 @@ def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], a
             base |= {"address": "10.0.2.2", "port": 1}
         if cls.__name__ == "InterfaceSource" and field == "reconnect":
             base |= {"type": "unix", "path": "/x", "mode": "client"}
+        if cls.__name__ == "Smartcard":
+            base |= {"mode": "passthrough", "type": "spicevmc"}
         data = {**base, **above, field: [data] if entity.many else data}
         above = {}
     return data
@@ -280,6 +291,10 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("Redirdev", "type=unix"): ({"source": {"mode": "bind", "path": "/x"}}, {}),
     ("Firmware", "*"): ({"features": [{"enabled": "yes", "name": "secure-boot"}]}, {"firmware": "efi"}),
     ("FirmwareFeature", "*"): ({}, {}),
+    ("FilesystemDriver", "queue"): ({"type": "virtiofs"}, {}),
+    ("FilesystemSource", "socket"): ({"dir": None}, {}),
+    ("Smartcard", "mode=passthrough"): ({"type": "spicevmc"}, {}),
+    ("Smartcard", "type"): ({"mode": "passthrough"}, {}),
 }
 SPICE = ("SpiceChannel", "ImageCompression", "WanCompression", "Playback", "Streaming", "SpiceMouse", "SpiceClipboard")
 CONTEXT |= {(name, "*"): ({}, {"type": "spice"}) for name in (*SPICE, "FileTransfer", "GL")}

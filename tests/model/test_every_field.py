@@ -12,8 +12,12 @@ from corral.model.domain import Domain
 from corral.model.shape import Child, shape_of
 
 SCHEMA = "/usr/share/libvirt/schemas/domain.rng"
-# The class of all devices has an ACPI index; these four cannot.
-REFUSED_BY_CHECK = {f"devices.{family}.acpi.index=1" for family in ("channels", "redirdevs", "hubs", "panics")}
+# The class of all devices has an ACPI index; these cannot.
+REFUSED_BY_CHECK = {
+    f"devices.{family}.acpi.index=1" for family in ("channels", "redirdevs", "hubs", "panics", "tpms", "cryptos")
+}
+# libvirt writes it into live documents and its schema has forgotten it.
+FORGOTTEN_BY_THE_SCHEMA = {"devices.smartcards.alias.name=x"}
 
 
 def documents() -> list[tuple[str, Domain]]:
@@ -42,7 +46,7 @@ def test_every_value_is_valid_for_libvirt() -> None:
     invalid = {
         name for name, document in documents() if not schema.validate(etree.fromstring(document.to_xml(secure=True)))
     }
-    assert invalid == REFUSED_BY_CHECK
+    assert invalid == REFUSED_BY_CHECK | FORGOTTEN_BY_THE_SCHEMA
     for name, document in documents():
         if name in REFUSED_BY_CHECK:
             with pytest.raises(XMLError, match="acpi"):

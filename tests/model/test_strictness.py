@@ -94,8 +94,9 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
             "",
             "static security labels are not supported",
         ),
-        ("", "<tpm model='tpm-crb'/>", "element <tpm> is not supported (/domain/devices/tpm, line 8)"),
         ("", "<disk type='volume'/>", "value 'volume' for attribute 'type' of element <disk> is not supported"),
+        ("", "<nvram/>", "element <nvram> is not supported (/domain/devices/nvram, line 8)"),
+        ("", "<disk type='network'/>", "value 'network' for attribute 'type' of element <disk> is not supported"),
         (
             "",
             "<disk><source fdgroup='x'/></disk>",

@@ -1,5 +1,5 @@
 """Changing a device in place: a drive's medium, an interface's cable, a display's password, the balloon's period, a
-virtio-mem's size.
+virtio-mem's size, a watchdog's action.
 
 What else a document says of the device must be as it is; a difference is refused by name.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import OperationUnsupported
+from corral.errors import DeviceMissing, OperationUnsupported
 from corral.hypervisor import cards, display_update, media
 from corral.hypervisor.device_changes import Change, Edit, carry_out, write
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
     from corral.model.devices.memory import MemoryDevice
+    from corral.model.devices.watchdog import Watchdog
     from corral.model.domain import Domain as DomainDocument
     from corral.model.element import Element
     from corral.qemu.runtime import Command
@@ -36,6 +37,7 @@ async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, 
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
     from corral.model.devices.memory import MemoryDevice
+    from corral.model.devices.watchdog import Watchdog
 
     match wanted:
         case Disk():
@@ -48,6 +50,8 @@ async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, 
             await _update_balloon(domain, run, wanted, config)
         case MemoryDevice():
             await _update_memory(domain, run, wanted, config)
+        case Watchdog():
+            await _update_watchdog(domain, run, wanted, config)
         case _:
             raise OperationUnsupported(f"live update of device '{device_set.kind(wanted)}' is not supported")
 
@@ -60,7 +64,10 @@ def config_edit(wanted: Element) -> Edit:
     from corral.model.devices.interface import Interface
     from corral.model.devices.memballoon import Memballoon
     from corral.model.devices.memory import MemoryDevice
+    from corral.model.devices.watchdog import Watchdog
 
+    if isinstance(wanted, Watchdog):
+        return _dogs_edit(wanted)
     if not isinstance(wanted, Disk | Interface | Graphics | Memballoon | MemoryDevice):
         raise OperationUnsupported(f"persistent update of device '{device_set.kind(wanted)}' is not supported")
 
@@ -199,6 +206,36 @@ async def _update_balloon(domain: Domain, run: Run, wanted: Memballoon, config: 
             document.devices.memballoon = changed
 
     await carry_out(domain, run, [command(wanted)], Change(live=edit, base=edit, config=config), [command(balloon)])
+
+
+async def _update_watchdog(domain: Domain, run: Run, wanted: Watchdog, config: Edit | None) -> None:
+    """What happens when the guest stops feeding it: one action, for all watchdogs of a machine."""
+    from corral.qemu import plugging
+
+    edit = _dogs_edit(wanted)
+    dogs = run.live.document.devices.watchdogs
+    edit(run.live.document.copy())  # refuses what is not there
+    await carry_out(
+        domain,
+        run,
+        list(plugging.after(wanted)),
+        Change(live=edit, base=edit, config=config),
+        list(plugging.after(dogs[0])),
+    )
+
+
+def _dogs_edit(wanted: Watchdog) -> Edit:
+    """The edit that gives all watchdogs the action of the one that is meant."""
+
+    def edit(document: DomainDocument) -> None:
+        dogs = document.devices.watchdogs
+        if not any(dog.model == wanted.model for dog in dogs):
+            raise DeviceMissing(f"the domain has no watchdog of model {wanted.model}")
+        document.devices.watchdogs = changed = [dog.copy() for dog in dogs]
+        for dog in changed:
+            dog.action = wanted.action or "reset"
+
+    return edit
 
 
 def _module(document: DomainDocument, wanted: MemoryDevice) -> MemoryDevice:

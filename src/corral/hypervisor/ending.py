@@ -15,7 +15,7 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import ArgumentUnsupported, CorralError, HostError, OperationInvalid, OperationTimeout
-from corral.hypervisor import links, reservations
+from corral.hypervisor import host_devices, links, reservations, servers, tpm_state
 from corral.hypervisor.jobs import PATIENCE
 from corral.hypervisor.lifecycle import TABLE, Cause
 
@@ -212,6 +212,8 @@ async def finish(domain: Domain, run: Run, cause: Cause) -> None:
     domain.hypervisor.forget_if_gone(domain)
     await _note(domain.hypervisor.store.remove_live(domain.uuid, run.id, TABLE[cause][1].state.reason))
     await clear_away(domain, run)
+    if domain.config is None:
+        await asyncio.to_thread(tpm_state.forget, domain.hypervisor.settings, domain.uuid, run.live.document)
     run.ended.set()
 
 
@@ -232,6 +234,8 @@ async def clear_away(domain: Domain, run: Run) -> None:
     if run.agent is not None:
         await run.agent.close()
     await reservations.end(run)
+    await servers.end(run)
+    await asyncio.to_thread(host_devices.release, run.lent or run.live.document.devices.hostdevs)
     await asyncio.to_thread(shutil.rmtree, run.directory, ignore_errors=True)
 
 

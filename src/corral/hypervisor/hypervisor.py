@@ -32,7 +32,7 @@ from corral.errors import (
     XMLError,
 )
 from corral.host.account import NAMES, choose
-from corral.hypervisor import events, reattach, starting
+from corral.hypervisor import events, reattach, starting, tpm_state
 from corral.hypervisor.autoscaling import Autoscaling
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
@@ -317,6 +317,10 @@ class Hypervisor:
                     except OSError as error:
                         raise HostError(f"failed to remove nvram: {variables}: {error.strerror}") from error
             await self.store.undefine(domain.uuid)
+            if domain.run is None or flags & DomainUndefineFlags.KEEP_TPM:
+                keep = bool(flags & DomainUndefineFlags.KEEP_TPM)
+                document = domain.config.document
+                await asyncio.to_thread(tpm_state.forget, self.settings, domain.uuid, document, keep=keep)
             domain.configure(None, autostart=False)
             self._tell(domain, DomainEventType.UNDEFINED, DomainEventUndefinedDetailType.REMOVED)
             self.forget_if_gone(domain)

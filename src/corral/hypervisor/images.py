@@ -99,7 +99,7 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
             found.setdefault(os.path.realpath(below.path), (False, False))
         for path in real_paths(disk)[1:]:
             found.setdefault(path, (False, False))
-    return found | {lent(device): (not device.readonly, device.shareable) for device in document.devices.hostdevs}
+    return found | {lent(device): (not device.readonly, device.shareable) for device in document.devices.scsi_hostdevs}
 
 
 def lent(device: SCSIHostdev) -> str:

@@ -7,7 +7,19 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError, HostError
-from corral.hypervisor import events, guest, images, links, memory_devices, raw_io, reservations, secrets, unplug
+from corral.hypervisor import (
+    events,
+    guest,
+    host_devices,
+    images,
+    links,
+    memory_devices,
+    raw_io,
+    reservations,
+    secrets,
+    servers,
+    unplug,
+)
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.run import Leftover
 from corral.qemu.monitor import MonitorCommandFailed
@@ -32,6 +44,7 @@ async def prepare(domain: Domain, run: Run, device: Device) -> tuple[Plug, dict[
 
     plugging.refuse(run.live.document, device)
     raw_io.refuse_plug(domain.hypervisor.account, run, device)
+    device = await asyncio.to_thread(host_devices.found, device)
     chains = await _chains(run.live.document, device)
     facts = await machinery(domain, run, chains)
     first = max(run.next_node, plugging.next_node(run.live.document))
@@ -91,6 +104,8 @@ async def run_plug(
     try:
         async with links.opened(domain, run, [d for d in plug.devices if isinstance(d, Interface)]) as ends:
             await hypervisor.store.begin_plug(run.id, _note(plug, config is not None).to_json())
+            await asyncio.to_thread(host_devices.claim, plug.devices, domain)
+            await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, plug.devices))
             if reservations.wanted(plug.devices):
                 await reservations.ensure(domain, run)
             with memory_devices.noticing(domain, run, plug.devices) as expected:
@@ -110,6 +125,7 @@ async def run_plug(
                 raise
     except BaseException:
         hypervisor.images.release_paths(domain.uuid, paths)
+        await _end_servers(run, plug.devices)
         await _strike_out(domain, run)
         raise
     memory_devices.counted(run, plug.devices, 1)
@@ -237,6 +253,15 @@ async def _undo(domain: Domain, run: Run, parts: Sequence[Part], devices: Sequen
     except CorralError as error:
         log.warning("domain %s: part of a plug that failed is still there: %s", domain.name, error)
         run.leftovers.append(Leftover(tuple(parts), tuple(devices)))
+
+
+async def _end_servers(run: Run, devices: Sequence[Device]) -> None:
+    """Nobody needs what devices had on the host that are not there; what the guest has yet to let go of keeps it."""
+    if not run.leftovers:
+        await asyncio.to_thread(host_devices.release, devices)
+        for device in devices:
+            if device.alias is not None and device.alias.name in run.servers:
+                await servers.end(run, device.alias.name)
 
 
 async def _strike_out(domain: Domain, run: Run) -> None:

@@ -82,6 +82,10 @@ class Run:
     passts: dict[str, Process] = field(default_factory=dict)
     #: The multicast groups that guests chose for macvtaps, by the macvtap's name.
     groups: dict[str, frozenset[str]] = field(default_factory=dict)
+    #: Devices of the host that this run has.
+    lent: tuple[Device, ...] = ()
+    #: Programs beside QEMU that serve its devices, by device alias (`servers`).
+    servers: dict[str, Process] = field(default_factory=dict)
     #: Open console and channel sessions by device alias: one at a time each.
     sessions: dict[str, ByteStream] = field(default_factory=dict)
 

@@ -33,6 +33,7 @@ from corral.hypervisor import (
     ending,
     guest,
     guest_cpu,
+    host_devices,
     host_limits,
     images,
     links,
@@ -43,6 +44,7 @@ from corral.hypervisor import (
     reactions,
     reservations,
     secrets,
+    servers,
     statistics,
     vcpus,
 )
@@ -130,6 +132,7 @@ async def _make(
     domain: Domain, run: Run, document: DomainDocument, chains: dict[str, tuple[Image, ...]], flags: int
 ) -> Machine:
     """Make the process, paused, and the live document."""
+    from corral.model.device_set import all_of
     from corral.qemu import descriptors, live, plan
     from corral.qemu.machine import Listener
 
@@ -164,7 +167,11 @@ async def _make(
             document.id = run.id
             _close_channels(document)
             processor_limits.note(document, accel, hypervisor.offer.kvm)
+            await asyncio.to_thread(host_devices.settle, domain, document)
             planned = plan.plan(document, binary, runtime)
+            await asyncio.to_thread(host_devices.claim, document.devices.hostdevs, domain)
+            run.lent = tuple(document.devices.hostdevs)
+            await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, all_of(document)))
             if reservations.wanted(document.devices.disks):
                 await reservations.ensure(domain, run)
             async with (
@@ -195,6 +202,7 @@ async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, en
 
     def spawned(process: Process) -> None:
         run.process = process
+        host_devices.allow_locking(process.pid, run.base.document, run.lent)
 
     try:
         async with descriptors.opened(planned.parts) as files:

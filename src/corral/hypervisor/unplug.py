@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout
-from corral.hypervisor import answers, events, images, links, memory_devices
+from corral.hypervisor import answers, events, host_devices, images, links, memory_devices, servers
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.qemu.monitor import MonitorCommandFailed
 
@@ -138,6 +138,8 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
         await agent.close()
     if isinstance(device, Interface):
         await links.release(domain, run, [device])
+    await servers.end(run, alias)
+    await asyncio.to_thread(host_devices.release, [device])
     if session := run.sessions.pop(alias, None):
         session.close()
     await write(domain, run, Change(live=without(device), base=without(device), config=config))

@@ -14,11 +14,14 @@ from corral.model import displays, interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.controller import Controller
+from corral.model.devices.crypto import Crypto
 from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import BackingStore, Disk, DiskSource
+from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.panic import Panic
 from corral.model.devices.remote import Auth
+from corral.model.devices.tpm import TPM
 from corral.model.domain import Domain
 from corral.model.element import Element
 from corral.model.shape import shape_of
@@ -168,6 +171,8 @@ class _Checker:
 
     def hostdevs(self) -> None:
         for position, device in enumerate(self.devices.hostdevs):
+            if not isinstance(device, SCSIHostdev):
+                continue
             loc: Loc = ("devices", "hostdevs", position, "source")
             if len(device.source.hosts) != 1:
                 self.refuse(loc, "a SCSI host device of protocol 'iscsi' has one <host>")
@@ -212,7 +217,7 @@ class _Checker:
         seen: set[tuple[str, str]] = set()
         for loc, device in self.all_devices():
             address = device.address
-            if device.acpi is not None and isinstance(device, Channel | Hub | Panic | Redirdev):
+            if device.acpi is not None and isinstance(device, Channel | Hub | Panic | Redirdev | TPM | Crypto):
                 self.refuse((*loc, "acpi"), "unknown element <acpi>")
             if address is None:
                 continue

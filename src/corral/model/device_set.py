@@ -29,6 +29,10 @@ SIMPLE_TEXTS = {
     "rng": "no matching RNG device was found",
     "redirdev": "no matching redirdev was not found",
     "hostdev": "no matching hostdev device was found",
+    "filesystem": "no matching filesystem device was found",
+    "shmem": "device not present in domain configuration",
+    "tpm": "matching tpm device not found",
+    "vsock": "matching vsock device not found",
     "input": "matching input device not found",
     "watchdog": "no matching watchdog was found",
 }
@@ -45,9 +49,10 @@ def read(xml: str) -> Element:
 
     tag = str(reader.parse(xml).tag)
     child = shape_of(Devices).children.get(tag)
-    cls = child.classes.get(None) if child is not None else None
-    if cls is None:
+    if child is None or child.kind != "element":
         raise ConfigUnsupported(f"unknown device type '{tag}'")
+    kind = reader.parse(xml).get(child.discriminator) if child.discriminator is not None else None
+    cls = child.classes.get(kind) or child.classes[None]
     return cls.from_xml(xml)
 
 

@@ -12,8 +12,11 @@ from corral.model.clock import Clock
 from corral.model.cpu import CPU
 from corral.model.devices.chardev import Channel, Console, Parallel, Serial
 from corral.model.devices.controller import Controller
+from corral.model.devices.crypto import Crypto
 from corral.model.devices.disk import Disk
+from corral.model.devices.filesystem import Filesystem
 from corral.model.devices.graphics import Graphics
+from corral.model.devices.hostdev import Hostdev
 from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev, RedirFilter
 from corral.model.devices.input import Input
@@ -24,8 +27,12 @@ from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
+from corral.model.devices.shmem import Shmem
+from corral.model.devices.smartcard import Smartcard
 from corral.model.devices.sound import Audio, Sound
+from corral.model.devices.tpm import TPM
 from corral.model.devices.video import Video
+from corral.model.devices.vsock import Vsock
 from corral.model.devices.watchdog import Watchdog
 from corral.model.element import Element, Unsigned, YesNo
 from corral.model.features import Features
@@ -112,17 +119,20 @@ class Devices(Element, tag="devices"):
     emulator: str | None = element(default=None)
     disks: list[Disk] = element(tag="disk", default_factory=list)
     controllers: list[Controller] = element(tag="controller", default_factory=list)
+    filesystems: list[Filesystem] = element(tag="filesystem", default_factory=list)
     interfaces: list[Interface] = element(tag="interface", default_factory=list)
+    smartcards: list[Smartcard] = element(tag="smartcard", default_factory=list)
     serials: list[Serial] = element(tag="serial", default_factory=list)
     parallels: list[Parallel] = element(tag="parallel", default_factory=list)
     consoles: list[Console] = element(tag="console", default_factory=list)
     channels: list[Channel] = element(tag="channel", default_factory=list)
     inputs: list[Input] = element(tag="input", default_factory=list)
+    tpms: list[TPM] = element(tag="tpm", default_factory=list)
     graphics: list[Graphics] = element(tag="graphics", default_factory=list)
     sounds: list[Sound] = element(tag="sound", default_factory=list)
     audios: list[Audio] = element(tag="audio", default_factory=list)
     videos: list[Video] = element(tag="video", default_factory=list)
-    hostdevs: list[SCSIHostdev] = element(tag="hostdev", default_factory=list)
+    hostdevs: list[Hostdev] = element(tag="hostdev", default_factory=list)
     redirdevs: list[Redirdev] = element(tag="redirdev", default_factory=list)
     redirfilter: RedirFilter | None = element(default=None)
     hubs: list[Hub] = element(tag="hub", default_factory=list)
@@ -132,6 +142,14 @@ class Devices(Element, tag="devices"):
     panics: list[Panic] = element(tag="panic", default_factory=list)
     memories: list[MemoryDevice] = element(tag="memory", default_factory=list)
     iommus: list[IOMMU] = element(tag="iommu", default_factory=list)
+    shmems: list[Shmem] = element(tag="shmem", default_factory=list)
+    vsock: Vsock | None = element(default=None)
+    cryptos: list[Crypto] = element(tag="crypto", default_factory=list)
+
+    @property
+    def scsi_hostdevs(self) -> list[SCSIHostdev]:
+        """The lent devices that are SCSI ones."""
+        return [device for device in self.hostdevs if isinstance(device, SCSIHostdev)]
 
 
 class Domain(Element, tag="domain"):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from corral.errors import ConfigUnsupported, XMLError
-from corral.model.address import DriveAddress, USBAddress, VirtioSerialAddress
+from corral.model.address import CCIDAddress, DriveAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.device import Device
 from corral.model.devices.disk import Disk
 from corral.model.devices.hostdev_scsi import SCSIHostdev
@@ -30,6 +30,7 @@ def assign(domain: Domain) -> None:
     for disk in domain.devices.disks:
         assign_drive(disk)
     assign_virtio_serial(domain)
+    assign_ccid(domain)
     pci_slots.assign(domain)
     assign_usb(domain)
 
@@ -67,7 +68,7 @@ def assign_hostdev(domain: Domain, device: SCSIHostdev) -> None:
         return
     controllers = of_type(domain, "scsi")
     devices: list[Device] = [*(disk for disk in domain.devices.disks if disk.target.bus == "scsi")]
-    devices += domain.devices.hostdevs
+    devices += domain.devices.scsi_hostdevs
     places = [each.address for each in devices if isinstance(each.address, DriveAddress)]
     for controller in controllers:
         units = SCSI_UNITS if controller.model in (None, "auto", "lsilogic") else WIDE_UNITS
@@ -110,6 +111,17 @@ def _free_port(used: dict[int, set[int]], controllers: list[int]) -> VirtioSeria
                 used[controller].add(port)
                 return VirtioSerialAddress(controller=controller, port=port)
     raise XMLError("Unable to find a free virtio-serial port")
+
+
+def assign_ccid(domain: Domain) -> None:
+    """A reader for each smart card: a reader has one slot."""
+    cards = domain.devices.smartcards
+    used = {card.address.controller for card in cards if isinstance(card.address, CCIDAddress)}
+    for card in cards:
+        if card.address is None:
+            free = next(number for number in range(len(cards)) if number not in used)
+            used.add(free)
+            card.address = CCIDAddress(controller=free, slot=0)
 
 
 class USBPorts:
@@ -206,7 +218,9 @@ def usb_devices(domain: Domain) -> Iterator[Device]:
     yield from (s for s in devices.serials if s.target is not None and s.target.type == "usb-serial")
     yield from (i for i in devices.interfaces if i.model is not None and i.model.type == "usb-net")
     yield from (device for device in devices.inputs if device.bus == "usb")
+    yield from (device for device in devices.hostdevs if device.type == "usb")
     yield from devices.redirdevs
+    yield from of_type(domain, "ccid")
 
 
 def _depth(device: Device) -> tuple[bool, int]:

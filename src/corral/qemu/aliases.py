@@ -44,12 +44,15 @@ def assign(domain: Domain) -> Domain:
 def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     """The devices whose alias is a word and a number."""
     devices = live.devices
+    yield "fs", devices.filesystems
     yield "net", devices.interfaces
+    yield "smartcard", devices.smartcards
     yield "serial", devices.serials
     yield "parallel", devices.parallels
     yield "channel", devices.channels
     yield "console", devices.consoles
     yield "input", devices.inputs
+    yield "tpm", devices.tpms
     yield "sound", devices.sounds
     yield "video", devices.videos
     yield "redir", devices.redirdevs
@@ -61,6 +64,9 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     for prefix in ("virtio-mem", "virtio-pmem"):
         yield prefix.replace("-", ""), [each for each in devices.memories if each.model == prefix]
     yield "iommu", devices.iommus
+    yield "shmem", devices.shmems
+    yield "vsock", [devices.vsock] if devices.vsock is not None else []
+    yield "crypto", devices.cryptos
 
 
 def _number(prefix: str, family: Sequence[Device]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from corral.errors import ConfigUnsupported, XMLError
 from corral.model import displays
-from corral.model.address import DriveAddress, VirtioSerialAddress
+from corral.model.address import CCIDAddress, DriveAddress, VirtioSerialAddress
 from corral.model.devices.chardev import (
     Console,
     ConsoleTarget,
@@ -18,6 +18,7 @@ from corral.model.devices.chardev import (
 )
 from corral.model.devices.controller import Controller, ControllerMaster, ControllerModel
 from corral.model.devices.disk import Disk, DiskBus, DiskDriver
+from corral.model.devices.filesystem import Filesystem
 from corral.model.devices.graphics import Graphics, Listen
 from corral.model.devices.hostdev_scsi import Portal
 from corral.model.devices.input import Input
@@ -25,6 +26,7 @@ from corral.model.devices.interface import Interface, InterfaceModel, Mac
 from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.remote import DEFAULT_PORTS, SourceHost
 from corral.model.devices.sound import Audio
+from corral.model.devices.tpm import EmulatorBackend
 from corral.model.devices.video import Video, VideoModel
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Devices, Domain
@@ -52,7 +54,7 @@ def complete(domain: Domain, binary: Binary) -> None:
         complete_disk(disk)
         assign_drive(disk)
     devices.disks = grouped(devices.disks)
-    for hostdev in devices.hostdevs:
+    for hostdev in devices.scsi_hostdevs:
         hostdev.managed = hostdev.managed or "no"
         hostdev.source.name = _complete_remote("iscsi", hostdev.source.hosts, hostdev.source.name) or ""
         assign_hostdev(domain, hostdev)
@@ -63,11 +65,21 @@ def complete(domain: Domain, binary: Binary) -> None:
     _complete_inputs(domain)
     for graphics in devices.graphics:
         _complete_graphics(graphics)
+    for filesystem in devices.filesystems:
+        _complete_filesystem(filesystem)
+    for tpm in devices.tpms:
+        tpm.model = tpm.model or "tpm-tis"
+        if isinstance(tpm.backend, EmulatorBackend):
+            tpm.backend.version = tpm.backend.version or "2.0"
+    for sound in devices.sounds:
+        if sound.model == "virtio":
+            sound.streams = sound.streams or 2
     _complete_video(domain, binary)
     if not devices.audios:
         devices.audios.append(_default_audio(devices))
     if is_q35(domain) and not any(watchdog.model == "itco" for watchdog in devices.watchdogs):
-        devices.watchdogs.append(Watchdog(model="itco"))
+        actions = [watchdog.action for watchdog in devices.watchdogs]  # QEMU has one for all
+        devices.watchdogs.append(Watchdog(model="itco", action=actions[0] if actions else None))
     for watchdog in devices.watchdogs:
         watchdog.action = watchdog.action or "reset"
     if devices.memballoon is None:
@@ -115,6 +127,12 @@ def complete_interface(interface: Interface) -> None:
         interface.mac = Mac(address=":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *os.urandom(3))))
     if interface.model is None:
         interface.model = InterfaceModel(type="rtl8139")
+
+
+def _complete_filesystem(filesystem: Filesystem) -> None:
+    """A directory's owners are as they are unless the document says otherwise."""
+    if filesystem.source.dir is not None:
+        filesystem.accessmode = filesystem.accessmode or "passthrough"
 
 
 def grouped(disks: list[Disk]) -> list[Disk]:
@@ -339,12 +357,15 @@ def _imply_controllers(domain: Domain) -> None:
         raise ConfigUnsupported("IDE controllers are unsupported for this QEMU binary or machine type")
     if highest.get("ide", 0) > 0:
         raise ConfigUnsupported("Only a single IDE controller is supported for this machine type")
-    for hostdev in domain.devices.hostdevs:
+    for hostdev in domain.devices.scsi_hostdevs:
         if isinstance(hostdev.address, DriveAddress):
             highest["scsi"] = max(highest.get("scsi", -1), hostdev.address.controller)
     ensure(domain, "scsi", highest.get("scsi", -1), lambda i: Controller(type="scsi", index=i, model="lsilogic"))
     ensure(domain, "ide", highest.get("ide", -1), lambda i: Controller(type="ide", index=i))
     ensure(domain, "sata", highest.get("sata", -1), lambda i: Controller(type="sata", index=i))
+    cards = [card.address.controller for card in domain.devices.smartcards if isinstance(card.address, CCIDAddress)]
+    highest_reader = max(cards, default=len(domain.devices.smartcards) - 1)
+    ensure(domain, "ccid", highest_reader, lambda i: Controller(type="ccid", index=i))
     ensure(domain, "virtio-serial", _virtio_serials(domain), lambda i: Controller(type="virtio-serial", index=i))
 
 

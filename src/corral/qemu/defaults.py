@@ -201,7 +201,10 @@ def _complete_iothreads(domain: Domain) -> None:
 
 def _complete_boot(domain: Domain) -> None:
     os, devices = domain.os, domain.devices
-    ordered = any(device.boot is not None for device in (*devices.disks, *devices.interfaces, *devices.redirdevs))
+    ordered = any(
+        device.boot is not None
+        for device in (*devices.disks, *devices.interfaces, *devices.hostdevs, *devices.redirdevs)
+    )
     if ordered and os.boots:
         raise ConfigUnsupported("per-device boot elements cannot be used together with os/boot elements")
     if not ordered and not os.boots:

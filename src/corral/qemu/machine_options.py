@@ -11,7 +11,7 @@ from corral.model.os import Loader
 from corral.qemu import descriptors, guest_memory, vcpus
 from corral.qemu.context import Context, escape, iothreads
 from corral.qemu.cpu_option import cpu_option
-from corral.qemu.devices import graphics, platform, sound
+from corral.qemu.devices import filesystem, graphics, platform, sound, tpm
 from corral.qemu.pci_slots import is_q35
 from corral.qemu.runtime import Part
 
@@ -45,6 +45,10 @@ def options(context: Context) -> list[Option]:
     words += _firmware(context) + _kernel(context)
     for audio in domain.devices.audios:
         words += sound.options(audio, context)
+    for directory in domain.devices.filesystems:
+        words += filesystem.options(directory)
+    for module in domain.devices.tpms:
+        words += tpm.options(module)
     words += graphics.options(context)
     return words + platform.watchdog_options(context)
 

@@ -17,8 +17,11 @@ from corral.errors import XMLError
 from corral.model.address import PCIAddress
 from corral.model.devices.chardev import Serial
 from corral.model.devices.controller import Controller, ControllerHardware, ControllerTarget
+from corral.model.devices.crypto import Crypto
 from corral.model.devices.device import Device
 from corral.model.devices.disk import Disk
+from corral.model.devices.filesystem import Filesystem
+from corral.model.devices.hostdev import PCIHostdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
 from corral.model.devices.iommu import IOMMU
@@ -26,8 +29,10 @@ from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
+from corral.model.devices.shmem import Shmem
 from corral.model.devices.sound import Sound
 from corral.model.devices.video import Video
+from corral.model.devices.vsock import Vsock
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
 from corral.qemu.controllers import insert, next_index
@@ -172,6 +177,12 @@ def _kind(device: Device) -> Connection | None:
             return "pci" if target is not None and target.type == "pci-serial" else None
         case IOMMU(model="virtio"):
             return "integrated"
+        case Filesystem(model=name) | Vsock(model=name):
+            return _virtio_kind(name)
+        case PCIHostdev():
+            return "pcie"
+        case Shmem() | Crypto():
+            return "pci"
         case Panic(model="pvpanic"):
             return "integrated"
         case MemoryDevice() if not device.in_slot:
@@ -204,11 +215,13 @@ def _devices(domain: Domain) -> Iterator[tuple[Device, Connection]]:
     devices = domain.devices
     others = [controller for controller in devices.controllers if controller.type != "pci"]
     order: list[Device] = [controller for controller in devices.controllers if controller.type == "pci"]
-    order += [*devices.interfaces, *devices.sounds, *others, *devices.disks]
+    order += [*devices.filesystems, *devices.interfaces, *devices.sounds, *others, *devices.disks, *devices.hostdevs]
     order += [devices.memballoon] if devices.memballoon is not None else []
     order += [*devices.rngs, *devices.watchdogs, *devices.videos, *devices.inputs, *devices.serials, *devices.panics]
     order += devices.memories
     order += devices.iommus
+    order += [*devices.shmems, *devices.cryptos]
+    order += [devices.vsock] if devices.vsock is not None else []
     for device in order:
         if (wanted := connection(domain, device)) is not None:
             yield device, wanted
@@ -272,7 +285,7 @@ def _place_chipset(domain: Domain, buses: _Buses) -> None:
     q35 = is_q35(domain)
     groups: dict[int, int] = {}
     for controller in domain.devices.controllers:
-        if _address(controller) is not None:
+        if controller.type == "ccid" or _address(controller) is not None:
             continue
         index = controller.index or 0
         if controller.type == "ide" and index == 0 and not q35:

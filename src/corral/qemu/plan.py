@@ -18,8 +18,11 @@ from corral.errors import ConfigUnsupported
 from corral.model import displays
 from corral.model.devices.chardev import Channel, ChardevSource, Console, Parallel, Serial
 from corral.model.devices.controller import Controller
+from corral.model.devices.crypto import Crypto
 from corral.model.devices.device import Device
 from corral.model.devices.disk import BackingFormat, BackingStore, Disk, DiskSource
+from corral.model.devices.filesystem import Filesystem
+from corral.model.devices.hostdev import PCIHostdev, USBHostdev
 from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
@@ -29,8 +32,12 @@ from corral.model.devices.memballoon import Memballoon
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.panic import Panic
 from corral.model.devices.rng import Rng
+from corral.model.devices.shmem import Shmem
+from corral.model.devices.smartcard import Smartcard
 from corral.model.devices.sound import Sound
+from corral.model.devices.tpm import TPM
 from corral.model.devices.video import Video
+from corral.model.devices.vsock import Vsock
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
 from corral.qemu import aliases, guest_memory, machine_options, vcpus
@@ -39,17 +46,24 @@ from corral.qemu.context import Context
 from corral.qemu.devices import (
     chardev,
     controller,
+    crypto,
     disk,
+    filesystem,
     graphics,
+    hostdev,
     hostdev_scsi,
     input,
     interface,
     iommu,
     memory,
     platform,
+    shmem,
+    smartcard,
     sound,
     throttle,
+    tpm,
     video,
+    vsock,
 )
 from corral.qemu.runtime import Command, DisplayTLS, GraphicsPorts, Image, Part, PartKind, Runtime
 
@@ -218,11 +232,14 @@ def _in_order(domain: Domain) -> list[Device]:
     """All devices, a bus before what sits on it."""
     devices = domain.devices
     found: list[Device] = [*devices.iommus, *sorted(devices.controllers, key=controller.plugged_first)]
-    found += [*devices.hubs, *devices.disks, *devices.interfaces, *devices.serials, *devices.parallels]
-    found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.videos, *devices.sounds]
-    found += [*devices.hostdevs, *devices.redirdevs, *devices.watchdogs]
+    found += [*devices.hubs, *devices.disks, *devices.filesystems, *devices.interfaces]
+    found += [*devices.smartcards, *devices.serials, *devices.parallels]
+    found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.tpms, *devices.videos]
+    found += [*devices.sounds, *devices.hostdevs]
+    found += [*devices.redirdevs, *devices.watchdogs]
     found += [devices.memballoon] if devices.memballoon is not None else []
-    return [*found, *devices.rngs, *devices.panics, *devices.memories]
+    found += [*devices.rngs, *devices.panics, *devices.memories, *devices.shmems, *devices.cryptos]
+    return [*found, devices.vsock] if devices.vsock is not None else found
 
 
 def _parts(device: Device, context: Context) -> list[Part]:
@@ -265,4 +282,18 @@ def _parts(device: Device, context: Context) -> list[Part]:
             return memory.parts(device, context)
         case IOMMU():
             return iommu.parts(device, context)
+        case Filesystem():
+            return filesystem.parts(device, context)
+        case Smartcard():
+            return smartcard.parts(device, context)
+        case TPM():
+            return tpm.parts(device, context)
+        case PCIHostdev() | USBHostdev():
+            return hostdev.parts(device, context)
+        case Shmem():
+            return shmem.parts(device, context)
+        case Vsock():
+            return vsock.parts(device, context)
+        case Crypto():
+            return crypto.parts(device, context)
     raise ConfigUnsupported(f"devices of class {type(device).__name__} are not supported yet")

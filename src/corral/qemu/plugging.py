@@ -15,14 +15,18 @@ from corral.model import device_set
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Serial
 from corral.model.devices.controller import Controller
+from corral.model.devices.crypto import Crypto
 from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import Disk
+from corral.model.devices.filesystem import Filesystem
+from corral.model.devices.hostdev import PCIHostdev, USBHostdev
 from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.input import Input
 from corral.model.devices.interface import Interface
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.rng import Rng
+from corral.model.devices.shmem import Shmem
 from corral.model.devices.sound import Sound
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
@@ -146,10 +150,15 @@ def refuse(live: Domain, device: Device) -> None:
                     f"Hotplug unsupported for char device type '{kind or 'isa-serial'}'",
                     hint="the ISA bus cannot be changed while the machine runs; use target type 'pci-serial'",
                 )
-        case Interface() | Channel() | Rng() | Redirdev() | Hub() | SCSIHostdev():
+        case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto():
+            pass
+        case PCIHostdev() | USBHostdev() | SCSIHostdev():
             pass
         case MemoryDevice():
             memory_slots.refuse_unfit(live, device)
+        case Filesystem():
+            if not device.is_virtiofs:
+                raise OperationUnsupported("only virtiofs filesystems can be hotplugged")
         case Sound():
             if device.model in ("pcspk", "sb16", "ich6", "ich9"):  # the codecs' bus takes none later
                 raise OperationUnsupported(f"hotplug is not supported for the {device.model} device")
@@ -178,11 +187,16 @@ def refuse_unplug(live: Domain, device: Device) -> None:
         case Serial():
             if device.target is None or device.target.type not in ("usb-serial", "pci-serial"):
                 raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
-        case Interface() | Channel() | Rng() | Redirdev() | Hub() | SCSIHostdev():
+        case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto():
+            pass
+        case PCIHostdev() | USBHostdev() | SCSIHostdev():
             pass
         case MemoryDevice():
             if device.model not in ("dimm", "virtio-mem"):
                 raise OperationUnsupported(f"QEMU cannot unplug a memory device of model '{device.model}'")
+        case Filesystem():
+            if not device.is_virtiofs:
+                raise OperationUnsupported("only virtiofs filesystems can be hot unplugged")
         case Sound():
             if device.model in ("pcspk", "sb16"):
                 raise OperationUnsupported("live detach of device 'sound' is not supported")
@@ -310,7 +324,7 @@ def _without(document: Domain, new: list[Device], unwanted: Sequence[Device]) ->
 
 def free_target(document: Domain, controller: int) -> DriveAddress | None:
     """The first SCSI target of a wide controller on which nothing sits; None when all are taken."""
-    sitting = [*(disk for disk in document.devices.disks if disk.target.bus == "scsi"), *document.devices.hostdevs]
+    sitting = [*(disk for disk in document.devices.disks if disk.target.bus == "scsi"), *document.devices.scsi_hostdevs]
     places = [each.address for each in sitting if isinstance(each.address, DriveAddress)]
     used = {place.target for place in places if place.controller == controller}
     free = next((target for target in range(WIDE_TARGETS) if target not in used), None)
@@ -326,6 +340,8 @@ def _plain(device: Device) -> Device:
         twin.source.index = None
     if isinstance(twin, MemoryDevice):
         twin.target.current = None
+    if isinstance(twin, USBHostdev) and twin.source.vendor is not None:
+        twin.source.address = None  # where it is plugged in now
     return twin
 
 

@@ -58,6 +58,8 @@ def _props(controller: Controller, context: Context) -> Properties | None:
             return None if context.q35 and controller.index == 0 else {"driver": context.driver("ich9-ahci")}
         case "ide" if controller.index == 0 and not context.q35:
             return None
+        case "ccid":
+            return {"driver": context.driver("usb-ccid")}
         case "virtio-serial":
             model = controller.model if controller.model != "virtio" else None
             props: Properties = {"driver": context.virtio("virtio-serial", model)}
