@@ -71,6 +71,7 @@ async def test_what_the_guest_sees(directory: Path) -> None:
     if server is None or shutil.which("swtpm") is None:
         pytest.skip("needs virtiofsd and swtpm (scripts/setup.sh test)")
     fast = directory / "fast"
+    directory.chmod(0o711)  # 9p is served by QEMU, under its own account
     for place in (nine, fast):
         place.mkdir()
         place.chmod(0o777)

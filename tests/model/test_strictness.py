@@ -96,7 +96,6 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
         ),
         ("", "<disk type='volume'/>", "value 'volume' for attribute 'type' of element <disk> is not supported"),
         ("", "<nvram/>", "element <nvram> is not supported (/domain/devices/nvram, line 8)"),
-        ("", "<disk type='network'/>", "value 'network' for attribute 'type' of element <disk> is not supported"),
         (
             "",
             "<disk><source fdgroup='x'/></disk>",

@@ -99,7 +99,7 @@ REFUSED = {
         "itco watchdog is only supported with the q35 machine type",
     ),
     "two actions": (
-        {"devices": "<watchdog model='i6300esb' action='pause'/>"},
+        {"devices": "<watchdog model='i6300esb' action='pause'/><watchdog model='ib700' action='reset'/>"},
         ConfigUnsupported,
         "all watchdogs must have the same action",
     ),
