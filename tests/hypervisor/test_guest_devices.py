@@ -36,6 +36,7 @@ OTHERS = """<shmem name='corral-test-{pid}' role='peer'><model type='ivshmem-pla
 
 @pytest.fixture
 def directory(short_path: Path) -> Iterator[Path]:
+    short_path.chmod(0o711)  # 9p is served by QEMU, under its own account
     yield short_path
     end_machines(short_path)
     Path(f"/dev/shm/corral-test-{os.getpid()}").unlink(missing_ok=True)
@@ -71,7 +72,6 @@ async def test_what_the_guest_sees(directory: Path) -> None:
     if server is None or shutil.which("swtpm") is None:
         pytest.skip("needs virtiofsd and swtpm (scripts/setup.sh test)")
     fast = directory / "fast"
-    directory.chmod(0o711)  # 9p is served by QEMU, under its own account
     for place in (nine, fast):
         place.mkdir()
         place.chmod(0o777)
