@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,6 @@ OTHERS = """<shmem name='corral-test-{pid}' role='peer'><model type='ivshmem-pla
 
 @pytest.fixture
 def directory(short_path: Path) -> Iterator[Path]:
-    short_path.chmod(0o711)  # 9p is served by QEMU, under its own account
     yield short_path
     end_machines(short_path)
     Path(f"/dev/shm/corral-test-{os.getpid()}").unlink(missing_ok=True)
@@ -67,8 +67,16 @@ async def pci(domain: Domain) -> set[str]:
     return set((await sh(domain, script)).replace("0x", "").split())
 
 
-async def test_what_the_guest_sees(directory: Path) -> None:
-    server, nine = virtiofsd.program(), directory / "nine"
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory whose way is open to QEMU's account, which serves 9p."""
+    with tempfile.TemporaryDirectory(prefix="cs") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+async def test_what_the_guest_sees(directory: Path, shared: Path) -> None:
+    server, nine = virtiofsd.program(), shared / "nine"
     if server is None or shutil.which("swtpm") is None:
         pytest.skip("needs virtiofsd and swtpm (scripts/setup.sh test)")
     fast = directory / "fast"
@@ -150,6 +158,6 @@ async def test_the_watchdog_bites(directory: Path) -> None:
         assert "action='pause'" in domain.xml()
         with pytest.raises(DeviceMissing):
             await hotplug.update(domain, "<watchdog model='ib700' action='pause'/>", Flags.LIVE)
-        await sh(domain, "modprobe i6300esb heartbeat=2; (echo x; sleep 60) >/dev/watchdog 2>&1 </dev/null &")
+        await sh(domain, "watchdog -T 3 -t 60 /dev/watchdog")
         await until(lambda: "Watchdog" in heard.other(), seconds=30)
         await until(lambda: domain.state() == (3, 6), seconds=10)

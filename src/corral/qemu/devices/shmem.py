@@ -17,8 +17,8 @@ def path_of(device: Shmem) -> str:
 
 def parts(device: Shmem, context: Context) -> list[Part]:
     """The memory, or the way to its server, then the device."""
-    place, role = context.place(device), {"master": switch("on" if device.role == "master" else "off")}
-    role = role if device.role is not None else {}
+    place = context.place(device)
+    role: Properties = {"master": "on" if device.role == "master" else "off"} if device.role is not None else {}
     if device.model is not None and device.model.type == "ivshmem-doorbell":
         if device.server is None or device.server.path is None:
             raise ConfigUnsupported("model 'ivshmem-doorbell' needs the path of a <server>")
