@@ -5,8 +5,22 @@ from __future__ import annotations
 from corral.errors import ConfigUnsupported, InvalidArgument
 from corral.host.cpu import read_topology
 from corral.host.memory import cell_free_kib, memory_stats, read_cells
+from corral.host.pages import MERGING, allocate, free_pages, merging, set_merging
 from corral.host.smbios import sysinfo_xml
 from corral.host.usage import TOTAL, cpu_times
+
+__all__ = [
+    "MERGING",
+    "allocate",
+    "cells_free_memory",
+    "cpu_map",
+    "cpu_stats",
+    "free_pages",
+    "memory_figures",
+    "merging",
+    "set_merging",
+    "sysinfo",
+]
 
 #: What virNodeGetCPUStats and virNodeGetMemoryStats take for all CPUs or cells.
 ALL = -1

@@ -84,6 +84,16 @@ def place_vcpu(run: Run, number: int) -> None:
         _place(thread, of_vcpu(document, number) or host_cpus(), f"vCPU {number}")
 
 
+async def place_iothread(run: Run, number: int) -> None:
+    """Place an I/O thread that has just been made; it would inherit from the one that made it."""
+    document = run.live.document
+    if run.machine is None or (document.cputune is None and _default(document) is None):
+        return
+    thread = (await _iothread_ids(run.machine)).get(number)
+    if thread is not None:
+        _place(thread, of_iothread(document, number) or host_cpus(), f"I/O thread {number}")
+
+
 def _place(thread: int, cpus: Iterable[int], what: str) -> None:
     wanted = set(cpus)
     try:

@@ -104,6 +104,8 @@ async def collect(domain: Domain, groups: int, *, nowait: bool) -> list[Statisti
         found += _interfaces(document)
     if groups & DomainStatsTypes.BLOCK:
         found += await _block(document, machine)
+    if machine is not None and groups & DomainStatsTypes.IOTHREAD:
+        found += await _iothreads(document, machine)
     if run and groups & DomainStatsTypes.PERF:
         found += [(f"perf.{name}", _ULLONG, count) for name, count in domain.hypervisor.perf.read(run).items()]
     if groups & DomainStatsTypes.VM:
@@ -117,6 +119,22 @@ async def _kvm(document: DomainDocument, machine: Machine | None, groups: int) -
     if document.type != "kvm" or machine is None or not (vm or vcpus):
         return kvm_statistics.Figures()
     return await kvm_statistics.read(machine, vm=vm, vcpus=vcpus, timeout=DEADLINE)
+
+
+async def _iothreads(document: DomainDocument, machine: Machine) -> list[Statistic]:
+    """How the I/O threads poll now."""
+    if not document.iothreads:
+        return []
+    found: list[Statistic] = []
+    told = {str(each["id"]).removeprefix("iothread"): each for each in await _ask(machine, "query-iothreads") or ()}
+    for number in sorted(int(name) for name in told if name.isdigit()):
+        each = told[str(number)]
+        found += [
+            (f"iothread.{number}.poll-max-ns", _ULLONG, int(each["poll-max-ns"])),
+            (f"iothread.{number}.poll-grow", _UINT, int(each["poll-grow"])),
+            (f"iothread.{number}.poll-shrink", _UINT, int(each["poll-shrink"])),
+        ]
+    return [("iothread.count", _UINT, len(found) // 3), *found]
 
 
 async def _ask(machine: Machine | None, command: str, arguments: dict[str, object] | None = None) -> Any:

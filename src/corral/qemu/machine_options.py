@@ -8,8 +8,8 @@ from pathlib import Path
 from corral.errors import ConfigUnsupported
 from corral.model.domain import Domain
 from corral.model.os import Loader
-from corral.qemu import descriptors, guest_memory, vcpus
-from corral.qemu.context import Context, escape, iothreads
+from corral.qemu import descriptors, guest_memory, iothreads, vcpus
+from corral.qemu.context import Context, escape
 from corral.qemu.cpu_option import cpu_option
 from corral.qemu.devices import filesystem, graphics, platform, sound, tpm
 from corral.qemu.pci_slots import is_q35
@@ -56,7 +56,7 @@ def options(context: Context) -> list[Option]:
 def parts(context: Context) -> list[Part]:
     """Memory, I/O threads and firmware images."""
     found = guest_memory.parts(context)
-    found += [Part("object", f"iothread{number}", {"qom-type": "iothread"}) for number in iothreads(context.domain)]
+    found += [iothreads.part(thread, context.binary) for thread in iothreads.settings(context.domain)]
     features = context.domain.features
     if features is not None and features.vmcoreinfo is not None and features.vmcoreinfo.state == "on":
         found.append(Part("device", "vmcoreinfo0", {"driver": context.driver("vmcoreinfo")}))

@@ -26,6 +26,7 @@ MODULES = (
     "storage",
     "streams",
     "throttling",
+    "tuning",
     "vcpus",
 )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from corral.constants import NodeAllocPagesFlags, TypedParameterFlags, TypedParameterType
 from corral.daemon.dispatch import handler
-from corral.errors import InvalidArgument
+from corral.errors import ArgumentUnsupported, InvalidArgument
 from corral.hypervisor import node
 
 if TYPE_CHECKING:
@@ -30,6 +31,49 @@ def get_cells_free_memory(session: Session, args: Any) -> dict[str, Any]:
     if not 0 < args.maxcells <= 1024:
         raise InvalidArgument(f"{args.maxcells} is not a number of cells between 1 and 1024")
     return {"cells": node.cells_free_memory(args.startCell, args.maxcells)}
+
+
+@handler("node_get_free_pages")
+def get_free_pages(session: Session, args: Any) -> dict[str, Any]:
+    """Free pages by size, cell by cell."""
+    return {"counts": node.free_pages(list(args.pages), args.startCell, args.cellCount)}
+
+
+@handler("node_alloc_pages", flags=NodeAllocPagesFlags.SET)
+def alloc_pages(session: Session, args: Any) -> dict[str, Any]:
+    """Set huge pages aside."""
+    wanted = dict(zip(args.pageSizes, args.pageCounts, strict=False))
+    add = not args.flags & NodeAllocPagesFlags.SET
+    return {"ret": node.allocate(wanted, args.startCell, args.cellCount, add=add)}
+
+
+@handler("node_get_memory_parameters", flags=TypedParameterFlags.PARAM_STRING_OKAY)
+def get_memory_parameters(session: Session, args: Any) -> dict[str, Any]:
+    """How the kernel merges equal pages; without room for parameters, how many there are."""
+    found = node.merging()
+    if args.nparams == 0:
+        return {"params": [], "nparams": len(found)}
+    kinds = {
+        name: TypedParameterType.UINT if settable else TypedParameterType.ULLONG
+        for name, settable in node.MERGING.items()
+    }
+    params = [{"field": f"shm_{name}", "value": (kinds[name], value)} for name, value in found.items()]
+    return {"params": params[: max(args.nparams, 0)], "nparams": len(params)}
+
+
+@handler("node_set_memory_parameters")
+def set_memory_parameters(session: Session, args: Any) -> None:
+    """Change how the kernel merges equal pages."""
+    wanted = {}
+    for param in args.params:
+        name = param.field.removeprefix("shm_")
+        if not node.MERGING.get(name):
+            raise ArgumentUnsupported(f"parameter '{param.field}' not supported")
+        kind, value = param.value
+        if kind != TypedParameterType.UINT:
+            raise InvalidArgument(f"invalid type for parameter '{param.field}', expected 'uint'")
+        wanted[name] = value
+    node.set_merging(wanted)
 
 
 @handler("node_get_cpu_map")
