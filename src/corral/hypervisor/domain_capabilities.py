@@ -45,6 +45,7 @@ DISK_BUS_DEVICES = {
     "sata": "ich9-ahci",
 }
 MEMORY_SOURCES = {"file": "memory-backend-file", "anonymous": "memory-backend-ram", "memfd": "memory-backend-memfd"}
+FILESYSTEM_DEVICES = {"path": "virtio-9p-pci", "virtiofs": "vhost-user-fs-pci"}
 RNG_BACKENDS = {"random": "rng-random", "builtin": "rng-builtin"}
 
 
@@ -258,8 +259,11 @@ def _devices(case: _Case) -> Iterator[tuple[str, dict[str, Iterable[str]] | None
     yield "video", _video(case)
     yield "hostdev", None
     yield "rng", _rng(case)
-    yield "filesystem", None
-    yield "tpm", None
+    served = [kind for kind, device in FILESYSTEM_DEVICES.items() if case.binary.has_device(device)]
+    yield "filesystem", {"driverType": served} if served else None
+    models = [model for model in ("tpm-tis", "tpm-crb") if case.binary.has_device(model)]
+    backends = ["passthrough", "emulator", "external"]
+    yield "tpm", {"model": models, "backendModel": backends, "backendVersion": ["1.2", "2.0"]} if models else None
     redirection = _document_says("redirdevs", of="devices") and case.binary.has_device("usb-redir")
     yield "redirdev", {"bus": ["usb"]} if redirection else None
     yield "channel", {"type": ["pty", "unix", *(["spicevmc"] if case.binary.has_spice else [])]}
