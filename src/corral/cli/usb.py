@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT = 30.0  # seconds for a guest to find a keyboard and take what it types
 
+LINGER = 2.0  # seconds that a guest gets for the keys that QEMU holds for it: they are lost with the keyboard
+
 Bus = Annotated[
     int | None,
     typer.Option("--bus", metavar="N", help="The machine's USB controller; the first that fits.", show_default=False),
@@ -208,6 +210,7 @@ async def _typed(device: Any, text: str) -> None:
             device.type(text)
             while device.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+        await asyncio.sleep(LINGER)
     except TimeoutError as error:
         raise OperationTimeout("the guest does not fetch what the keyboard types", hint="has it booted?") from error
 

@@ -198,7 +198,7 @@ def _usb(binary: Binary) -> Row:
     lacks = [device for device in ("ich9-usb-ehci1", "usb-redir") if not binary.has_device(device)]
     if not binary.has_spice:
         lacks.append("SPICE")
-    row = _lacking(14, "USB 2.0 and USB redirection", lacks, "devices plugged into the viewer's computer, over SPICE")
+    row = _lacking(14, "USB 2.0 and USB redirection", lacks, "corral usb share DEVICE --to NAME; or over SPICE")
     if lacks and binary.has_device("ich9-usb-ehci1"):
         hint = "apt install qemu-system-modules-spice"
         return _row(14, "USB 2.0 and USB redirection", False, row.text, hint)

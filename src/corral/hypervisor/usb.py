@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: What the sockets of slots that come and go with a client are called in the run's directory, before their number.
+#: What the sockets of slots that come and go with a client are called in the run's directory, before some digits.
 PREFIX = "usb-"
 #: Seconds between two attempts to take out a slot while something else is done to its domain.
 AGAIN = 5.0
@@ -124,19 +125,20 @@ async def _plugged(domain: Domain, bus: int | None, speed: int) -> tuple[str, By
 
 
 def _slot(run: Run, bus: int | None, speed: int) -> Redirdev:
-    """A redirected device that waits on the first free socket of the run's directory."""
+    """A redirected device that waits on a new socket of the run's directory.
+
+    Never on one that was there: QEMU may remove a socket a moment after it has told that its device is gone.
+    """
     from corral.model.address import USBAddress
     from corral.model.devices.chardev import ChardevSource
     from corral.model.devices.hub import Redirdev
     from corral.qemu import addresses
 
     document = run.live.document
-    taken = {_path(each) for each in document.devices.redirdevs}
-    paths = (str(run.directory / f"{PREFIX}{number}") for number in range(len(taken) + 1))
     bus = addresses.usb_bus(document, speed) if bus is None else bus
     return Redirdev(
         type="unix",
-        source=ChardevSource(mode="bind", path=next(path for path in paths if path not in taken)),
+        source=ChardevSource(mode="bind", path=str(run.directory / f"{PREFIX}{secrets.token_hex(4)}")),
         address=None if bus is None else USBAddress(bus=bus),
     )
 
