@@ -77,7 +77,8 @@ def files_come_and_go(corral: Run, folder: Path) -> None:
 @pytest.mark.timeout(300)
 def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     said = corral("run", "tiny", "--name", "web", "--cpus", "2", "--memory", "256M").stdout
-    assert said.startswith("web is running (2 vCPUs, 256 MiB); reach it with: corral console web")
+    assert said.startswith("web is running (2 vCPUs, 256 MiB); reach it with: corral -c 'qemu+unix:")
+    assert "console web, or corral -c" in said
     assert corral("exec", "web", "--", "nproc").stdout == "2\n"  # waits for the agent by itself
     assert corral("exec", "-i", "web", "--", "cat", stdin="through\n").stdout == "through\n"
     failed = corral("exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7", status=7)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import re
 import shutil
 import socket
@@ -31,9 +32,12 @@ pytestmark = pytest.mark.qemu
 
 GOLDEN = Path(__file__).parent / "golden"
 #: What is outside: images on other machines (tests/guests/test_passthrough.py has their servers), and the host's ends
-#: of network cards (tests/guests/test_networks.py makes them).
-ELSEWHERE = {"disk-sources", "q35-network-cards"}
+#: of network cards (tests/guests/test_networks.py makes them), and a USB device of the host.
+ELSEWHERE = {"disk-sources", "q35-devices", "q35-network-cards"}
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.xml") if "." not in path.stem and path.stem not in ELSEWHERE)
+
+
+_LISTENERS: list[socket.socket] = []
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +58,16 @@ def read(text: str, place: Path) -> Domain:
     for name in sorted(set(re.findall(r"/images/([\w.-]+)", text))):
         make_image(place / name)
     text = text.replace("/images/", f"{place}/").replace("service='4555'", f"service='{free_port()}'")
+    text = text.replace("service='4001'", f"service='{somebody_listens()}'")
     return Domain.from_xml(text)
+
+
+@functools.cache
+def somebody_listens() -> int:
+    """A port at which a connection is taken, as long as the tests run."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    _LISTENERS.append(listener)
+    return int(listener.getsockname()[1])
 
 
 def make_image(path: Path) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT = 30.0  # seconds for a guest to find a keyboard and take what it types
 
+SETTLE = 1.0  # seconds: Linux asks for reports before its driver is bound, and drops those that come until then
+
 LINGER = 2.0  # seconds that a guest gets for the keys that QEMU holds for it: they are lost with the keyboard
 
 Bus = Annotated[
@@ -207,6 +209,7 @@ async def _typed(device: Any, text: str) -> None:
         async with asyncio.timeout(FETCH_TIMEOUT):
             while not device.polled:  # noqa: ASYNC110 (what the guest does has no event here)
                 await asyncio.sleep(0.05)
+            await asyncio.sleep(SETTLE)
             device.type(text)
             while device.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
