@@ -62,7 +62,7 @@ def name_of(number: int) -> str:
 
 
 @settings(max_examples=60, deadline=None)
-@given(machine=st.sampled_from(["q35", "pc"]), families=st.lists(st.sampled_from(sorted(FAMILIES)), max_size=50))
+@given(machine=st.sampled_from(["q35", "pc"]), families=st.lists(st.sampled_from(sorted(FAMILIES)), max_size=24))
 def test_any_mixture_has_places(machine: str, families: list[str], binary: Binary, host: Host) -> None:
     full = complete(make(machine, families), binary, host)
     buses = {c.index: c.model for c in full.devices.controllers if c.type == "pci"}
