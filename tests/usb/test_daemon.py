@@ -333,6 +333,7 @@ async def command(guest: Guest, *words: str) -> AsyncIterator[asyncio.subprocess
             await process.wait()
 
 
+@pytest.mark.slow  # what a keyboard types may meet a guest that does not listen yet
 async def test_commands(guest: Guest, tmp_path: Path) -> None:
     before = await guest.holdings()
     (tmp_path / "hello.txt").write_text("from a folder\n")

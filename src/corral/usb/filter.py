@@ -82,11 +82,13 @@ class Filter:
         """Whether a device may be redirected; `interfaces` are class, subclass and protocol of each.
 
         The device's own class is checked, unless it says "see the interfaces", then each interface's class. On a device
-        with several interfaces a HID interface without a boot protocol (volume keys of a headset) is not checked.
+        with several interfaces a HID interface without a boot protocol (volume keys of a headset) is not checked,
+        unless it has no others.
         """
         found = list(interfaces)
+        checked = [interface for interface in found if tuple(interface) != (_HID, 0, 0)] or found
         classes = [] if device_class in _PER_INTERFACE else [device_class]
-        classes += [interface[0] for interface in found if len(found) == 1 or tuple(interface) != (_HID, 0, 0)]
+        classes += [interface[0] for interface in checked]
         return all(self._verdict(each, vendor, product, version) for each in classes)
 
     def _verdict(self, device_class: int, vendor: int, product: int, version: int) -> bool:
