@@ -24,7 +24,7 @@ from corral.errors import ConfigUnsupported
 from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
 from corral.qemu.inquiry import ask, ask_accelerator
 
-CACHE_FORMAT = 4
+CACHE_FORMAT = 5
 """Part of each cache file's key: raise it when a fact is added or its meaning changes."""
 
 EMULATORS = {

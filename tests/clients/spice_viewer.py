@@ -1,0 +1,132 @@
+"""A SPICE viewer of Debian's spice-gtk library; run by the system's Python, prints what it saw.
+
+Usage: /usr/bin/python3 spice_viewer.py '{"uri": …, "password": …, "ca": …, "keys": [scancodes], "picture": …}'
+One JSON object on standard output: how the connection went, which channels there are, and the screen's size. `picture`
+is a file for the screen as a PPM, taken a second after the last key.
+"""
+
+import ctypes
+import json
+import pathlib
+import sys
+
+import gi
+
+gi.require_version("SpiceClientGLib", "2.0")
+from gi.repository import GLib, GObject, SpiceClientGLib  # noqa: E402
+
+library = ctypes.CDLL("libspice-client-glib-2.0.so.8")
+address = ctypes.pythonapi.PyCapsule_GetPointer
+address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+WAIT, PACE = 1000, 40  # milliseconds
+DEADLINE = 30_000
+
+
+listen = GObject.Object.connect  # these classes have a `connect` of their own
+
+
+class Primary(ctypes.Structure):
+    """struct _SpiceDisplayPrimary of channel-display.h."""
+
+    _fields_ = [
+        ("format", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("stride", ctypes.c_int),
+        ("shmid", ctypes.c_int),
+        ("data", ctypes.c_void_p),
+        ("marked", ctypes.c_int),
+    ]
+
+
+class Viewer:
+    def __init__(self, wanted):
+        self.wanted = wanted
+        self.seen = {"events": [], "channels": []}
+        self.loop = GLib.MainLoop()
+        self.display = None
+        self.inputs = None
+        self.session = SpiceClientGLib.Session()
+        self.session.set_property("uri", wanted["uri"])
+        if wanted.get("password") is not None:
+            self.session.set_property("password", wanted["password"])
+        if wanted.get("ca"):
+            self.session.set_property("ca-file", wanted["ca"])
+        listen(self.session, "channel-new", self.channel_new)
+
+    def run(self):
+        GLib.timeout_add(DEADLINE, self.end, "time-out")
+        if self.session.connect():
+            self.loop.run()
+        else:
+            self.seen["events"].append("not connected")
+
+    def end(self, why=None):
+        if why:
+            self.seen["events"].append(why)
+        self.session.disconnect()
+        self.loop.quit()
+        return False
+
+    def channel_new(self, session, channel):
+        kind = SpiceClientGLib.Channel.type_to_string(channel.get_property("channel-type"))
+        self.seen["channels"].append(kind)
+        listen(channel, "channel-event", self.channel_event, kind)
+        if kind == "display" and channel.get_property("channel-id") == 0:
+            self.display = channel
+            SpiceClientGLib.Channel.connect(channel)
+        if kind == "inputs":
+            self.inputs = channel
+            SpiceClientGLib.Channel.connect(channel)
+
+    def channel_event(self, channel, event, kind):
+        name = event.value_nick
+        if kind == "main":
+            self.seen["events"].append(name)
+            if name != "opened":
+                error = channel.get_error()
+                self.seen["error"] = error.message if error else None
+                self.end()
+        elif name == "opened":
+            if kind == "inputs":
+                self.keys = list(self.wanted.get("keys", []))
+                GLib.timeout_add(PACE, self.type_key)
+        elif name != "closed":
+            self.seen["events"].append(f"{kind}: {name}")
+            self.end()
+
+    def type_key(self):
+        """The next key; a PS/2 keyboard holds few that the guest has not taken yet."""
+        if not self.keys:
+            GLib.timeout_add(WAIT, self.look)
+            return False
+        code = self.keys.pop(0)
+        self.inputs.key_press(code)
+        self.inputs.key_release(code)
+        return True
+
+    def look(self):
+        """Take the picture; again a little later while there is none."""
+        primary = Primary()
+        if self.display is None:
+            return True
+        pointer = ctypes.c_void_p(address(self.display.__gpointer__, None))
+        if not library.spice_display_channel_get_primary(pointer, 0, ctypes.byref(primary)):
+            return True
+        self.seen["size"] = [primary.width, primary.height]
+        if self.wanted.get("picture"):
+            raw = ctypes.string_at(primary.data, primary.stride * primary.height)
+            with pathlib.Path(self.wanted["picture"]).open("wb") as file:
+                file.write(b"P6\n%d %d\n255\n" % (primary.width, primary.height))
+                for row in range(primary.height):
+                    line = raw[row * primary.stride : row * primary.stride + primary.width * 4]
+                    rgb = bytearray(primary.width * 3)
+                    rgb[0::3], rgb[1::3], rgb[2::3] = line[2::4], line[1::4], line[0::4]
+                    file.write(rgb)
+        self.end()
+        return False
+
+
+viewer = Viewer(json.loads(sys.argv[1]))
+viewer.run()
+print(json.dumps(viewer.seen))
