@@ -254,8 +254,8 @@ def test_who_connects_is_told(desk: Desk) -> None:
     def heard(*words: str) -> bool:
         return any(all(word in line for word in words) for line in desk.heard.read_text().splitlines())
 
-    for phase in ("connect", "initialize", "disconnect"):
-        until(lambda phase=phase: heard(f" {phase} local[IPv4 127.0.0.1 "), f"the event {phase}")  # type: ignore[misc]
+    phases = ("connect", "initialize", "disconnect")
+    until(lambda: all(heard(f" {phase} local[IPv4 127.0.0.1 ") for phase in phases), "the three events")
     assert heard("initialize", "spice")
     assert heard("initialize", "vnc")
 
