@@ -210,6 +210,22 @@ class XMLDetail(CorralError):
     domain = ErrorDomain.DOMAIN
 
 
+class XMLSyntaxError(XMLError):
+    """A document is not well-formed XML; the text names the line."""
+
+    code = ErrorNumber.XML_DETAIL
+    kind = ""
+    domain = ErrorDomain.DOMAIN
+
+
+class NameMissing(XMLError):
+    """A document that names its object has no name."""
+
+    code = ErrorNumber.NO_NAME
+    kind = "missing name information"
+    domain = ErrorDomain.DOMAIN
+
+
 class XMLSchemaInvalid(CorralError):
     """A document does not validate against libvirt's published schema."""
 

@@ -179,7 +179,7 @@ def execute(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: typer.TyperException) -> int:
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     if not message.strip() or type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help() if context else message, file=sys.stderr)

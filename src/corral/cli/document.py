@@ -72,14 +72,29 @@ def read(text: str, *, origin: str) -> str:
 
     from corral.model.domain import Domain
 
-    if start == "{":
-        return Domain.from_json(text).to_xml(secure=True)
+    try:
+        data = json.loads(text) if start == "{" else _yaml(text)
+    except ValueError as error:
+        what = "no JSON" if start == "{" else "neither XML nor JSON nor YAML"
+        raise InvalidArgument(f"{origin} is {what}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise InvalidArgument(
+            f"{origin} is no machine's document: it is {'a list' if isinstance(data, list) else 'plain text'}",
+            hint="corral show NAME --format yaml shows what one looks like",
+        )
+    return Domain.from_data(data).to_xml(secure=True)
+
+
+def _yaml(text: str) -> object:
+    """What YAML says, with JSON's kinds of values only; ValueError for what is none."""
+    import json
+
     import yaml
 
     try:
-        return Domain.from_json(json.dumps(yaml.safe_load(text))).to_xml(secure=True)
-    except yaml.YAMLError as error:
-        raise InvalidArgument(f"{origin} is neither XML nor JSON nor YAML: {' '.join(str(error).split())}") from error
+        return json.loads(json.dumps(yaml.safe_load(text)))
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 def define(

@@ -33,12 +33,34 @@ def read_data(cls: type[ElementT], data: object) -> ElementT:
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        details = error.errors(include_url=False)[0]
-        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in details["loc"])
-        if details["type"] == "extra_forbidden":
-            raise XMLError(f"unknown field ({path.lstrip('.')})") from error
-        message = details["msg"].removeprefix("Value error, ")
-        raise XMLError(f"{message} ({path.lstrip('.') or 'document'})") from error
+        raise _complaint(error) from error
+
+
+#: What each of pydantic's kinds of error means to somebody who wrote a document.
+_WORDS = {
+    "extra_forbidden": "unknown field",
+    "missing": "this field is missing",
+    "string_type": "this should be text",
+    "int_type": "this should be a whole number",
+    "int_parsing": "this should be a whole number",
+    "int_from_float": "this should be a whole number",
+    "float_type": "this should be a number",
+    "float_parsing": "this should be a number",
+    "bool_type": "this should be true or false",
+    "bool_parsing": "this should be true or false",
+    "list_type": "this should be a list",
+    "model_type": "this should be a mapping of fields",
+    "model_attributes_type": "this should be a mapping of fields",
+    "dict_type": "this should be a mapping of fields",
+}
+
+
+def _complaint(error: ValidationError) -> XMLError:
+    details = error.errors(include_url=False)[0]
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in details["loc"])
+    said = details["msg"].removeprefix("Value error, ").replace("Input should be", "this should be")
+    words = _WORDS.get(details["type"], said)
+    return XMLError(f"{words} ({path.lstrip('.') or 'the whole document'})")
 
 
 def _bound(data: object, depth: int) -> None:

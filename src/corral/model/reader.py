@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from lxml import etree
 from pydantic import ValidationError
 
-from corral.errors import ConfigUnsupported, CorralError, XMLError
+from corral.errors import ConfigUnsupported, CorralError, NameMissing, XMLError, XMLSyntaxError
 from corral.model import inner
 from corral.model.element import Element
 from corral.model.shape import Child, Scalar, Shape, shape_of
@@ -20,6 +20,7 @@ from corral.model.units import scaled
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 128
 MAX_ATTRIBUTES = 128
+SHOWN_LINE = 200  # characters of a line that an error shows
 
 ElementT = TypeVar("ElementT", bound=Element)
 Loc = tuple[str | int, ...]
@@ -54,11 +55,21 @@ def parse(text: str | bytes) -> etree._Element:
     try:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
-        message = error.msg.rsplit(", line ", 1)[0] if error.msg else "empty document"
-        raise XMLError(f"{message} (line {error.lineno or 0})") from error
+        raise _syntax(error, data) from error
     if root is None:
-        raise XMLError("empty document")
+        raise XMLSyntaxError("at line 1: Document is empty")
     return root
+
+
+def _syntax(error: etree.XMLSyntaxError, data: bytes) -> XMLSyntaxError:
+    """The parser's words with the line that they are about, as libvirt shows it."""
+    line, column = error.position
+    message = error.msg.rsplit(", line ", 1)[0] if error.msg else "Document is empty"
+    lines = data.decode("utf-8", "replace").splitlines()
+    shown = lines[line - 1] if 0 < line <= len(lines) else ""
+    if not shown.strip() or len(shown) > SHOWN_LINE:
+        return XMLSyntaxError(f"at line {line}: {message}")
+    return XMLSyntaxError(f"at line {line}: {message}\n{shown}\n{'-' * max(0, column - 1)}^")
 
 
 def _read(element: etree._Element, shape: Shape, depth: int) -> dict[str, Any]:
@@ -288,6 +299,8 @@ def locate(root: etree._Element, shape: Shape, loc: Loc) -> tuple[etree._Element
 def _located(error: ValidationError, root: etree._Element, shape: Shape) -> CorralError:
     details = error.errors(include_url=False)[0]
     loc = tuple(details["loc"])
+    if loc == ("name",) and shape.tag == "domain":
+        return NameMissing()
     if details["type"] == "missing":
         element, _, _ = locate(root, shape, loc[:-1])
         _, _, field = locate(root, shape, loc)
