@@ -164,13 +164,14 @@ def command(daemon: Libvirtd, *words: str, stdin: bytes = b"", status: int = 0) 
 
 @pytest.mark.guest
 @pytest.mark.qemu
-@pytest.mark.xfail(reason="the hint's new wording", strict=False)
 def test_the_commands_with_a_guest(daemon: Libvirtd) -> None:
     try:
         said = command(
             daemon, "run", "tiny", "--name", "web", "--cpus", "2", "--memory", "256M", "--accel", "tcg", "--wait"
         )
-        assert said.startswith("web is running (2 vCPUs, 256 MiB); reach it with: corral console web")
+        assert said.startswith(
+            f"web is running (2 vCPUs, 256 MiB); reach it with: corral -c '{daemon.uri}' console web"
+        )
         rows = json.loads(command(daemon, "ps", "--format", "json"))
         assert [(row["name"], row["state"], row["vcpus"]) for row in rows] == [("web", "running", 2)]
         assert command(daemon, "exec", "web", "--", "nproc") == "2\n"
