@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
+import gc
 import json
 import os
 import shutil
 import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corral.guests import tiny
-from labs import corrald
-
-asyncvnc = pytest.importorskip("asyncvnc", reason="asyncvnc is not installed")
+pytest.importorskip("asyncvnc", reason="asyncvnc is not installed")
 image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+
+from tests.clients.desk import HERE, NAME, SCANCODES, Desk, booted, desktop, until  # noqa: E402
+
+from corral.client.domain import Domain  # noqa: E402
+from labs import corrald  # noqa: E402
 
 pytestmark = [
     pytest.mark.clients,
@@ -31,124 +33,34 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning"),
 ]
 
-HERE = Path(__file__).parent
-NAME = "screen"
 DEVICES = """
 <graphics type='vnc' autoport='yes' passwd='open-me'/>
 <graphics type='spice' autoport='yes' passwd='sesame'><image compression='off'/><streaming mode='off'/></graphics>
 <video><model type='vga'/></video>
 <channel type='spicevmc'><target type='virtio'/></channel>
-</devices>"""
-#: Scancodes of set 1, as SPICE sends keys.
-SCANCODES = dict(zip("qwertyuiop", range(16, 26), strict=True)) | dict(zip("asdfghjkl", range(30, 39), strict=True))
-SCANCODES |= dict(zip("zxcvbnm", range(44, 51), strict=True)) | {" ": 57, "\n": 28, "/": 53}
+"""
+SSH = """#!{python}
+import os, select, socket, sys
 
-
-@dataclass(frozen=True)
-class Desk:
-    """A daemon with a guest that has a screen, and what a person at another computer has."""
-
-    daemon: corrald.Daemon
-    directory: Path
-    heard: Path
-
-    def virsh(self, *words: str, ok: bool = True) -> str:
-        command = ["virsh", "-q", "-c", self.daemon.uri, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "LC_ALL": "C"})
-        assert not ok or done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout.strip() if done.returncode == 0 else done.stderr.strip()
-
-    def display(self, kind: str) -> str:
-        return self.virsh("domdisplay", NAME, "--type", kind)
-
-    def spice(self, uri: str | None = None, **wanted: Any) -> dict[str, Any]:
-        wanted = {"uri": uri or self.display("spice").split("?")[0], "password": "sesame"} | wanted
-        command = ["/usr/bin/python3", str(HERE / "spice_viewer.py"), json.dumps(wanted)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        seen: dict[str, Any] = json.loads(done.stdout)
-        return seen
-
-    def vnc(self, password: str, typed: str = "") -> Any:
-        """The screen as Pillow's image, after typing something."""
-
-        async def session() -> Any:
-            port = 5900 + int(self.virsh("vncdisplay", NAME).rpartition(":")[2])
-            async with asyncio.timeout(40), asyncvnc.connect("127.0.0.1", port, password=password) as client:
-                for letter in typed:
-                    if letter == "\n":
-                        client.keyboard.press("Return")
-                    else:
-                        client.keyboard.write(letter)
-                    await client.drain()
-                    await asyncio.sleep(0.04)
-                await asyncio.sleep(0.5 if typed else 0)
-                return image.fromarray(await client.screenshot()).convert("RGB")
-
-        return asyncio.run(session())
-
-    def screenshot(self) -> Any:
-        """The screen as the daemon pictures it."""
-        path = self.directory / "shot"
-        self.virsh("screenshot", NAME, str(path))
-        return image.open(io.BytesIO(path.read_bytes())).convert("RGB")
-
-    def inside(self, script: str) -> str:
-        """What a command in the guest prints; "" while it fails."""
-
-        async def work() -> str:
-            import corral
-
-            async with corral.connect(self.daemon.uri) as host:
-                return (await (await host.domain(NAME)).exec(["sh", "-c", script])).stdout.decode().strip()
-
-        with contextlib.suppress(Exception):
-            return asyncio.run(work())
-        return ""
-
-    def change(self, attributes: str) -> None:
-        document = self.directory / "graphics.xml"
-        document.write_text(f"<graphics {attributes}/>")
-        self.virsh("update-device", NAME, str(document), "--live")
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s"
-        time.sleep(0.1)
+if "-W" in sys.argv:
+    host, _, port = sys.argv[sys.argv.index("-W") + 1].rpartition(":")
+    there = socket.create_connection((host, int(port)))
+else:
+    there = socket.socket(socket.AF_UNIX)
+    there.connect({daemon!r})
+while True:
+    for ready in select.select([0, there], [], [])[0]:
+        data = os.read(0, 65536) if ready == 0 else there.recv(65536)
+        if not data:
+            sys.exit()
+        there.sendall(data) if ready == 0 else os.write(1, data)
+"""
 
 
 @pytest.fixture(scope="module")
 def desk() -> Iterator[Desk]:
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", "import gi; gi.require_version('SpiceClientGLib', '2.0')"], capture_output=True
-    )
-    if done.returncode:
-        pytest.skip("no SPICE client library (apt-get install gir1.2-spiceclientglib-2.0 python3-gi)")
-    guest = asyncio.run(tiny.build())
-    with tempfile.TemporaryDirectory(prefix="cs") as name:
-        directory = Path(name)
-        certificates = directory / "certificates"
-        script = HERE.parents[1] / "scripts" / "display-certificates.sh"
-        subprocess.run([script, certificates, "127.0.0.1"], check=True, capture_output=True, timeout=60)
-        with corrald.running(directory, "--display-certificates", str(certificates)) as daemon:
-            desk = Desk(daemon, directory, directory / "events")
-            document = directory / "guest.xml"
-            document.write_text(tiny.document(NAME, tiny=guest).to_xml().replace("</devices>", DEVICES))
-            if "spice graphics are not supported" in desk.virsh("define", str(document), ok=False):
-                pytest.skip("this QEMU has no SPICE (apt-get install qemu-system-modules-spice)")
-            desk.virsh("start", NAME)
-            listen = ["virsh", "-c", daemon.uri, "event", "--event", "graphics", "--loop", NAME]
-            with desk.heard.open("wb") as heard, subprocess.Popen(listen, stdout=heard, stderr=heard) as listener:
-                shell = "ls -l /proc/[0-9]*/fd/0 | grep tty1"
-                try:
-                    until(lambda: desk.inside(shell), "the shell on the guest's screen", 120)
-                    # A screen that nobody changes can be compared.
-                    desk.inside(r"printf '\033[?25l\033[2J\033[H' >/dev/tty1")
-                    yield desk
-                finally:
-                    listener.kill()
+    with booted(DEVICES) as desk:
+        yield desk
 
 
 def same(desk: Desk, seen: Callable[[], Any]) -> None:
@@ -260,37 +172,133 @@ def test_who_connects_is_told(desk: Desk) -> None:
     assert heard("initialize", "vnc")
 
 
-@pytest.mark.skipif(
+needs_viewer = pytest.mark.skipif(
     not (shutil.which("virt-viewer") and shutil.which("Xvfb")), reason="needs virt-viewer and xvfb (apt-get install)"
 )
+
+
+@contextlib.contextmanager
+def viewing(desk: Desk, *words: str) -> Iterator[None]:
+    """A program that opens a window on the guest's screen; the block begins when its connection is there."""
+    before = desk.heard.read_text().count(" initialize ")
+    with (
+        desktop() as environment,
+        subprocess.Popen(
+            words, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as viewer,
+    ):
+        try:
+            until(lambda: desk.heard.read_text().count(" initialize ") > before, "the viewer's connection")
+            yield
+        finally:
+            viewer.terminate()
+
+
+@needs_viewer
 @pytest.mark.parametrize("kind", ["domdisplay", "attach"])
 def test_virt_viewer_takes_what_domdisplay_prints(desk: Desk, kind: str) -> None:
     uri = desk.virsh("domdisplay", NAME, "--type", "spice", "--include-password")
-    words = {"attach": ["virt-viewer", "--attach", "-c", desk.daemon.uri, NAME], "domdisplay": ["remote-viewer", uri]}[
-        kind
-    ]
-    before = desk.heard.read_text().count(" initialize ")
-    reader, writer = os.pipe()
-    with subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"],
-        pass_fds=[writer],
-        stderr=subprocess.DEVNULL,
-    ) as server:
-        os.close(writer)
-        with os.fdopen(reader) as number:
-            screen = f":{number.readline().strip()}"
-        home = desk.directory / f"home-{kind}"
-        home.mkdir()
-        environment = {
-            **os.environ,
-            "DISPLAY": screen,
-            "HOME": str(home),
-            "NO_AT_BRIDGE": "1",
-            "GSETTINGS_BACKEND": "memory",
-        }
-        with subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as viewer:
-            try:
-                until(lambda: desk.heard.read_text().count(" initialize ") > before, "the viewer's connection")
-            finally:
-                viewer.terminate()
-        server.terminate()
+    attach = ["virt-viewer", "--attach", "-c", desk.daemon.uri, NAME]
+    with viewing(desk, *{"attach": attach, "domdisplay": ["remote-viewer", uri]}[kind]):
+        pass
+
+
+def corral_words(uri: str, *words: str) -> list[str]:
+    return [sys.executable, "-m", "corral.cli", "--connect", uri, *words]
+
+
+@needs_viewer
+@pytest.mark.parametrize("kind", ["spice", "vnc"])
+def test_corral_view_opens_a_viewer_that_knows_the_password(desk: Desk, kind: str) -> None:
+    with viewing(desk, *corral_words(desk.daemon.uri, "view", NAME, "--type", kind)):
+        last = [line for line in desk.heard.read_text().splitlines() if " initialize " in line][-1]
+        assert kind in last
+
+
+@needs_viewer
+def test_corral_view_reaches_a_display_through_ssh(desk: Desk) -> None:
+    """A program in ssh's place joins its standard input and output to what it is told to: the daemon, or -W's port."""
+    script = desk.directory / "ssh"
+    script.write_text(SSH.format(python=sys.executable, daemon=str(desk.daemon.socket)))
+    script.chmod(0o755)
+    uri = f"qemu+ssh://far/system?command={script}"
+    with viewing(desk, *corral_words(uri, "view", NAME)):
+        pass
+
+
+def test_corral_view_says_what_to_do_where_there_is_no_desktop(desk: Desk) -> None:
+    port = desk.display("spice").split("?")[0].rpartition(":")[2]
+    said = desk.corral("view", NAME)
+    assert "there is no desktop here" in said
+    assert f"remote-viewer spice://127.0.0.1:{port}" in said or f"remote-viewer 'spice://127.0.0.1:{port}" in said
+    assert f"-L {port}:127.0.0.1:{port}" in said
+    assert f"display ls {NAME} --password" in said
+    assert "sesame" not in said
+
+
+def test_corral_screenshot_is_a_png_of_what_virsh_sees(desk: Desk) -> None:
+    path = desk.directory / "ours.png"
+
+    def ours() -> Any:
+        desk.corral("screenshot", NAME, str(path))
+        with image.open(path) as picture:
+            assert picture.format == "PNG"
+            return picture.convert("RGB")
+
+    same(desk, ours)
+    assert "no such screen ID: 3" in desk.corral("screenshot", NAME, str(path), "--screen", "3", ok=False)
+
+
+def test_corral_display_lists_and_changes_passwords(desk: Desk) -> None:
+    def listed() -> dict[str, Any]:
+        rows = json.loads(desk.corral("display", "ls", NAME, "--password", "--format", "json"))
+        return {row["type"]: row for row in rows}
+
+    def change(new: str, *words: str, ok: bool = True) -> str:
+        return desk.corral("display", "password", NAME, *words, stdin=f"{new}\n", ok=ok)
+
+    rows = listed()
+    assert rows["spice"]["uri"] == desk.display("spice")
+    assert (rows["spice"]["password"], rows["vnc"]["password"]) == ("sesame", "open-me")
+    assert "sesame" not in desk.corral("display", "ls", NAME)
+
+    said = change("short", "--expires", "1h")
+    assert said.startswith(f"{NAME} has a new password for VNC and SPICE, until 20")
+    assert desk.spice(password="short")["events"] == ["opened"]
+    desk.vnc("short")
+    change("short", "--expires", "1s")
+    ends = datetime.fromisoformat(listed()["vnc"]["valid_to"]).timestamp()
+    until(lambda: time.time() > ends + 1, "the password's end")
+    assert desk.spice(password="short")["events"] == ["error-auth"]
+    with pytest.raises(PermissionError):
+        desk.vnc("short")
+
+    change("sesame", "--type", "spice")
+    change("open-me", "--type", "vnc")
+    assert desk.spice()["events"] == ["opened"]
+    desk.vnc("open-me")
+    assert "only 8 permitted" in change("123456789", "--type", "vnc", ok=False)
+
+
+def test_the_library_opens_displays_through_the_daemon(desk: Desk) -> None:
+    """Many at once, between other calls: descriptors go where they belong, and none stays."""
+
+    def descriptors() -> int:
+        gc.collect()  # what earlier tests left behind
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    async def work(vm: Domain) -> None:
+        async def greeting() -> bytes:
+            with await vm.open_display("vnc") as display:
+                display.setblocking(False)
+                return await asyncio.get_running_loop().sock_recv(display, 12)
+
+        before = descriptors()
+        async with asyncio.timeout(30):
+            greetings = asyncio.gather(*(greeting() for _ in range(8)))
+            states = await asyncio.gather(*(vm.state() for _ in range(8)))
+            assert await greetings == [b"RFB 003.008\n"] * 8
+        assert {state.name for state in states} == {"running"}
+        assert descriptors() == before
+
+    desk.library(work)

@@ -40,6 +40,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "info": ("inside", "Show what a machine's guest says of itself"),
         "sleep": ("inside", "Have a machine's guest fall asleep, to memory or disk"),
         "wake": ("inside", "Wake a machine's guest that sleeps in memory"),
+        "view": ("view", "Open a machine's screen in a viewer, or say how to"),
+        "screenshot": ("screenshot", "Save a picture of a machine's screen"),
         "logs": ("logs", "Show what a machine's QEMU has written"),
         "events": ("events", "Follow what happens to machines"),
     },
@@ -52,6 +54,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Devices": {
         "disk": ("disk", "Disks and CDs of a machine: ls, add, rm, insert, eject, resize, limit"),
         "nic": ("nic", "Network cards of a machine: ls, add, rm, link, limit, addresses"),
+        "display": ("display", "Displays of a machine and their passwords: ls, password"),
         "usb": ("usb", "USB devices of this computer, or made here, in a machine: ls, share, stick, serial, keyboard"),
         "device": ("device", "Devices of every kind, from their XML: add, rm, update"),
     },
@@ -120,6 +123,7 @@ GROUPS = {
     "disk": ("ls", "add", "rm", "insert", "eject", "resize", "limit"),
     "nic": ("ls", "add", "rm", "link", "limit", "addresses"),
     "device": ("add", "rm", "update"),
+    "display": ("ls", "password"),
     "usb": ("ls", "share", "stick", "serial", "keyboard"),
 }
 KEYWORDS = {"exec", "set"}  # names that Python has a use for

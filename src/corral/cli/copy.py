@@ -67,7 +67,7 @@ async def _fetch(uri: str | None, name: str, path: str, target: str) -> None:
         await refuse_unless_running(domain)
         with (
             Progress(f"copying {path} from {domain.name}") as progress,
-            _output(target, PurePosixPath(path).name) as out,
+            output(target, PurePosixPath(path).name) as out,
         ):
             done = 0
             try:
@@ -147,7 +147,7 @@ def _input(source: str) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _output(target: str, name: str) -> Iterator[BinaryIO]:
+def output(target: str, name: str) -> Iterator[BinaryIO]:
     """Where the copy goes; a file appears when it is whole."""
     place = Path(target) / name if Path(target).is_dir() else Path(target)
     if target == "-":

@@ -7,12 +7,14 @@ round trip. Every call has a deadline, and cancelling one forgets its answer wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from corral.client.stream import Stream
-from corral.errors import CorralError, InvalidConnection, OperationTimeout
+from corral.errors import CorralError, InvalidConnection, NoSupport, OperationTimeout
 from corral.protocol import connection as wire
 from corral.protocol import events
 from corral.protocol.codec import codec
@@ -40,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
         self._writable.set()
+        self._lending = asyncio.Lock()
         self._holders: set[Stream] = set()
         self._lost: CorralError | None = None
         self.helper: Process | None = None  # the ssh process that carries us, if any
@@ -65,6 +68,70 @@ class Connection(asyncio.Protocol):
         """
         serial, future = self._start(procedure(name), args or {}, receive)
         return await self._answer(name, serial, future, timeout)
+
+    async def lend(
+        self, name: str, args: dict[str, Any], descriptors: Sequence[int], *, timeout: float | None = CALL_TIMEOUT
+    ) -> Any:
+        """Call a procedure that takes descriptors along; the caller keeps its own. NoSupport but over a UNIX socket."""
+        if self.helper is not None:
+            raise NoSupport(f"{name} sends a descriptor", hint="that goes over a UNIX socket, not through ssh")
+        self.check()
+        target = procedure(name)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        serial = self._wire.call(target, args, [os.dup(each) for each in descriptors])
+        self._calls[serial] = (future, target, None)
+        self._flush()
+        try:
+            async with asyncio.timeout(timeout):
+                # Shielded: bytes that were announced and do not come would end the connection.
+                await asyncio.shield(self._loop.create_task(self._lend()))
+        except TimeoutError as error:
+            self._calls.pop(serial, None)
+            raise OperationTimeout(f"the daemon has not taken {name} within {timeout:g} s") from error
+        return await self._answer(name, serial, future, timeout)
+
+    async def _lend(self) -> None:
+        """Send the descriptors that are due, each on a byte of its own, between the bytes before and behind them."""
+        async with self._lending:
+            transport = self._transport
+            assert transport is not None
+            low, high = transport.get_write_buffer_limits()
+            transport.set_write_buffer_limits(high=0)
+            try:
+                while transport.get_write_buffer_size() or not (descriptors := self._wire.fds_to_send()):
+                    if self._wire.lost:
+                        raise InvalidConnection(self._wire.lost)
+                    self._flush()
+                    await self.drain()
+                self._writable.clear()
+                try:
+                    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as ours:
+                        for each in descriptors:
+                            await self._send_descriptor(ours, each)
+                finally:
+                    self._writable.set()
+                    for each in descriptors:
+                        os.close(each)
+            finally:
+                transport.set_write_buffer_limits(high=high, low=low)
+        self._flush()
+
+    async def _send_descriptor(self, ours: socket.socket, descriptor: int) -> None:
+        while True:
+            self.check()
+            try:
+                socket.send_fds(ours, [b"\0"], [descriptor])
+            except BlockingIOError:
+                room = asyncio.Event()
+                self._loop.add_writer(ours, room.set)
+                try:
+                    await room.wait()
+                finally:
+                    self._loop.remove_writer(ours)
+            except OSError as error:
+                raise InvalidConnection(f"the daemon takes no descriptor: {error.strerror}") from error
+            else:
+                return
 
     async def open_stream(
         self, name: str, args: dict[str, Any], *, timeout: float | None = CALL_TIMEOUT
@@ -273,6 +340,9 @@ class Connection(asyncio.Protocol):
         for stream in self._streams.values():
             stream.failed(error)
         self._writable.set()
+        self._wire.close()
+        for descriptor in self._wire.take_fds():
+            os.close(descriptor)
         if not self.ended.done():
             self.ended.set_result(None)
         if self._transport:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from corral import constants
 from corral.constants import DomainState, name_of
@@ -20,10 +20,13 @@ from corral.errors import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from socket import socket
     from uuid import UUID
 
     from corral.client.agent import ExecResult
     from corral.client.connection import Connection
+    from corral.client.displays import Display
     from corral.client.events import Event, Events
     from corral.client.execution import Execution
     from corral.client.host import Host
@@ -363,6 +366,39 @@ class Domain:
         )
         async with stream:
             return answer.mime or "application/octet-stream", await stream.read_all()
+
+    async def displays(self, *, secure: bool = False) -> list[Display]:
+        """Its SPICE and VNC displays, as viewers reach them; with their passwords if `secure`."""
+        from corral.client import displays
+
+        return await displays.displays(self, secure=secure)
+
+    async def open_display(self, kind: Literal["spice", "vnc"] | None = None, *, skip_password: bool = True) -> socket:
+        """A new connection to its display of that type (None: SPICE, else VNC), through the daemon; the caller closes.
+
+        SPICE wants one for each of its channels. NoSupport for a daemon that is reached through ssh.
+        """
+        from corral.client import displays
+
+        return await displays.connect(self, await displays.choose(self, kind), skip_password=skip_password)
+
+    async def set_display_password(
+        self,
+        password: str,
+        *,
+        kind: Literal["spice", "vnc"] | None = None,
+        valid_to: datetime | None = None,
+        connected: Literal["keep", "disconnect", "fail"] | None = None,
+        config: bool | None = None,
+    ) -> None:
+        """Give its displays, or that of type `kind`, another password, good until `valid_to` (None: for ever).
+
+        A running machine's display must have one already. `connected`: what becomes of SPICE viewers who are there.
+        `config` as for `attach`.
+        """
+        from corral.client import displays
+
+        await displays.set_password(self, password, kind=kind, valid_to=valid_to, connected=connected, config=config)
 
     async def send_key(self, *keycodes: int, codeset: int = constants.KeycodeSet.LINUX, hold_ms: int = 0) -> None:
         """Press these keys together."""

@@ -131,14 +131,31 @@ def _ssh(
     if driver == "qemu" and "socket" not in options:
         proxy = f"exec virt-ssh-helper {'-r ' if readonly else ''}qemu:///{scope}"
         remote = f"if command -v virt-ssh-helper >/dev/null 2>&1; then {proxy}; else {remote}; fi"
-    command = [options.get("command", "ssh"), "-T", "-e", "none"]
+    return (*_ssh_words(port, user, options), "--", host, f"sh -c {_quote(remote)}")
+
+
+def _ssh_words(port: int | None, user: str | None, options: dict[str, str]) -> list[str]:
+    words = [options.get("command", "ssh"), "-T", "-e", "none"]
     if port:
-        command += ["-p", str(port)]
+        words += ["-p", str(port)]
     if user:
-        command += ["-l", unquote(user)]
+        words += ["-l", unquote(user)]
     if keyfile := options.get("keyfile"):
-        command += ["-i", keyfile]
-    return (*command, "--", host, f"sh -c {_quote(remote)}")
+        words += ["-i", keyfile]
+    return words
+
+
+def forward(uri: str, host: str, port: int) -> tuple[str, ...] | None:
+    """A command that joins its standard input and output to a port as the daemon's host reaches it; None: we are there.
+
+    `uri` is one that `parse` takes.
+    """
+    parts = urlsplit(uri)
+    if parts.hostname is None:
+        return None
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    words = _ssh_words(parts.port, parts.username, dict(parse_qsl(parts.query)))
+    return (*words, "-W", where, "--", parts.hostname)
 
 
 def _quote(text: str) -> str:
