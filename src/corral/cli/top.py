@@ -41,7 +41,11 @@ def top(
     sort: Annotated[Order, typer.Option("--sort", "-s", help="What comes first.")] = Order.use,
     vcpus: Annotated[bool, typer.Option("--vcpus", help="A line for each vCPU, too.")] = False,
     guests: Annotated[
-        bool, typer.Option("--guests", help="Ask guests' agents for their own count of stolen time.")
+        bool,
+        typer.Option(
+            "--guests",
+            help="Ask guests' agents for their own count of stolen time; `untold`: emulation tells a guest of none.",
+        ),
     ] = False,
     connect: Connect = None,
     output: Format = Output.table,
@@ -101,9 +105,14 @@ def _key(load: Load, order: Order) -> Any:
 
 HEADER = ("NAME", "STATE", "VCPUS", "USE", "STEAL", "GUEST", "MEMORY", "USED", "READ/s", "WRITE/s", "RX/s", "TX/s")
 
+UNTOLD = "untold"
+
 
 def rows(load: Load, *, vcpus: bool) -> list[tuple[str, ...]]:
-    """A machine's line, and one for each of its vCPUs; `GUEST` is the stolen time that the guest itself counts."""
+    """A machine's line, and one for each of its vCPUs; `GUEST` is the stolen time that the guest itself counts.
+
+    A guest in software emulation is told of none, so what it counts (0) says nothing.
+    """
     used = size(load.memory - load.unused) if load.unused is not None and load.unused <= load.memory else "-"
     count = str(load.vcpus) if load.vcpus == load.max_vcpus else f"{load.vcpus}/{load.max_vcpus}"
     lines: list[tuple[str, ...]] = [
@@ -113,7 +122,7 @@ def rows(load: Load, *, vcpus: bool) -> list[tuple[str, ...]]:
             count,
             percent(load.use),
             percent(load.steal),
-            percent(load.guest_steal),
+            UNTOLD if load.guest_steal_untold else percent(load.guest_steal),
             size(load.memory),
             used,
             rate(load.disk_read),

@@ -7,9 +7,10 @@ readings and the seconds between them; `Meter` takes the readings.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from corral.constants import (
@@ -21,6 +22,7 @@ from corral.constants import (
 from corral.errors import CorralError, InvalidArgument, NoSupport
 
 if TYPE_CHECKING:
+    from corral.client.domain import Domain
     from corral.client.host import Host
 
 GROUPS = (
@@ -39,13 +41,17 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One machine's counters by libvirt's names at one moment; `guest` are its own CPU's milliseconds, if it told."""
+    """One machine's counters by libvirt's names at one moment; `guest` are its own CPU's milliseconds, if it told.
+
+    `untold`: it was asked about, and its guest is told of no stolen time, for it runs in software emulation.
+    """
 
     name: str
     uuid: str
     id: int
     figures: Figures
     guest: Mapping[int, Mapping[str, int]] | None = None
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,10 @@ class VcpuLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One machine: percent of one CPU, KiB, bytes a second. `steal` is of the time that its vCPUs had."""
+    """One machine: percent of one CPU, KiB, bytes a second. `steal` is of the time that its vCPUs had.
+
+    `guest_steal_untold`: no guest in software emulation learns of stolen time, so this one has no count of its own.
+    """
 
     name: str
     uuid: str
@@ -81,6 +90,7 @@ class Load:
     received: float
     sent: float
     each_vcpu: tuple[VcpuLoad, ...] = ()
+    guest_steal_untold: bool = False
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -124,6 +134,7 @@ def _load(old: Reading, new: Reading, seconds: float) -> Load:
         received=round(total("net", "rx.bytes"), 1),
         sent=round(total("net", "tx.bytes"), 1),
         each_vcpu=vcpus,
+        guest_steal_untold=new.untold,
     )
 
 
@@ -173,6 +184,7 @@ class Meter:
         self._before: list[Reading] = []
         self._time = 0.0
         self._resting: dict[str, float] = {}
+        self._emulated: dict[tuple[str, int], bool] = {}
 
     async def read(self) -> list[Reading]:
         """The counters of all running machines."""
@@ -213,13 +225,22 @@ class Meter:
             domain = await self.host.domain(reading.id) if reading.id > 0 else None
             if domain is None:
                 return reading
+            if await self._is_emulated(domain, reading):
+                return replace(reading, untold=True)
             async with asyncio.timeout(AGENT_PATIENCE):
                 told = await domain.agent("guest-get-cpustats", timeout=AGENT_PATIENCE)
             guest = {each["cpu"]: {name: each[name] for name in _GUEST_TIMES if name in each} for each in told}
         except (CorralError, TimeoutError, KeyError, TypeError):
             self._resting[reading.uuid] = time.monotonic() + AGENT_REST
             return reading
-        return Reading(reading.name, reading.uuid, reading.id, reading.figures, guest)
+        return replace(reading, guest=guest)
+
+    async def _is_emulated(self, domain: Domain, reading: Reading) -> bool:
+        """Whether this run of it is software emulation; asked once."""
+        key = (reading.uuid, reading.id)
+        if key not in self._emulated:
+            self._emulated[key] = re.match(r"<domain\s[^>]*\btype=.qemu\b", await domain.xml()) is not None
+        return self._emulated[key]
 
 
 _GUEST_TIMES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")

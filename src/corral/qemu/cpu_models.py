@@ -89,6 +89,11 @@ def is_feature(name: str) -> bool:
     return not name.startswith(HYPERVISOR_FEATURES)
 
 
+def is_service(name: str) -> bool:
+    """Whether a property of a CPU is a service of KVM's that a guest has unless it is taken away (kvm-steal-time)."""
+    return name.startswith("kvm-")
+
+
 def from_kernel_flags(flags: Iterable[str], names: Iterable[str]) -> frozenset[str]:
     """The features among `names` (libvirt's) that /proc/cpuinfo's flags mean.
 

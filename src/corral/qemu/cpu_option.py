@@ -9,6 +9,7 @@ from corral.model.element import State
 from corral.model.features import Features, HyperV
 from corral.qemu import guest_memory
 from corral.qemu.context import Context
+from corral.qemu.cpu_models import is_service
 from corral.qemu.devices.iommu import XAPIC_LIMIT
 
 HYPERV = {
@@ -102,6 +103,12 @@ def _features(cpu: CPU, context: Context) -> list[str]:
             continue
         if known and feature.name not in known:
             raise ConfigUnsupported(f"unknown CPU feature: {feature.name}")
+        if is_service(feature.name) and feature.policy != "disable":
+            raise ConfigUnsupported(
+                f"CPU feature '{feature.name}' is a service of KVM's: policy 'disable' takes it from the guest, "
+                f"'{feature.policy or 'require'}' means nothing of it",
+                hint="a guest under KVM has it unless it is taken away",
+            )
         name = QEMU_NAMES.get(feature.name, feature.name)
         match feature.policy:
             case "disable" | "forbid":

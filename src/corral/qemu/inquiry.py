@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from corral.errors import ConfigUnsupported
-from corral.qemu.cpu_models import is_feature, libvirt_name, maker, vendor_name
+from corral.qemu.cpu_models import is_feature, is_service, libvirt_name, maker, vendor_name
 from corral.qemu.schema import flatten
 
 if TYPE_CHECKING:
@@ -284,13 +284,18 @@ async def _cpu_models(client: QMPClient) -> list[dict[str, Any]]:
 
 
 async def _cpu_features(client: QMPClient) -> list[str]:
-    """Every feature of a CPU that this QEMU knows, under libvirt's name; none where it cannot expand models."""
+    """Every feature of a CPU that this QEMU knows, under libvirt's name; none where it cannot expand models.
+
+    KVM's services, which libvirt has no names for, are among them under QEMU's.
+    """
     from qemu.qmp import ExecuteError
 
     with contextlib.suppress(ExecuteError):
         properties = await _expansion(client, "static", "max")
         return sorted(
-            libvirt_name(name) for name, value in properties.items() if isinstance(value, bool) and is_feature(name)
+            libvirt_name(name)
+            for name, value in properties.items()
+            if isinstance(value, bool) and (is_feature(name) or is_service(name))
         )
     return []
 
