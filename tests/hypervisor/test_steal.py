@@ -97,6 +97,7 @@ async def test_two_guests_on_one_cpu_wait_half_of_their_time_and_a_lone_one_hard
             for load in shown.values():
                 assert 35 < load["steal"] < 80, shown  # what this machine does beside can only make it more
                 assert load["each_vcpu"][0]["use"] > 20
+                assert load["each_vcpu"][0]["halted"] is False
                 assert load["guest_steal_untold"] is (kind == "qemu")
             for path, then, now in zip(told, counted, counts, strict=True):
                 waited = after[path.name] - before[path.name]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from corral.constants import ConnectListAllDomainsFlags, DomainModificationImpact, DomainState
+from corral.constants import ConnectListAllDomainsFlags, DomainJobOperation, DomainModificationImpact, DomainState
 from corral.errors import AgentCommandFailed, CorralError, InvalidArgument
 from corral.host.threads import thread_times
 from corral.hypervisor import autoscaler
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 BUDGET_KEY = "autoscale budget"
 #: Seconds that agent and monitor get for a figure.
 PATIENCE = 2.0
-#: Jobs during which a domain's size must stand still, by the words that the job slot has for them.
-LONG_JOBS = ("migrat", "snapshot", "checkpoint", "save", "restore", "dump", "backup")
 _STEPS = {"vcpus": 1, "memory": MEMORY_STEP}
 
 
@@ -458,7 +456,7 @@ def _frozen(domain: Domain, watch: Watch) -> str:
     if domain.state()[0] != DomainState.RUNNING:
         return "it does not run"
     job = domain.jobs.holder
-    if job is not None and any(word in job.what for word in LONG_JOBS):
+    if job is not None and job.operation != DomainJobOperation.UNKNOWN:
         return f"{job.what} is under way"
     agent = watch.run.agent
     if watch.agent_seen and (agent is None or not agent.port_open):

@@ -218,12 +218,12 @@ class Domain:
         return ControlInfo(DomainControlState.OK, 0, 0)
 
     def job_info(self) -> JobInfo:
-        """The job under way; only starting counts as one here, as in libvirt's list of operations."""
+        """The job under way, if it is one of libvirt's operations."""
         self.require_run()
         job = self.jobs.holder
-        if job is None or job.what != "start":
+        if job is None or job.operation == DomainJobOperation.UNKNOWN:
             return JobInfo(DomainJobType.NONE, DomainJobOperation.UNKNOWN, 0)
-        return JobInfo(DomainJobType.UNBOUNDED, DomainJobOperation.START, job.elapsed_ms())
+        return JobInfo(DomainJobType.UNBOUNDED, job.operation, job.elapsed_ms())
 
     def metadata(self, type: int, uri: str | None = None, flags: int = 0) -> str:
         """Title, description or a metadata element, by virDomainMetadataType and virDomainModificationImpact."""
@@ -263,7 +263,7 @@ class Domain:
                 raise OperationInvalid("domain is not running", domain=ErrorDomain.DOMAIN)
             await starting.start(self, self.config, flags, owner=wanted)
 
-        await self.change("start", work)
+        await self.change("start", work, operation=DomainJobOperation.START)
 
     async def shutdown(self, flags: int = 0) -> None:
         """Ask the guest to power off, by virDomainShutdownFlags ACPI_POWER_BTN and GUEST_AGENT."""
@@ -450,11 +450,13 @@ class Domain:
         """What an event carries; `off` makes the id -1."""
         return Identity(self._name, self._uuid, -1 if off or not self.run else self.run.id)
 
-    async def change(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def change(
+        self, what: str, work: Callable[[], Awaitable[T]], *, operation: int = DomainJobOperation.UNKNOWN
+    ) -> T:
         """Do `work` in the job slot, to its end even if our caller is cancelled."""
 
         async def in_slot() -> T:
-            async with self.jobs.hold(what):
+            async with self.jobs.hold(what, operation=operation):
                 return await work()
 
         return await self.hypervisor.complete(in_slot())

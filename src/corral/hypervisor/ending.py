@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from corral.constants import (
     DomainDestroyFlags,
+    DomainJobOperation,
     DomainShutdownFlags,
     DomainState,
     ErrorDomain,
@@ -293,7 +294,7 @@ async def _dump(domain: Domain, run: Run) -> None:
     path = directory / f"{domain.name}-{run.id}.core"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        async with domain.jobs.hold("dump memory"):
+        async with domain.jobs.hold("dump memory", operation=DomainJobOperation.DUMP):
             monitor = run.require_machine().monitor
             path.touch(mode=0o600, exist_ok=False)
             with path.open("wb") as file:

@@ -19,6 +19,7 @@ from corral.constants import (
     DomainEventDefinedDetailType,
     DomainEventType,
     DomainEventUndefinedDetailType,
+    DomainJobOperation,
     DomainState,
     DomainUndefineFlags,
     ErrorDomain,
@@ -290,7 +291,7 @@ class Hypervisor:
         while True:
             async with self.definitions:
                 domain = self._conflict(uuid, document.name, active=False) or self._add(uuid, document.name)
-            async with domain.jobs.hold("start"):
+            async with domain.jobs.hold("start", operation=DomainJobOperation.START):
                 if self._by_uuid.get(uuid) is not domain:
                     continue  # another start had the slot, failed, and took the domain with it
                 try:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from corral.constants import DomainJobOperation
 from corral.errors import OperationTimeout
 
 #: Seconds that a change waits for the one before it (libvirt's own patience).
@@ -17,10 +18,15 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A change under way: what it does, since when (monotonic seconds)."""
+    """A change under way: what it does, since when (monotonic seconds).
+
+    `operation` is libvirt's word for one of those that take long (start, save, dump, snapshot, migration …): it is shown
+    to clients, and the domain's size stands still meanwhile. UNKNOWN is any other.
+    """
 
     what: str
     since: float
+    operation: int = DomainJobOperation.UNKNOWN
 
     def elapsed_ms(self, now: float | None = None) -> int:
         """Milliseconds since it began."""
@@ -35,10 +41,12 @@ class JobSlot:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @contextlib.asynccontextmanager
-    async def hold(self, what: str, *, patience: float = PATIENCE) -> AsyncIterator[Job]:
+    async def hold(
+        self, what: str, *, patience: float = PATIENCE, operation: int = DomainJobOperation.UNKNOWN
+    ) -> AsyncIterator[Job]:
         """Hold the slot for the block; OperationTimeout naming the holder when it does not come free in time."""
         await self._take(what, patience)
-        job = Job(what, time.monotonic())
+        job = Job(what, time.monotonic(), operation)
         self.holder = job
         try:
             yield job
