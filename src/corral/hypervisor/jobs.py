@@ -20,8 +20,8 @@ PATIENCE = 30.0
 class Job:
     """A change under way: what it does, since when (monotonic seconds).
 
-    `operation` is libvirt's word for one of those that take long (start, save, dump, snapshot, migration …): it is shown
-    to clients, and the domain's size stands still meanwhile. UNKNOWN is any other.
+    `operation` is libvirt's word for a long one (start, save, dump, snapshot, migration …): clients are
+    shown it, and the domain's size stands still meanwhile. UNKNOWN is any other.
     """
 
     what: str
