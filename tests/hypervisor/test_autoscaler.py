@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -164,6 +166,31 @@ def test_memory_by_the_same_rule() -> None:
     assert decision.verdict is Verdict.UP
     assert decision.amount % limits.step == 0
     assert 0.9 * (1 << 20) / decision.amount <= 0.8
+
+
+@pytest.mark.parametrize("name", ["a_peak", "a_busy_host"])
+def test_recorded_traces(name: str) -> None:
+    """What a real guest's figures led to (`traces/record.py`) they lead to again."""
+    trace = json.loads((Path(__file__).parent / "traces" / f"{name}.json").read_text())
+    samples: list[Sample] = []
+    verdicts = []
+    for each in trace["rounds"]:
+        sample = Sample(**each["sample"])
+        samples += [sample] if sample not in samples else []
+        decision = decide(
+            samples[-each["kept"] :],
+            Limits(**trace["limits"]),
+            Pace(**trace["pace"]),
+            each["now"],
+            allowed=each["allowed"],
+            outcomes=[Outcome(**outcome) for outcome in each["outcomes"]],
+        )
+        assert (decision.verdict, decision.amount, decision.reason) == (each["verdict"], each["amount"], each["reason"])
+        verdicts.append(decision.verdict)
+    if name == "a_peak":
+        assert [each for each in verdicts if each in (Verdict.UP, Verdict.DOWN)] == [Verdict.UP, Verdict.DOWN]
+    else:
+        assert Verdict.HOST_BOUND in verdicts and Verdict.UP not in verdicts
 
 
 samples_of = st.lists(

@@ -31,6 +31,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "resume": ("life", "Let paused machines go on"),
         "restart": ("life", "Reboot machines, and wait until they have"),
         "set": ("size", "Change a machine's CPUs and memory, also while it runs"),
+        "pin": ("placement", "Choose the host's CPUs that a machine runs on, or show them"),
+        "numa": ("placement", "Choose the host's nodes that a machine's memory comes from, or show them"),
         "rm": ("life", "Remove machines"),
     },
     "Inside": {
@@ -56,6 +58,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "nic": ("nic", "Network cards of a machine: ls, add, rm, link, limit, addresses"),
         "display": ("display", "Displays of a machine and their passwords: ls, password"),
         "usb": ("usb", "USB devices of this computer, or made here, in a machine: ls, share, stick, serial, keyboard"),
+        "iothread": ("iothread", "I/O threads of a machine, for its disks: ls, add, rm, tune"),
         "device": ("device", "Devices of every kind, from their XML: add, rm, update"),
     },
     "Documents": {
@@ -122,6 +125,7 @@ GROUPS = {
     "perf": ("stat", "record"),
     "disk": ("ls", "add", "rm", "insert", "eject", "resize", "limit"),
     "nic": ("ls", "add", "rm", "link", "limit", "addresses"),
+    "iothread": ("ls", "add", "rm", "tune"),
     "device": ("add", "rm", "update"),
     "display": ("ls", "password"),
     "usb": ("ls", "share", "stick", "serial", "keyboard"),

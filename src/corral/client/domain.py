@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from corral.client.execution import Execution
     from corral.client.host import Host
     from corral.client.stream import Stream
+    from corral.client.tuning import Tuning
     from corral.client.usb import Plugged
     from corral.model.domain import Domain as DomainDocument
     from corral.model.element import Element
@@ -267,10 +268,13 @@ class Domain:
         self, call: str, device: str | Element, live: bool | None, config: bool | None, more: int = 0
     ) -> None:
         xml = device if isinstance(device, str) else device.to_xml(secure=True)
-        flags = constants.DomainDeviceModifyFlags
-        chosen = flags.LIVE * (await self.active() if live is None else live)
-        chosen |= flags.CONFIG * (await self.persistent() if config is None else config)
-        await self._call(call, xml=xml, flags=chosen | more)
+        await self._call(call, xml=xml, flags=await self.impact(live, config) | more)
+
+    async def impact(self, live: bool | None, config: bool | None) -> int:
+        """A virDomainModificationImpact: the running machine, the definition or both; None: where there is one."""
+        return _flags(
+            await self.active() if live is None else live, await self.persistent() if config is None else config
+        )
 
     async def disk_limits(self, target: str, *, config: bool = False) -> dict[str, Any]:
         """How fast a disk may be, by libvirt's names (`total_bytes_sec`, `read_iops_sec_max` …); 0 is no limit."""
@@ -294,10 +298,15 @@ class Domain:
             TypedParam.string(name, value) if isinstance(value, str) else TypedParam.ullong(name, value)
             for name, value in limits.items()
         ]
-        flags = _flags(
-            await self.active() if live is None else live, await self.persistent() if config is None else config
-        )
+        flags = await self.impact(live, config)
         await self._call("domain_set_block_io_tune", disk=target, params=pack(params), flags=flags)
+
+    @property
+    def tuning(self) -> Tuning:
+        """Its I/O threads, its CPUs of the host, where its memory comes from."""
+        from corral.client.tuning import Tuning
+
+        return Tuning(self)
 
     # Waiting.
 
