@@ -6,16 +6,21 @@ br0    10.77.0.1/24, the default route's link     veth0 ═ veth1  10.78.0.1/24 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 BRIDGE, HOST = "br0", "10.77.0.1"
 PARENT, OTHER, OTHER_HOST = "veth0", "veth1", "10.78.0.1"
 #: All that is there at first.
 LINKS = frozenset({"lo", BRIDGE, PARENT, OTHER, "up0"})
+
+_CLONE_NEWNS, _CLONE_NEWNET = 0x20000, 0x40000000
+_MS_REC, _MS_SLAVE = 0x4000, 0x80000
 
 
 @dataclass(frozen=True)
@@ -80,3 +85,32 @@ def made(name: str) -> Iterator[Namespace]:
         yield namespace
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=30)
+
+
+@contextlib.contextmanager
+def entered(namespace: Namespace) -> Iterator[None]:
+    """Have this thread, and those that it starts, in the namespace, with a /sys of it (as ip-netns(8) does)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(name: str, *arguments: object) -> None:
+        if getattr(libc, name)(*arguments):
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
+
+    place = Path.cwd()
+    network, mounts, inside = (
+        os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        for path in ("/proc/thread-self/ns/net", "/proc/thread-self/ns/mnt", f"/run/netns/{namespace.name}")
+    )
+    try:
+        call("unshare", _CLONE_NEWNS)
+        call("setns", inside, _CLONE_NEWNET)
+        call("mount", b"none", b"/", None, _MS_SLAVE | _MS_REC, None)
+        call("mount", b"sysfs", b"/sys", b"sysfs", 0, None)
+        yield
+    finally:
+        call("setns", network, _CLONE_NEWNET)
+        call("setns", mounts, _CLONE_NEWNS)
+        os.chdir(place)
+        for descriptor in (network, mounts, inside):
+            os.close(descriptor)

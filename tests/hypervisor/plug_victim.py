@@ -1,7 +1,8 @@
 """A daemon that changes a machine's devices and dies by SIGKILL before one of the monitor's commands or the store's.
 
-`plug_victim.py DIRECTORY CACHE CALL N`: starts a machine, runs CALL, dies before its Nth step; prints `acknowledged`
-when the call came back first, and dies then.
+`plug_victim.py DIRECTORY CACHE CALL N`: starts the machine of `machine.xml`, does CALL with the device of `device.xml`,
+dies before its Nth step; prints `acknowledged` when the call came back first, and dies then. What QEMU had before the
+device came is left in `before.json`, the document of then in `before.xml`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.hypervisor import plugs
-from tests.hypervisor.test_hotplug import LIVE, machine
+from tests.hypervisor.test_hotplug import LIVE, taken_out
 
 from corral.hypervisor import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
@@ -50,26 +51,23 @@ def arm(step: int) -> None:
 
 async def main(directory: Path, cache: Path, call: str, step: int) -> None:
     hypervisor = await Hypervisor.open(replace(Settings.under(directory), cache=cache))
-    image, other = directory / "disk.img", directory / "other.img"
-    image.write_bytes(b"\0" * 65536)
-    other.write_bytes(b"\1" * 65536)
-    await hypervisor.define(machine())
+    await hypervisor.define((directory / "machine.xml").read_text())
     domain = hypervisor.lookup_by_name("a")
     await domain.create()
     await domain.suspend()  # firmware that scans the bus moves trays
-    xml = plugs.disk(image, "sdb", "scsi") if "disk" in call else plugs.kinds(image)["channel"]
-    if call.startswith("unplug"):
+    (directory / "before.json").write_text(plugs.shown(await plugs.view(domain)))
+    (directory / "before.xml").write_text(domain.xml())
+    xml = (directory / "device.xml").read_text()
+    if call != "plug":
         await hotplug.attach(domain, xml, LIVE)
-    if call == "media":
-        await hotplug.attach(domain, plugs.drive(image), LIVE)
     arm(step)
-    match call.split()[0]:
+    match call:
         case "plug":
             await hotplug.attach(domain, xml, LIVE)
         case "unplug":
-            await hotplug.detach(domain, xml, LIVE)
+            await taken_out(domain, xml, LIVE)
         case "media":
-            await hotplug.update(domain, plugs.drive(other), LIVE)
+            await hotplug.update(domain, plugs.drive(directory / "other.img"), LIVE)
     print("acknowledged", flush=True)
     die()
 

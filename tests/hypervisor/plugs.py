@@ -11,6 +11,9 @@ from corral.hypervisor.domain import Domain
 
 CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>"
 
+MEGABYTE = "<size unit='M'>1</size>"
+ANY_PORT = "<source mode='bind' host='127.0.0.1' service='0'/>"
+
 
 def disk(path: Path, target: str, bus: str = "virtio", *, more: str = "", kind: str = "raw") -> str:
     return (
@@ -45,6 +48,11 @@ def kinds(path: Path) -> dict[str, str]:
         "virtio keyboard": "<input type='keyboard' bus='virtio'/>",
         "random numbers": "<rng model='virtio'><rate bytes='100'/><backend model='builtin'/></rng>",
         "random numbers of a device": "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
+        "serial port on usb": "<serial type='null'><target type='usb-serial'/></serial>",
+        "shared memory": f"<shmem name='corral-plug' role='peer'><model type='ivshmem-plain'/>{MEGABYTE}</shmem>",
+        "crypto": "<crypto model='virtio' type='qemu'><backend model='builtin' queues='1'/></crypto>",
+        "smart card": f"<smartcard mode='passthrough' type='tcp'>{ANY_PORT}</smartcard>",
+        "virtio sound": "<sound model='virtio'/>",
         "usb sound": "<sound model='usb'/>",
         "sound": "<sound model='ac97'/>",
         "watchdog": "<watchdog model='i6300esb' action='reset'/>",

@@ -150,13 +150,17 @@ async def test_refused_at_each_step(host: Host, kind: str, monkeypatch: pytest.M
     if " and its controller" in kind:
         monkeypatch.setattr(unplug, "UNDO_TIMEOUT", 0.1)
     step = 0
-    while await _refuse_one(host, xml, step, monkeypatch):
+    while await refuse_one(host, xml, step, monkeypatch):
         step += 1
     assert step >= 1
 
 
+REFUSE = "refuse-me"
+WRONG = {"add-fd": {"fdset-id": -1}, "getfd": {"fdname": "1"}}
+"""Arguments for which QEMU refuses a command: those that it has not, or with a descriptor at hand those it dislikes."""
 ADDING = (
     "add-fd",
+    "getfd",
     "blockdev-add",
     "object-add",
     "netdev_add",
@@ -168,27 +172,27 @@ ADDING = (
 )
 
 
-async def _refuse_one(host: Host, xml: str, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+async def refuse_one(host: Host, xml: str, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Have QEMU refuse one step of a plug and compare; False when there is no such step, or only a guest could undo."""
     domain, execute = host.domain, Monitor.execute
     view, written = await plugs.view(domain), await documents(domain)
     count, refused = 0, False
 
-    async def refusing(self: Monitor, command: str, *arguments: Any, **options: Any) -> Any:
+    async def refusing(self: Monitor, command: str, arguments: Any = None, **options: Any) -> Any:
         nonlocal count, refused
         if command in ADDING:
             count += 1
             if count == step + 1:
                 refused = True
-                raise MonitorCommandFailed(command, "GenericError", "refused by the test")
-        return await execute(self, command, *arguments, **options)
+                arguments = {**arguments, **WRONG.get(command, {REFUSE: True})}
+        return await execute(self, command, arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Monitor, "execute", refusing)
         try:
             await hotplug.attach(domain, xml, BOTH)
         except MonitorCommandFailed as error:
-            assert "refused by the test" in str(error)
+            assert REFUSE in str(error) or "non-negative" in str(error) or "starting with a digit" in str(error)
     if not refused:
         return False
     after = await plugs.view(domain)
@@ -250,6 +254,31 @@ async def test_many_at_once(host: Host) -> None:
     await asyncio.gather(*(hotplug.detach(domain, tablets[0], BOTH) for _ in tablets))
     with pytest.raises(DeviceMissing, match="matching input device not found"):
         await hotplug.detach(domain, tablets[0], BOTH)
+
+
+async def test_two_at_once_of_which_one_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is taken back of the one is nothing of the other's, in whichever order they come."""
+    domain, execute, kinds = host.domain, Monitor.execute, plugs.kinds(host.image)
+
+    async def refusing(self: Monitor, command: str, arguments: Any = None, **options: Any) -> Any:
+        if command == "device_add" and arguments["driver"] == "scsi-hd":
+            arguments = {**arguments, REFUSE: True}
+        return await execute(self, command, arguments, **options)
+
+    await hotplug.attach(domain, kinds["channel"], BOTH)
+    with_channel, written = await plugs.view(domain), await documents(domain)
+    await hotplug.detach(domain, kinds["channel"], BOTH)
+    monkeypatch.setattr(Monitor, "execute", refusing)
+    for one, two in (("channel", "scsi disk"), ("scsi disk", "channel")):
+        deeds = [asyncio.ensure_future(hotplug.attach(domain, kinds[kind], BOTH)) for kind in (one, two)]
+        done = dict(zip((one, two), await asyncio.gather(*deeds, return_exceptions=True), strict=True))
+        assert done["channel"] is None and isinstance(done["scsi disk"], MonitorCommandFailed)
+        assert await plugs.view(domain) == with_channel and await documents(domain) == written
+        await hotplug.detach(domain, kinds["channel"], BOTH)
+    plug, unplugged = hotplug.attach(domain, kinds["tablet"], BOTH), hotplug.detach(domain, kinds["tablet"], BOTH)
+    before = await documents(domain)
+    await asyncio.gather(plug, unplugged)  # in the order in which they were asked for
+    assert await documents(domain) == before
 
 
 async def test_refusals(host: Host, tmp_path: Path) -> None:
@@ -400,19 +429,43 @@ async def test_what_is_no_iso(host: Host, short_path: Path) -> None:
     assert not [event for event in host.heard if isinstance(event, TrayChange)]
 
 
-@pytest.mark.parametrize("call", ["plug scsi disk", "unplug scsi disk", "plug channel", "unplug channel", "media"])
+async def taken_out(domain: Domain, xml: str, flags: int) -> None:
+    """Unplug; what only a guest lets go of, QEMU takes out at a reset."""
+    run = domain.require_run()
+    going = asyncio.ensure_future(hotplug.detach(domain, xml, flags))
+    done, _ = await asyncio.wait([going], timeout=0.7)
+    if not done:
+        await run.require_machine().monitor.execute("system_reset")
+    await going
+
+
+async def killed(directory: Path, call: str, step: int, device: str, machine: str) -> bool:
+    """Have a daemon start the machine and die at a step of what it does with the device; whether it came to the end."""
+    directory.mkdir()  # noqa: ASYNC240
+    (directory / "other.img").write_bytes(b"\1" * 65536)
+    (directory / "machine.xml").write_text(machine)
+    (directory / "device.xml").write_text(device)
+    victim = Path(__file__).with_name("plug_victim.py")
+    command = [sys.executable, str(victim), str(directory), life._CACHE.name, call, str(step)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return "acknowledged" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "call", ["plug scsi disk", "unplug scsi disk", "plug channel", "unplug channel", "media cdrom"]
+)
 async def test_a_daemon_killed(call: str, short_path: Path) -> None:
     """A daemon that dies by SIGKILL at any command: the next one's documents are what QEMU has, and all goes on."""
     deaths = 0
+    image = short_path / "disk.img"
+    image.write_bytes(b"\0" * 65536)
+    deed, kind = call.split(maxsplit=1)
+    device = {**plugs.kinds(image), "cdrom": plugs.drive(image)}[kind]
     try:
         for step in range(1, 30):
             directory = short_path / str(step)
-            directory.mkdir()
-            victim = Path(__file__).with_name("plug_victim.py")
-            command = [sys.executable, str(victim), str(directory), life._CACHE.name, call, str(step)]
-            done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
-            assert done.returncode == -signal.SIGKILL, done.stderr
-            acknowledged = "acknowledged" in done.stdout
+            acknowledged = await killed(directory, deed, step, device, machine())
             await _check_after(directory, call, acknowledged)
             life.end_machines(directory)
             if acknowledged:

@@ -54,15 +54,16 @@ async def opened(domain: Domain, run: Run, interfaces: Iterable[Interface]) -> A
     cards = [each for each in interfaces if each.passt or each.type in LINKS]
     fds: Descriptors = {}
     try:
-        for interface in cards:
-            await _open(domain, run, interface, fds)
-        yield fds
+        try:
+            for interface in cards:
+                await _open(domain, run, interface, fds)
+            yield fds
+        finally:
+            for fd in fds.values():  # before what limits a tap is looked for: the tap goes with its last descriptor
+                os.close(fd)
     except BaseException:
         await asyncio.shield(asyncio.ensure_future(release(domain, run, cards)))
         raise
-    finally:
-        for fd in fds.values():
-            os.close(fd)
 
 
 async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors) -> None:

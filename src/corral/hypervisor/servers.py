@@ -184,6 +184,7 @@ async def end(run: Run, alias: str | None = None) -> None:
             await process.wait(END_TIMEOUT)
         except TimeoutError:
             process.kill()
+        (run.directory / f"{name}.sock").unlink(missing_ok=True)
     try:
         if run.servers:
             _note(run)

@@ -110,13 +110,16 @@ def start(interface: Interface, *, listen: Path, account: Account | None) -> Non
 
 
 def dismiss(listen: Path) -> None:
-    """End a passt to which no QEMU is connected any more: its one client comes, and goes."""
+    """End a passt to which no QEMU is connected any more: its one client comes, and goes. Its files go, too."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
         directory = os.open(listen.parent, os.O_PATH | os.O_CLOEXEC)  # the whole name may be too long for a socket's
         stack.callback(os.close, directory)
         client = stack.enter_context(socket.socket(socket.AF_UNIX))
         client.settimeout(1)
         client.connect(f"/proc/self/fd/{directory}/{listen.name}")
+    for file in (listen, pid_file(listen)):
+        with contextlib.suppress(OSError):
+            file.unlink(missing_ok=True)
 
 
 def dismiss_all(directory: Path) -> None:

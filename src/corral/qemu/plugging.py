@@ -27,6 +27,7 @@ from corral.model.devices.interface import Interface
 from corral.model.devices.memory import MemoryDevice
 from corral.model.devices.rng import Rng
 from corral.model.devices.shmem import Shmem
+from corral.model.devices.smartcard import Smartcard
 from corral.model.devices.sound import Sound
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
@@ -150,7 +151,7 @@ def refuse(live: Domain, device: Device) -> None:
                     f"Hotplug unsupported for char device type '{kind or 'isa-serial'}'",
                     hint="the ISA bus cannot be changed while the machine runs; use target type 'pci-serial'",
                 )
-        case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto():
+        case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto() | Smartcard():
             pass
         case PCIHostdev() | USBHostdev() | SCSIHostdev():
             pass
@@ -187,7 +188,7 @@ def refuse_unplug(live: Domain, device: Device) -> None:
         case Serial():
             if device.target is None or device.target.type not in ("usb-serial", "pci-serial"):
                 raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
-        case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto():
+        case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto() | Smartcard():
             pass
         case PCIHostdev() | USBHostdev() | SCSIHostdev():
             pass
@@ -274,6 +275,7 @@ def _place(document: Domain, new: list[Device], *, movable: bool) -> None:
             raise
         _place_pci(document, new)
     addresses.assign_virtio_serial(document)
+    addresses.assign_ccid(document)
     ports = None
     for device in addresses.usb_devices(document):
         if all(device is not each for each in new):
