@@ -59,6 +59,22 @@ class Desk:
         seen: dict[str, Any] = json.loads(done.stdout)
         return seen
 
+    @contextlib.contextmanager
+    def redirected(self, disc: Path) -> Iterator[subprocess.Popen[str]]:
+        """A SPICE viewer that offers a disc to the guest for as long as the block lasts."""
+        wanted = {"uri": self.display("spice").split("?")[0], "password": "sesame", "cd": str(disc)}
+        command = ["/usr/bin/python3", str(HERE / "spice_viewer.py"), json.dumps(wanted)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as viewer:
+            assert viewer.stdin is not None
+            assert viewer.stdout is not None
+            try:
+                assert viewer.stdout.readline() == "plugged\n", viewer.stdout.read()
+                yield viewer
+                viewer.stdin.close()
+                assert json.loads(viewer.stdout.read())["events"] == ["opened"]
+            finally:
+                viewer.kill()
+
     def vnc(self, password: str, typed: str = "") -> Any:
         """The screen as Pillow's image, after typing something."""
 

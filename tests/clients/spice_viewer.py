@@ -1,8 +1,10 @@
 """A SPICE viewer of Debian's spice-gtk library; run by the system's Python, prints what it saw.
 
-Usage: /usr/bin/python3 spice_viewer.py '{"uri": …, "password": …, "ca": …, "keys": [scancodes], "picture": …}'
+Usage: /usr/bin/python3 spice_viewer.py '{"uri": …, "password": …, "ca": …, "keys": [scancodes], "picture": …, "cd": …}'
 One JSON object on standard output: how the connection went, which channels there are, and the screen's size. `picture`
-is a file for the screen as a PPM, taken a second after the last key.
+is a file for the screen as a PPM, taken a second after the last key. `cd` is an ISO, which the library offers to the
+guest as a drive of its own making over a channel for USB: "plugged" is printed when it is there, and it stays until
+standard input ends.
 """
 
 import ctypes
@@ -53,6 +55,11 @@ class Viewer:
         if wanted.get("ca"):
             self.session.set_property("ca-file", wanted["ca"])
         listen(self.session, "channel-new", self.channel_new)
+        self.manager = SpiceClientGLib.UsbDeviceManager.get(self.session) if wanted.get("cd") else None
+        if self.manager is not None:
+            listen(self.manager, "device-added", self.device_added)
+            listen(self.manager, "device-error", lambda manager, device, error: self.end(f"USB: {error.message}"))
+            self.manager.create_shared_cd_device(wanted["cd"])
 
     def run(self):
         GLib.timeout_add(DEADLINE, self.end, "time-out")
@@ -79,6 +86,27 @@ class Viewer:
             self.inputs = channel
             SpiceClientGLib.Channel.connect(channel)
 
+    def device_added(self, manager, device):
+        if manager.is_device_shared_cd(device):
+            self.disc = device
+
+    def plug(self):
+        """Redirect the drive once there is a channel for it."""
+        if not self.manager.can_redirect_device(self.disc):
+            return True
+        self.manager.connect_device_async(self.disc, None, self.plugged)
+        return False
+
+    def plugged(self, manager, result):
+        manager.connect_device_finish(result)
+        print("plugged", flush=True)
+        GLib.io_add_watch(sys.stdin, GLib.PRIORITY_DEFAULT, GLib.IOCondition.HUP | GLib.IOCondition.IN, self.unplug)
+
+    def unplug(self, stream, condition):
+        self.manager.disconnect_device(self.disc)
+        GLib.timeout_add(PACE, self.look)
+        return False
+
     def channel_event(self, channel, event, kind):
         name = event.value_nick
         if kind == "main":
@@ -87,8 +115,10 @@ class Viewer:
                 error = channel.get_error()
                 self.seen["error"] = error.message if error else None
                 self.end()
+            elif self.manager is not None:
+                GLib.timeout_add(PACE, self.plug)
         elif name == "opened":
-            if kind == "inputs":
+            if kind == "inputs" and self.manager is None:
                 self.keys = list(self.wanted.get("keys", []))
                 GLib.timeout_add(PACE, self.type_key)
         elif name != "closed":

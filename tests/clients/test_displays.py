@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pycdlib
 import pytest
 
 pytest.importorskip("asyncvnc", reason="asyncvnc is not installed")
@@ -170,6 +173,29 @@ def test_who_connects_is_told(desk: Desk) -> None:
     until(lambda: all(heard(f" {phase} local[IPv4 127.0.0.1 ") for phase in phases), "the three events")
     assert heard("initialize", "spice")
     assert heard("initialize", "vnc")
+
+
+def test_a_disc_of_the_viewers_comes_over_spices_usb_channel(desk: Desk) -> None:
+    """spice-glib's emulated CD drive in a slot that is plugged in live: the guest reads the disc, and both leave."""
+    disc, slot = desk.directory / "disc.iso", desk.directory / "slot.xml"
+    content = os.urandom(1 << 20)
+    iso = pycdlib.PyCdlib()
+    iso.new()
+    iso.add_fp(io.BytesIO(content), len(content), "/BYTES.;1")
+    iso.write(str(disc))
+    iso.close()
+    slot.write_text("<redirdev bus='usb' type='spicevmc'><alias name='ua-slot'/></redirdev>")
+    desk.virsh("attach-device", NAME, str(slot), "--live")
+    with desk.redirected(disc) as viewer:
+        until(lambda: "sr0" in desk.inside("ls /sys/block"), "the drive in the guest")
+        assert hashlib.sha256(disc.read_bytes()).hexdigest() in desk.inside("sha256sum /dev/sr0")
+        inside = desk.inside("mount -t iso9660 /dev/sr0 /mnt && sha256sum /mnt/bytes; umount /mnt")
+        assert hashlib.sha256(content).hexdigest() in inside
+        assert "Spice CD" in desk.inside("cat /sys/bus/usb/devices/*/product")
+        assert viewer.poll() is None
+    until(lambda: desk.inside("test -e /sys/block/sr0 || echo gone") == "gone", "the drive's leaving")
+    desk.virsh("detach-device", NAME, str(slot), "--live")
+    assert "redirdev" not in desk.virsh("dumpxml", NAME)
 
 
 needs_viewer = pytest.mark.skipif(

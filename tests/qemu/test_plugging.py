@@ -95,3 +95,11 @@ def test_which_device_is_meant(binary: Binary, host: Host, wanted: str, found: s
     live = running(binary, host, SCSI + disk("sda").to_xml() + cards + rng)
     device = device_set.find(live, device_set.read_device(wanted))
     assert device.alias is not None and device.alias.name == found
+
+
+def test_open_displays_keep_the_ports_that_were_chosen(binary: Binary, host: Host) -> None:
+    live = running(binary, host, SCSI + "<graphics type='vnc' autoport='yes'/><graphics type='spice' autoport='yes'/>")
+    vnc, spice = live.devices.graphics
+    vnc.port, vnc.websocket, spice.port, spice.tls_port = 5907, 5701, 5908, 5909
+    after = plugging.prepare(live, disk("sda"), binary, RUNTIME).document.devices.graphics
+    assert [(each.port, each.tls_port, each.websocket) for each in after] == [(5907, None, 5701), (5908, 5909, None)]

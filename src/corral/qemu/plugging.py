@@ -238,7 +238,10 @@ def _forget_run(device: Device) -> None:
 def _complete(document: Domain, device: Device, binary: Binary) -> None:
     """Fill in the device as a definition would, with the controllers that it needs."""
     known = list(document.devices.controllers)
+    opened = document.devices.graphics
+    document.devices.graphics = [each.copy() for each in opened]  # a definition's have no port that was chosen
     default_devices.complete(document, binary)
+    document.devices.graphics = opened
     for controller in document.devices.controllers:
         # The one controller that guests notice disks on while they run is the one they have, if any.
         if controller.type == "scsi" and controller is not device and all(controller is not each for each in known):
