@@ -67,7 +67,7 @@ def missing() -> str | None:
 def make_images(directory: Path) -> list[Disk]:
     """A full raw and a full qcow2 image for each engine, of the same bytes."""
     content = random.Random(1).randbytes(SIZE)
-    disks = []
+    disks: list[Disk] = []
     for engine in ENGINES:
         first = directory / f"{engine}.raw"
         first.write_bytes(content)

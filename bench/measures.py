@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench import domains
 from bench.awake import awake
@@ -122,7 +123,7 @@ def _calls(peer: Peer, wire: Wire, directory: Path, effort: Effort) -> Figures:
     One figure more is taken while the CPUs may fall asleep between two calls (see `awake`).
     """
     wire.call("domain_create_xml", xml_desc=domains.document(0, directory), flags=START_PAUSED)
-    queries = {
+    queries: dict[str, tuple[str, dict[str, Any]]] = {
         "lookup": ("domain_lookup_by_name", {"name": domains.name(0)}),
         "state": ("domain_get_state", {"dom": domains.reference(0), "flags": 0}),
         "XML": ("domain_get_xml_desc", {"dom": domains.reference(0), "flags": 0}),

@@ -54,12 +54,21 @@ def start(directory: Path, *options: str, within: Sequence[str] = (), deadline: 
     ]
     with log.open("ab") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    until = time.monotonic() + deadline
+    daemon = Daemon(process, path, state)
+    try:
+        _await_socket(daemon, time.monotonic() + deadline, log)
+    except BaseException:
+        stop(daemon)
+        raise
+    return daemon
+
+
+def _await_socket(daemon: Daemon, until: float, log: Path) -> None:
     while True:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-            return Daemon(process, path, state)
-        if process.poll() is not None or time.monotonic() > until:
+            probe.connect(str(daemon.socket))
+            return
+        if daemon.process.poll() is not None or time.monotonic() > until:
             raise RuntimeError(f"corral daemon did not start: {log.read_text()[-4000:]}")
         time.sleep(0.01)
 

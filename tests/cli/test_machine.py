@@ -32,14 +32,16 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def corral(daemon: Daemon) -> Run:
+def corral(daemon: Daemon) -> Iterator[Run]:
     def run(*words: str, stdin: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "corral.cli", "--connect", daemon.uri, *words]
         result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=100, check=False)
         assert result.returncode == status, (words, result.stdout, result.stderr)
         return result
 
-    return run
+    yield run
+    for left in run("ps", "-aq").stdout.split():  # a test that failed leaves nothing to the next
+        run("rm", "--force", left)
 
 
 def endless_output_ends(daemon: Daemon) -> None:

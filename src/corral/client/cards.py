@@ -113,7 +113,7 @@ def _forward(text: str) -> PortForward:
     except ValueError as error:
         hint = "write [ADDRESS:]PORT[:GUEST'S PORT][/udp]"
         raise InvalidArgument(f"'{text}' is no port to publish", hint=hint) from error
-    return PortForward(proto=match["proto"] or "tcp", address=address, ranges=ranges)  # type: ignore[arg-type]
+    return PortForward(proto="udp" if match["proto"] == "udp" else "tcp", address=address, ranges=ranges)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ ACCELERATORS: Final = {"kvm": "kvm", "qemu": "tcg"}
 
 NOT_MODELS = frozenset({"max", "host", "base"})
 
-VIRTIO: Final = ("virtio", "virtio-transitional", "virtio-non-transitional")
 
 VIDEO_DEVICES = {
     "vga": "VGA",

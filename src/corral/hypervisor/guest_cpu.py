@@ -87,13 +87,14 @@ def _name_model(cpu: CPU, binary: Binary, accel: Accelerator) -> None:
     if found is None:
         raise ConfigUnsupported(f"QEMU binary '{binary.path}' does not tell what CPU the host could give")
     said = {feature.name for feature in cpu.features}
-    policies = dict.fromkeys(found.require, "require") | dict.fromkeys(found.disable, "disable")
+    policies: dict[str, Literal["require", "disable"]] = dict.fromkeys(found.require, "require")
+    policies.update((name, "disable") for name in found.disable)
     if cpu.mode == "host-model":
         cpu.vendor = found.vendor or None
     identity = cpu.model.vendor_id if cpu.model is not None else None
     cpu.mode, cpu.match, cpu.check = "custom", "exact", "partial"
     cpu.model = CPUModel(name=found.name, fallback="forbid", vendor_id=identity)
-    added = [CPUFeature(policy=policy, name=name) for name, policy in policies.items() if name not in said]  # type: ignore[arg-type]
+    added = [CPUFeature(policy=policy, name=name) for name, policy in policies.items() if name not in said]
     cpu.features = added + cpu.features
 
 

@@ -118,6 +118,8 @@ async def _change(domain: Domain, wanted: Mapping[str, bool], flags: int) -> Non
 def _write(document: DomainDocument, wanted: Mapping[str, bool]) -> None:
     from corral.model.perf import Perf, PerfEvent
 
-    states = {event.name: event.enabled for event in document.perf.events} if document.perf else {}
-    states |= {name: "yes" if on else "no" for name, on in wanted.items()}  # type: ignore[misc]
-    document.perf = Perf(events=[PerfEvent(name=name, enabled=states[name]) for name in NAMES if name in states])
+    before = document.perf.events if document.perf is not None else []
+    said: dict[str, bool] = {event.name: event.enabled == "yes" for event in before}
+    said.update(wanted)
+    kept = [PerfEvent(name=name, enabled="yes" if said[name] else "no") for name in NAMES if name in said]
+    document.perf = Perf(events=kept)

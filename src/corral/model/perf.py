@@ -32,7 +32,7 @@ PerfEventName = Literal[
     "alignment_faults",
     "emulation_faults",
 ]
-NAMES: tuple[str, ...] = get_args(PerfEventName)
+NAMES: tuple[PerfEventName, ...] = get_args(PerfEventName)
 
 
 class PerfEvent(Element, tag="event"):

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from corral.errors import ConfigUnsupported, XMLError
 from corral.host.firmware import Firmware, choose
@@ -303,10 +304,10 @@ def _choose_firmware(domain: Domain, binary: Binary, host: Host) -> None:
 
 def _nvram(domain: Domain, host: Host, firmware: Firmware) -> NVRAM:
     nvram = domain.os.nvram or NVRAM()
-    kind = "qcow2" if firmware.nvram_format == "qcow2" else "raw"
+    kind: Literal["qcow2", "raw"] = "qcow2" if firmware.nvram_format == "qcow2" else "raw"
     if nvram.template is None and firmware.nvram_template is not None:
-        nvram.template, nvram.template_format = str(firmware.nvram_template), kind  # type: ignore[assignment]
-    nvram.format = nvram.format or kind  # type: ignore[assignment]
+        nvram.template, nvram.template_format = str(firmware.nvram_template), kind
+    nvram.format = nvram.format or kind
     nvram.path = nvram.path or str(host.nvram_dir / f"{domain.name}_VARS.fd")
     return nvram
 

@@ -165,7 +165,8 @@ def _clock_base(context: Context) -> str:
             return _moment(clock.start or 0)
     start = context.runtime.now + _seconds(clock.adjustment)
     if clock.basis == "localtime":
-        start += datetime.fromtimestamp(context.runtime.now).astimezone().utcoffset().total_seconds()  # type: ignore[union-attr]
+        offset = datetime.fromtimestamp(context.runtime.now).astimezone().utcoffset()
+        start += offset.total_seconds() if offset is not None else 0
     return _moment(start)
 
 

@@ -180,12 +180,6 @@ class Tablet(_Reporter):
             raise InvalidArgument("a tablet's x and y go from 0 to 0x7fff, its wheel from -127 to 127")
         self._report([_POINTER.pack(buttons, x, y, wheel)])
 
-    def click(self, x: int, y: int, button: int = 1) -> None:
-        """Press and let go a button at a place."""
-        self.move(x, y)
-        self.move(x, y, buttons=button)
-        self.move(x, y)
-
 
 def _keys(modifiers: int, *usages: int) -> bytes:
     return bytes((modifiers, 0, *usages)).ljust(8, b"\0")

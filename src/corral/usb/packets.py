@@ -460,8 +460,6 @@ class BufferedBulkPacket(Packet):
     data: bytes = field(default=b"", repr=False)
 
 
-DataPacket = ControlPacket | BulkPacket | IsoPacket | InterruptPacket | BufferedBulkPacket
-
 _FORMATS: dict[type[Packet], str] = {
     DeviceDisconnect: "",
     Reset: "",

@@ -17,8 +17,6 @@ InterfaceType = Literal[
 
 #: Kinds whose host's end is a link of the host's own, which has counters, an MTU and a queue that can be limited.
 LINKS = ("bridge", "ethernet", "direct")
-#: Kinds that reach another guest's socket.
-SOCKETS = ("mcast", "server", "client", "udp")
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
