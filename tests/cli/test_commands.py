@@ -55,7 +55,8 @@ def test_connect_before_or_after_the_command(
     assert corral_(*words).status == 0
     without = corral_(command, *rest)
     assert without.status == 1
-    assert without.err.startswith("corral: no daemon listens at /nowhere\n        start one with")
+    hint = "a daemon of Corral's listens there after `corral daemon --socket /nowhere`"
+    assert without.err == f"corral: no daemon listens at /nowhere\n        {hint}\n"
 
 
 def test_a_life(peer: Peer, corral_: Corral) -> None:
@@ -134,7 +135,7 @@ def test_did_you_mean(peer: Peer, corral_: Corral) -> None:
     [
         (["sart", "web"], "no command 'sart'; did you mean 'start'?"),
         (["list"], "no command 'list'; did you mean 'ps'?"),
-        (["start"], "missing argument"),
+        (["rm"], "missing argument"),
         (["ps", "--al"], "no such option"),
         (["run", "tiny", "--cpus", "many"], "invalid value for '--cpus'"),
         (["stop", "web", "--format", "xml"], "invalid value for '--format'"),
@@ -212,6 +213,14 @@ def test_doctor_without_a_daemon(corral_: Corral) -> None:
     result = corral_("doctor", "-c", "corral+unix:///session?socket=/nowhere")
     assert result.status == 1
     assert result.out.startswith("no daemon  no daemon listens at /nowhere")
+
+
+def test_doctor_of_a_daemon_that_refuses_us(peer: Peer, corral_: Corral) -> None:
+    """It is there, and so it is not said to be missing."""
+    peer.answers["auth_list"] = lambda session, args: {"types": [1]}
+    result = corral_("doctor")
+    assert result.status == 1
+    assert result.out.startswith("no connection  the daemon at ") and "wants SASL" in result.out
 
 
 def test_doctor_of_a_libvirtd(peer: Peer, corral_: Corral) -> None:

@@ -105,9 +105,28 @@ def test_a_mistake_keeps_the_text(peer: Peer, corral_: Corral, editor: Path, tmp
     assert result.status == 1
     assert "missing element name" in result.err
     (draft,) = drafts(tmp_path)
-    assert str(draft) in result.err
+    assert result.err.endswith(f"corral: your text is in {draft}\n") or f"your text is in {draft}\n" in result.err
     assert "precious" in draft.read_text()
     assert peer.domains["web"]["xml"] == DOCUMENT
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """Somebody at a terminal who types this."""
+    terminal = io.StringIO(words)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+
+
+def test_a_text_that_was_given_up_is_not_left_about(
+    peer: Peer, corral_: Corral, editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.add("web")["xml"] = DOCUMENT
+    editor.write_text("#!/bin/sh\nsed -i 's/<name>web/<nme>web/' $1\n")
+    answer(monkeypatch, "n\n")
+    result = corral_("edit", "web")
+    assert result.status == 1
+    assert "missing element name" in result.err and "was not changed" in result.err
+    assert drafts(tmp_path) == []
 
 
 def test_a_mistake_can_be_mended(
@@ -119,9 +138,7 @@ def test_a_mistake_can_be_mended(
         "#!/bin/sh\nif grep -q nme $1; then sed -i 's/nme>web/name>web/; s/2</3</' $1; "
         "else sed -i 's/<name/<nme/' $1; fi\n"
     )
-    terminal = io.StringIO("y\n")
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stdin", terminal)
+    answer(monkeypatch, "y\n")
     result = corral_("edit", "web")
     assert result.status == 0
     assert "Edit it again?" in result.err
@@ -145,9 +162,24 @@ def test_someone_elses_change_is_not_overwritten(peer: Peer, corral_: Corral, ed
     assert len(drafts(tmp_path)) == 1
 
 
-def test_an_editor_that_fails(peer: Peer, corral_: Corral, editor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_editor_that_fails(
+    peer: Peer, corral_: Corral, editor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer.add("web")["xml"] = DOCUMENT
+    for body, complaint in (
+        ("echo half >>$1; exit 1", "ended with status 1; nothing was changed"),
+        ("rm $1", "the editor removed the text"),
+        ("printf '\\377' >$1", "is not text"),
+    ):
+        editor.write_text(f"#!/bin/sh\n{body}\n")
+        result = corral_("edit", "web")
+        assert (result.status, complaint in result.err) == (1, True), result.err
+        for left in drafts(tmp_path):
+            assert body.startswith("printf")  # it may be a text in some other encoding
+            left.unlink()
     editor.write_text("#!/bin/sh\nexit 1\n")
     assert "ended with status 1; nothing was changed" in corral_("edit", "web").err
     monkeypatch.setenv("EDITOR", "/nowhere/ed")
     assert "could not be run" in corral_("edit", "web").err
+    assert corral_("edit", "nobody").status == 1
+    assert drafts(tmp_path) == []

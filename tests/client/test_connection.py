@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.peer import LATER, Peer, serving
+import uvloop
+from tests.client.peer import LATER, Peer, serving, serving_thread
 
 from corral.client import connect
 from corral.client import events as client_events
@@ -305,3 +306,14 @@ async def test_a_slow_reader_holds_the_daemon_back(short_path: Path, monkeypatch
         await asyncio.sleep(0.2)
         assert stream._buffered < 3 << 20
         assert len(await stream.read_all()) == total
+
+
+def test_on_another_loop_than_asyncios(short_path: Path) -> None:
+    """uvloop's transports do not say that they are asyncio's."""
+
+    async def body(uri: str) -> str:
+        async with connect(uri) as host:
+            return (await (await host.domain("a")).state()).name
+
+    with serving_thread(Peer("a"), short_path / "s") as uri:
+        assert uvloop.run(body(uri)) == "shutoff"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from corral import runtime
 from corral.client import uri as uris
 from corral.client.uri import default_uri, parse
 from corral.errors import InvalidArgument
@@ -107,10 +109,54 @@ def test_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_uri() == "qemu:///system"
 
 
+def test_libvirts_own_variable_counts_after_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu+ssh://far/system")
+    assert default_uri() == "qemu+ssh://far/system"
+    monkeypatch.setenv("CORRAL_SOCKET", "/tmp/mine")
+    assert parse(default_uri()).sockets == (Path("/tmp/mine"),)
+    monkeypatch.setenv("CORRAL_URI", "corral:///session")
+    assert default_uri() == "corral:///session"
+    monkeypatch.delenv("CORRAL_URI")
+    monkeypatch.delenv("CORRAL_SOCKET")
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "xen:///system")
+    with pytest.raises(InvalidArgument, match=r"in \$LIBVIRT_DEFAULT_URI, 'xen:///system' names no driver"):
+        default_uri()
+
+
+def test_the_path_of_a_socket_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text, path in (("/tmp/a b?c", Path("/tmp/a b?c")), ("./s", tmp_path / "s")):
+        assert parse(text).sockets == (path,)
+        monkeypatch.setenv("CORRAL_SOCKET", text)
+        assert parse(default_uri()).sockets == (path,)
+    assert parse("/tmp/s", readonly=True).sockets == (Path("/tmp/s-ro"),)
+
+
 def test_without_a_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same fallback as the daemon's settings."""
     from corral.hypervisor.settings import Settings
 
+    monkeypatch.setattr(runtime, "LOGIND", Path("/nowhere"))
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert parse("corral:///session").sockets == (Settings.user().run / "corral-sock",)
+
+
+def test_cron_and_su_find_the_one_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the variable, or with another user's, the directory that logind made counts, here and for the daemon."""
+    from corral.daemon.service import libvirt_socket
+    from corral.hypervisor.settings import Settings
+
+    me = tmp_path.stat().st_uid
+    monkeypatch.setattr(uris.os, "geteuid", lambda: me)
+    monkeypatch.setattr(runtime, "LOGIND", tmp_path)
+    mine, anothers = tmp_path / str(me), tmp_path / "anothers" if me == 0 else Path("/")
+    mine.mkdir()
+    if me == 0:
+        anothers.mkdir()
+        os.chown(anothers, 65534, 65534)
+    for variable in ("", str(anothers)):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", variable)
+        assert parse("corral:///session").sockets == (mine / "corral/corral-sock",)
+        assert Settings.user().run == mine / "corral"
+        assert libvirt_socket(Settings.user()) == mine / "libvirt/libvirt-sock"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from corral.cli.quick import ports
 from corral.errors import InvalidArgument
 
 
@@ -70,10 +71,7 @@ def daemon(
 
 
 def _ports(text: str) -> tuple[int, int]:
-    """The first and the last port of a range; VNC has none below 5900."""
-    first, _, last = text.partition("-")
-    if not (first.isdigit() and last.isdigit() and 5900 <= int(first) <= int(last) <= 65535):
-        raise InvalidArgument(
-            f"'{text}' is no range of ports for displays", hint="for example 5900-5999; none below 5900"
-        )
-    return int(first), int(last)
+    try:
+        return ports(text)
+    except ValueError as error:
+        raise InvalidArgument(str(error), hint="for example 5900-5999; none below 5900") from error

@@ -12,7 +12,7 @@ from corral.cli.options import Connect, Format, Output
 from corral.cli.output import emit_json, size
 from corral.cli.progress import Progress
 from corral.cli.target import run
-from corral.errors import CorralError, NoSupport
+from corral.errors import CorralError, NoConnect, NoSupport
 
 if TYPE_CHECKING:
     from corral.client.host import Host
@@ -46,8 +46,9 @@ async def _rows(uri: str | None) -> list[dict[str, Any]]:
             except NoSupport:
                 return [first, *await _libvirt(host)]
     except CorralError as error:
-        text = error.detail or str(error)
-        return [_row("daemon", False, text, error.hint or "")]
+        # "no daemon" is one fault of many: one may be there and refuse us, or break the connection off
+        name = "daemon" if isinstance(error, NoConnect) else "connection"
+        return [_row(name, False, error.detail or str(error), error.hint or "")]
 
 
 async def _libvirt(host: Host) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`corral edit`: change a document in one's editor; nothing that was written is ever lost."""
+"""`corral edit`: change a document in one's editor; a text that was written is lost only to who gave it up."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from corral.cli.document import Notation, read, written
 from corral.cli.errors import complain
 from corral.cli.options import Connect, Name
 from corral.cli.target import find, run
-from corral.errors import CorralError, OperationAborted, OperationFailed
+from corral.errors import CorralError, InvalidArgument, OperationAborted, OperationFailed
 
 
 def edit(
@@ -28,34 +29,57 @@ def edit(
     before = run(_current(connect, name))
     text = written(before, notation)
     draft = _draft(name, notation, text)
-    kept = False
     try:
-        kept = _edit_until_valid(connect, name, draft, before, text)
-    finally:
-        if kept:
-            draft.unlink(missing_ok=True)
-        else:
-            print(f"corral: your text is in {draft}", file=sys.stderr)
+        _edit_until_valid(connect, name, draft, before, text)
+    except (Dropped, EditorFailed):
+        draft.unlink(missing_ok=True)
+        raise
+    except BaseException:
+        # What a person wrote and did not give up is worth more than a tidy directory.
+        with suppress(FileNotFoundError):
+            if draft.read_bytes() == text.encode():
+                draft.unlink()
+            else:
+                print(f"corral: your text is in {draft}", file=sys.stderr)
+        raise
+    draft.unlink(missing_ok=True)
 
 
-def _edit_until_valid(uri: str | None, name: str, draft: Path, before: str, text: str) -> bool:
-    """Whether the draft is not needed any more: it was taken, or nothing was changed."""
+class Dropped(OperationAborted):
+    """The person who wrote the text has no more use for it."""
+
+
+class EditorFailed(OperationFailed):
+    """The editor did not run, or ended with an error: what it left is not meant."""
+
+
+def _edit_until_valid(uri: str | None, name: str, draft: Path, before: str, text: str) -> None:
+    """Return when the draft was taken or nothing was changed; the daemon's error where nobody can be asked again."""
     while True:
         _open_editor(draft)
-        after = draft.read_text()
-        if after == text:
-            print(f"{name} is unchanged")
-            return True
         try:
-            xml = read(after, origin=str(draft))
+            after = _written(draft)
+            if after == text:
+                print(f"{name} is unchanged")
+                return
+            xml = read(after, origin="the text")
             print(f"{run(_replace(uri, name, xml, before))} is changed; a running machine uses it at its next start")
-            return True
+            return
         except CorralError as error:
             if not sys.stdin.isatty():
                 raise
             complain(error)
             if not typer.confirm("Edit it again?", default=True, err=True):
-                raise OperationAborted("the document was not changed") from error
+                raise Dropped("the document was not changed") from error
+
+
+def _written(draft: Path) -> str:
+    try:
+        return draft.read_text()
+    except FileNotFoundError as error:
+        raise EditorFailed("the editor removed the text") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument("what the editor wrote is not text") from error
 
 
 def _draft(name: str, notation: Notation, text: str) -> Path:
@@ -72,9 +96,9 @@ def _open_editor(draft: Path) -> None:
     try:
         status = subprocess.run([*shlex.split(command), str(draft)], check=False).returncode
     except (OSError, ValueError) as error:
-        raise OperationFailed(f"the editor '{command}' could not be run", hint="set EDITOR") from error
+        raise EditorFailed(f"the editor '{command}' could not be run", hint="set EDITOR") from error
     if status:
-        raise OperationFailed(f"the editor '{command}' ended with status {status}; nothing was changed")
+        raise EditorFailed(f"the editor '{command}' ended with status {status}; nothing was changed")
 
 
 async def _current(uri: str | None, name: str) -> str:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from corral.errors import CorralError, NoConnect
+from corral.errors import CorralError, InvalidConnection, NoConnect
 
 
 def complain(error: CorralError, about: str = "") -> None:
@@ -14,11 +14,14 @@ def complain(error: CorralError, about: str = "") -> None:
     text = str(error)
     if error.hint:
         text = text.removesuffix(f"; {error.hint}")
-    if isinstance(error, NoConnect):
-        text = error.detail or text  # its kind is libvirt's word for "no daemon"
+    hint = error.hint
+    if isinstance(error, NoConnect | InvalidConnection):
+        text = error.detail or text  # their kinds are libvirt's words for "no daemon" and "the daemon went away"
+    if isinstance(error, InvalidConnection) and not hint:
+        hint = "machines run on without their daemon: see corral ps before you try it again"
     print(f"corral: {about}{': ' if about else ''}{text}", file=sys.stderr)
-    if error.hint:
-        print(f"        {error.hint}", file=sys.stderr)
+    if hint:
+        print(f"        {hint}", file=sys.stderr)
 
 
 def guarded(body: Callable[[], object]) -> int:

@@ -19,14 +19,16 @@ def info(name: Name, connect: Connect = None, output: Format = Output.table) -> 
         return
     width = max((len(key) for key in facts), default=0)
     for key, value in facts.items():
-        typer.echo(f"{key:<{width}}  {value}")
+        typer.echo(f"{key:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
 
 
 async def _info(uri: str | None, name: str) -> dict[str, Any]:
     from corral.client.host import connect
 
     async with connect(uri) as host:
-        return await (await find(host, name)).guest_info()
+        domain = await find(host, name)
+        facts = await domain.guest_info()
+        return {"addresses": await domain.addresses(), **facts}
 
 
 def sleep(

@@ -5,38 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from corral.cli.errors import complain
-from corral.cli.options import Connect, Format, Names, Output
+from corral.cli.options import Connect, Format, Names, Output, SomeNames
 from corral.cli.output import emit_json
 from corral.cli.progress import Progress
 from corral.cli.target import find, run
-from corral.errors import CorralError, InvalidConnection, OperationInvalid, OperationTimeout
+from corral.errors import CorralError, InvalidArgument, InvalidConnection, OperationInvalid, OperationTimeout
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
     from corral.client.events import Events
+    from corral.client.host import Host
 
 AGAIN = 5.0  # seconds between requests to shut down: a guest that still boots does not hear the first one
 
+RUNNING = ("running", "paused", "pmsuspended")  # states of a machine that has a process
+Every = Annotated[bool, typer.Option("--all", "-a", help="All machines that this can be done to.")]
 Timeout = Annotated[float, typer.Option("--timeout", "-t", metavar="SECONDS", help="How long to wait.", min=0)]
 
 
 def start(
-    names: Names,
+    names: SomeNames = None,
+    everything: Every = False,
     paused: Annotated[bool, typer.Option("--paused", help="Stop before the first instruction.")] = False,
     connect: Connect = None,
     output: Format = Output.table,
 ) -> None:
     """Start machines."""
-    _each(connect, names, output, "starting", lambda domain: domain.start(paused=paused))
+    chosen = _chosen(names, everything, "shutoff", "crashed")
+    _each(connect, chosen, output, "starting", lambda domain: domain.start(paused=paused))
 
 
 def stop(
-    names: Names,
+    names: SomeNames = None,
+    everything: Every = False,
     timeout: Timeout = 60.0,
     wait: Annotated[bool, typer.Option(help="Wait until they are off.")] = True,
     force: Annotated[bool, typer.Option("--force", "-f", help="When the time is up, turn them off.")] = False,
@@ -50,32 +57,40 @@ def stop(
             await domain.shutdown()
             return
         try:
+            await _refuse_unless_listening(domain)
             await _shut_down(domain, timeout)
-        except OperationTimeout:
+        except (OperationTimeout, Halted):
             if not force:
                 raise
             await domain.destroy()
 
-    _each(connect, names, output, "shutting down", action)
+    _each(connect, _chosen(names, everything, *RUNNING), output, "shutting down", action)
 
 
-def kill(names: Names, connect: Connect = None, output: Format = Output.table) -> None:
+def kill(
+    names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
+) -> None:
     """Turn machines off at once, as pulling the plug would."""
-    _each(connect, names, output, "turning off", lambda domain: domain.destroy())
+    _each(connect, _chosen(names, everything, *RUNNING), output, "turning off", lambda domain: domain.destroy())
 
 
-def pause(names: Names, connect: Connect = None, output: Format = Output.table) -> None:
+def pause(
+    names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
+) -> None:
     """Halt machines' CPUs; they keep their memory."""
-    _each(connect, names, output, "pausing", lambda domain: domain.suspend())
+    _each(connect, _chosen(names, everything, "running"), output, "pausing", lambda domain: domain.suspend())
 
 
-def resume(names: Names, connect: Connect = None, output: Format = Output.table) -> None:
+def resume(
+    names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
+) -> None:
     """Let paused machines go on."""
-    _each(connect, names, output, "resuming", lambda domain: domain.resume())
+    _each(connect, _chosen(names, everything, "paused"), output, "resuming", lambda domain: domain.resume())
 
 
 def restart(
-    names: Names,
+    names: SomeNames = None,
+    everything: Every = False,
     timeout: Timeout = 60.0,
     force: Annotated[bool, typer.Option("--force", "-f", help="Reset, without asking the guest.")] = False,
     connect: Connect = None,
@@ -88,10 +103,13 @@ def restart(
             await domain.start()
         elif force:
             await domain.reset()
+            if (await domain.state()).name == "paused":
+                await domain.resume()
         else:
+            await _refuse_unless_listening(domain)
             await _reboot(domain, timeout)
 
-    _each(connect, names, output, "restarting", action)
+    _each(connect, _chosen(names, everything, *RUNNING), output, "restarting", action)
 
 
 def rm(
@@ -121,7 +139,7 @@ def rm(
 
     from corral.client import volumes
 
-    _each(connect, names, output, "removing", action)
+    _each(connect, _chosen(names, False), output, "removing", action)
 
 
 async def _images(domain: Domain) -> list[str]:
@@ -135,24 +153,63 @@ async def _images(domain: Domain) -> list[str]:
     return [file for file in sources if file]
 
 
+class Halted(OperationInvalid):
+    """The guest cannot do what is asked of it while its CPUs stand still."""
+
+
+async def _refuse_unless_listening(domain: Domain) -> None:
+    """Halted, saying what to do, for a paused machine: its guest hears no power button."""
+    if (await domain.state()).name == "paused":
+        hint = f"corral resume {domain.name} lets it go on; --force does not ask it"
+        raise Halted(f"{domain.name} is paused", hint=hint)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The machines that a command is about: those with these names, or all in one of these states."""
+
+    names: tuple[str, ...]
+    states: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or "all machines"
+
+    async def of(self, host: Host) -> tuple[str, ...]:
+        """Their names."""
+        if not self.states:
+            return self.names
+        domains = await host.domains()
+        states = await asyncio.gather(*(domain.state_or_gone() for domain in domains))
+        return tuple(domain.name for domain, state in zip(domains, states, strict=True) if state.name in self.states)
+
+
+def _chosen(names: list[str] | None, everything: bool, *states: str) -> Chosen:
+    """What the command line says; wrong usage when that is nothing, or two things."""
+    if bool(names) == everything:
+        what = "names and --all contradict each other" if names else "no machine was named"
+        complain(InvalidArgument(what, hint="name machines, or say --all"))
+        raise typer.Exit(2)
+    return Chosen(tuple(dict.fromkeys(names or ())), states if everything else ())
+
+
 def _each(
-    uri: str | None, names: list[str], output: Output, doing: str, action: Callable[[Domain], Awaitable[Any]]
+    uri: str | None, chosen: Chosen, output: Output, doing: str, action: Callable[[Domain], Awaitable[Any]]
 ) -> None:
     """Do `action` to each machine at once; print each name when it is done; exit status 1 when one failed."""
-    results = run(_all(uri, list(dict.fromkeys(names)), doing, action, quiet=output is Output.json))
+    results = run(_all(uri, chosen, doing, action, quiet=output is Output.json))
     if output is Output.json:
         emit_json(
             [{"name": name, "ok": error is None, "error": str(error) if error else None} for name, error in results]
         )
     for name, error in results:
         if error:
-            complain(error, about=name if len(names) > 1 else "")
+            complain(error, about=name if len(results) > 1 else "")
     if any(error for _, error in results):
         raise typer.Exit(1)
 
 
 async def _all(
-    uri: str | None, names: list[str], doing: str, action: Callable[[Domain], Awaitable[Any]], *, quiet: bool
+    uri: str | None, chosen: Chosen, doing: str, action: Callable[[Domain], Awaitable[Any]], *, quiet: bool
 ) -> list[tuple[str, CorralError | None]]:
     from corral.client.host import connect
 
@@ -169,8 +226,8 @@ async def _all(
         return domain.name, None
 
     async with connect(uri) as host:
-        with Progress(f"{doing} {', '.join(names)}"):
-            return list(await asyncio.gather(*(one(name) for name in names)))
+        with Progress(f"{doing} {chosen}"):
+            return list(await asyncio.gather(*(one(name) for name in await chosen.of(host))))
 
 
 async def _shut_down(domain: Domain, timeout: float) -> None:

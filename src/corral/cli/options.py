@@ -46,3 +46,7 @@ Name = Annotated[
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME…", help="Machines' names, UUIDs or ids.", autocompletion=complete_names)
 ]
+SomeNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME…]", help="Machines' names, UUIDs or ids.", autocompletion=complete_names),
+]

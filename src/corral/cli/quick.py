@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+VNC_TLS = ("off", "on", "verify")
+
 
 class Choices(TypedDict):
     """The arguments of `listing.show`."""
@@ -46,6 +48,20 @@ def ps(arguments: Sequence[str]) -> Choices | None:
     return chosen if named else None
 
 
+def ports(text: str) -> tuple[int, int]:
+    """The first and the last port of a range for displays, `5900-5999`; ValueError for what is none."""
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and last.isdigit() and 5900 <= int(first) <= int(last) <= 65535):
+        raise ValueError(f"'{text}' is no range of ports for displays")  # VNC has none below 5900
+    return int(first), int(last)
+
+
+def _vnc_tls(text: str) -> str:
+    if text not in VNC_TLS:
+        raise ValueError(text)
+    return text
+
+
 #: The daemon's options that take a value, and what makes the value of its text.
 _VALUES: dict[str, Callable[[str], Any]] = {
     "state": Path,
@@ -54,6 +70,10 @@ _VALUES: dict[str, Callable[[str], Any]] = {
     "emulator": Path,
     "group": str,
     "qemu_user": str,
+    "display_ports": ports,
+    "display_listen": str,
+    "display_certificates": lambda text: Path(text).absolute(),
+    "vnc_tls": _vnc_tls,
     "ready_fd": int,
 }
 _SWITCHES = {

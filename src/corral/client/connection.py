@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from corral.client.stream import Stream
 from corral.errors import CorralError, InvalidConnection, NoSupport, OperationTimeout
@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             with suppress(CorralError):
                 await self.call("connect_close", timeout=1.0)
-            self._lose(InvalidConnection("it was closed"))
+            self._lose(InvalidConnection("the connection was closed"))
         if self._transport:
             self._transport.close()
         if self.helper:
@@ -236,8 +236,7 @@ class Connection(asyncio.Protocol):
     # asyncio's protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -246,7 +245,7 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, cause: Exception | None) -> None:
-        self._lose(InvalidConnection(f"the daemon closed it{f' ({cause})' if cause else ''}"))
+        self._lose(InvalidConnection(f"the daemon closed the connection{f' ({cause})' if cause else ''}"))
 
     def pause_writing(self) -> None:
         self._writable.clear()

@@ -50,12 +50,12 @@ async def _over_socket(path: Path) -> Connection | None:
 
 def _nobody(address: Address) -> NoConnect:
     where = " or ".join(str(path) for path in address.sockets)
-    if address.uri.startswith("corral:"):
+    if "socket=" in address.uri:  # whose daemon that is to be, the URI does not say
+        hint = f"a daemon of Corral's listens there after `corral daemon --socket {address.sockets[0]}`"
+    elif address.uri.startswith("corral:"):
         hint = (
             "start the system's daemon with `sudo systemctl start corral`, or use your own: --connect corral:///session"
         )
-    elif address.uri.startswith("corral"):
-        hint = f"start one with `corral daemon --socket {address.sockets[0]}`"
     else:
         hint = "start libvirtd, for example with `sudo systemctl start libvirtd`"
     return NoConnect(f"no daemon listens at {where}", hint=hint)

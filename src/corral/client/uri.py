@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from corral.errors import InvalidArgument
+from corral.runtime import runtime_dir
 
 PARAMETERS = {"socket", "command", "keyfile", "mode"}
-EXAMPLES = "corral:///session, corral:///system, qemu:///system, qemu+ssh://user@host/system"
+EXAMPLES = "corral:///session, corral:///system, qemu:///system, qemu+ssh://user@host/system, /path/of/a/socket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +35,44 @@ class Address:
 
 
 def default_uri() -> str:
-    """$CORRAL_URI, else the socket in $CORRAL_SOCKET, else the system's daemon for root and one's own for others."""
-    if uri := os.environ.get("CORRAL_URI"):
-        return uri
-    scope = "system" if os.geteuid() == 0 else "session"
-    if socket := os.environ.get("CORRAL_SOCKET"):
-        return f"corral+unix:///{scope}?socket={socket}"
-    return f"corral:///{scope}"
+    """$CORRAL_URI, else the socket in $CORRAL_SOCKET, else libvirt's own $LIBVIRT_DEFAULT_URI.
+
+    Without any of them it is the system's daemon for root and one's own for others. InvalidArgument names the variable.
+    """
+    if socket := not os.environ.get("CORRAL_URI") and os.environ.get("CORRAL_SOCKET"):
+        return _at(socket)
+    for variable in ("CORRAL_URI", "LIBVIRT_DEFAULT_URI"):
+        if uri := os.environ.get(variable):
+            try:
+                parse(uri)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"in ${variable}, {error.detail}", hint=error.hint) from error
+            return uri
+    return f"corral:///{_scope()}"
+
+
+def _scope() -> str:
+    return "system" if os.geteuid() == 0 else "session"
+
+
+def _at(socket: str) -> str:
+    """The URI of a daemon of Corral's that listens at this path."""
+    return f"corral+unix:///{_scope()}?socket={quote(str(Path(socket).absolute()))}"
 
 
 def _runtime_dir(driver: str) -> Path:
-    """Where a user's sockets live: under $XDG_RUNTIME_DIR, else under ~/.cache."""
-    runtime, cache = os.environ.get("XDG_RUNTIME_DIR", ""), os.environ.get("XDG_CACHE_HOME", "")
-    if runtime.startswith("/"):
-        return Path(runtime) / ("corral" if driver == "corral" else "libvirt")
+    """Where a user's sockets live: in the runtime directory, else under ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if runtime := runtime_dir():
+        return runtime / ("corral" if driver == "corral" else "libvirt")
     base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
     return base / "corral/corral-run/corral" if driver == "corral" else base / "libvirt"
 
 
 def parse(uri: str, *, readonly: bool = False) -> Address:
-    """The address that `uri` names; InvalidArgument says what is wrong with it."""
+    """The address that `uri` names, or the path of a socket; InvalidArgument says what is wrong with it."""
+    if uri.startswith(("/", "./", "../")):
+        uri = _at(uri)
     try:
         parts = urlsplit(uri)
         port = parts.port
@@ -125,7 +144,8 @@ def _ssh(
     scope = "session" if session else "system"
     suffix = "-ro" if readonly else ""
     directory = "corral" if driver == "corral" else "libvirt"
-    where = '"${XDG_RUNTIME_DIR:-$HOME/.cache}"' if session else "/run"
+    fallback = "/run/user/$(id -u)" if driver == "corral" else "$HOME/.cache"
+    where = f'"${{XDG_RUNTIME_DIR:-{fallback}}}"' if session else "/run"
     socket = _quote(options["socket"]) if "socket" in options else f"{where}/{directory}/{directory}-sock{suffix}"
     remote = f"exec nc -U {socket}"
     if driver == "qemu" and "socket" not in options:

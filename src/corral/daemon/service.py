@@ -23,6 +23,7 @@ from corral.daemon.server import Server, bind
 from corral.errors import CorralError, HostError
 from corral.hypervisor.hypervisor import Hypervisor
 from corral.hypervisor.settings import Displays, Settings
+from corral.runtime import runtime_dir
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ def libvirt_socket(settings: Settings) -> Path:
     """Where plain `virsh` looks for its daemon."""
     if not settings.session:
         return Path("/run/libvirt/libvirt-sock")
-    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "libvirt" / "libvirt-sock"
+    base = runtime_dir() or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "libvirt" / "libvirt-sock"
 
 
 def _raise_descriptor_limit() -> None:

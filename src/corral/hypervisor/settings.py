@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from corral.runtime import runtime_dir
+
 SYSTEM_URI = "qemu:///system"
 SESSION_URI = "qemu:///session"
 
@@ -118,7 +120,7 @@ class Settings:
         cache = base("XDG_CACHE_HOME", home / ".cache")
         return cls(
             state=base("XDG_DATA_HOME", home / ".local/share"),
-            run=base("XDG_RUNTIME_DIR", cache / "corral-run"),
+            run=(runtime_dir() or cache / "corral-run") / "corral",
             cache=cache,
             log=cache / "log",
             session=True,

@@ -1,0 +1,82 @@
+"""Machines taken through their life: all at once, and where the state they are in allows it not."""
+
+from __future__ import annotations
+
+import pytest
+from tests.cli.conftest import Corral
+from tests.client.peer import LATER, Peer
+
+from corral.constants import DomainState
+
+
+def states(peer: Peer) -> dict[str, int]:
+    return {name: domain["state_reason"]["state"] for name, domain in peer.domains.items()}
+
+
+def test_all_machines_that_it_can_be_done_to(peer: Peer, corral_: Corral) -> None:
+    peer.add("a", running=True)
+    peer.add("b")
+    peer.add("c", running=True)
+    assert corral_("pause", "c").out == "c\n"
+    assert corral_("pause", "--all").out == "a\n"
+    assert sorted(corral_("resume", "-a").out.split()) == ["a", "c"]
+    assert corral_("resume", "--all").out == ""  # none is paused, and that is no error
+    assert corral_("start", "--all").out == "b\n"
+    assert sorted(corral_("restart", "--all").out.split()) == ["a", "b", "c"]
+    assert sorted(corral_("stop", "--all").out.split()) == ["a", "b", "c"]
+    assert set(states(peer).values()) == {DomainState.SHUTOFF}
+    corral_("start", "a")
+    assert corral_("kill", "--all").out == "a\n"
+    assert (corral_("stop", "--all").status, corral_("kill", "--all").out) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["start", "stop", "kill", "pause", "resume", "restart"])
+def test_names_or_all_of_them(peer: Peer, corral_: Corral, command: str) -> None:
+    peer.add("a")
+    for words, complaint in ((["a", "--all"], "contradict each other"), ([], "no machine was named")):
+        result = corral_(command, *words)
+        assert (result.status, result.out) == (2, "")
+        assert f"{complaint}\n        name machines, or say --all" in result.err
+    assert states(peer) == {"a": DomainState.SHUTOFF}
+
+
+def test_one_that_fails_is_named_among_all(peer: Peer, corral_: Corral) -> None:
+    peer.add("a", running=True)
+    peer.add("b", running=True)
+    peer.deaf = True
+    result = corral_("stop", "--all", "--timeout", "0.1")
+    assert result.status == 1
+    assert "corral: a: " in result.err and "corral: b: " in result.err
+
+
+def test_a_paused_machine_hears_no_power_button(peer: Peer, corral_: Corral) -> None:
+    peer.add("web", running=True)
+    corral_("pause", "web")
+    for command in ("stop", "restart"):
+        result = corral_(command, "web")
+        assert (result.status, result.out) == (1, "")
+        assert "web is paused\n        corral resume web lets it go on; --force does not ask it" in result.err
+    assert states(peer) == {"web": DomainState.PAUSED}
+    peer.answers["domain_reset"] = lambda session, args: None
+    assert corral_("restart", "--force", "web").status == 0
+    assert states(peer) == {"web": DomainState.RUNNING}
+    corral_("pause", "web")
+    assert corral_("stop", "--force", "web").status == 0
+    assert states(peer) == {"web": DomainState.SHUTOFF}
+
+
+def test_a_daemon_that_goes_away(peer: Peer, corral_: Corral) -> None:
+    """In the middle of a command: what happened, and that the machines are not lost with it."""
+    peer.add("web", running=True)
+
+    def leave(session: object, args: object) -> object:
+        peer.sessions[-1].transport.close()  # type: ignore[union-attr]
+        return LATER
+
+    peer.answers["domain_suspend"] = leave
+    result = corral_("pause", "web")
+    assert (result.status, result.out) == (1, "")
+    assert result.err == (
+        "corral: the daemon closed the connection\n"
+        "        machines run on without their daemon: see corral ps before you try it again\n"
+    )
