@@ -199,7 +199,8 @@ def test_the_question_is_completed() -> None:
     assert document.findtext("machine") == "pc-i440fx-10.0"
     assert document.findtext("arch") == "x86_64"
     assert domain(kvm=SLOW).findtext("domain") == "qemu"
-    assert domain(None, "q35").find("vcpu").get("max") == "4096"
+    assert domain(None, "q35", "qemu").find("vcpu").get("max") == "4096"
+    assert domain(None, "q35", "kvm").find("vcpu").get("max") == "1024", "no more than this kernel's KVM can"
 
 
 def test_modes_and_models() -> None:

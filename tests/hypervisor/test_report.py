@@ -173,3 +173,14 @@ async def test_an_emulator_that_is_none(tmp_path: Path) -> None:
     (fault, missing) = [row for row in found if row.name == "QEMU"]
     assert "/bin/cat" in fault.text
     assert missing.ok is False
+
+
+def test_how_many_vcpus(facts: Facts) -> None:
+    """The largest machine's figure, and the one that `virsh maxvcpus` knows, where it is another."""
+    (q35,) = QEMU.machines
+    smaller = MachineType("pc-i440fx-10.0", "pc", False, False, 255, True, "qemu64", True, False, None)
+    two = replace(QEMU, machines=(replace(q35, default=False), replace(smaller, default=True)))
+    of_two = replace(facts, binaries=(two,))
+    assert "up to 4096 (machine q35); in software" in row(replace(facts, binaries=(QEMU,)), "1 ").text
+    assert "up to 4096 (machine q35); 255 on pc, which documents get that name none; in" in row(of_two, "1 ").text
+    assert "up to 1024 (machine q35); 255 on pc" in row(replace(of_two, kvm=FAST), "1 ").text

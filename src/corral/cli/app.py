@@ -38,7 +38,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Inside": {
         "console": ("console", "Attach to a machine's console"),
         "exec": ("guest", "Run a command in a machine, through its guest agent"),
-        "cp": ("copy", "Copy a file into a machine or out of it"),
+        "cp": ("copy", "Copy files and directories into a machine or out of it"),
         "info": ("inside", "Show what a machine's guest says of itself"),
         "sleep": ("inside", "Have a machine's guest fall asleep, to memory or disk"),
         "wake": ("inside", "Wake a machine's guest that sleeps in memory"),

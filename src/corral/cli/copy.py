@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import stat
@@ -17,7 +18,8 @@ from corral.cli.options import Connect
 from corral.cli.output import size
 from corral.cli.progress import Progress
 from corral.cli.target import find, refuse_unless_running, run
-from corral.errors import AgentCommandFailed, CorralError, HostError, InvalidArgument
+from corral.client import guest_trees
+from corral.errors import AgentCommandFailed, HostError, InvalidArgument
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -27,15 +29,21 @@ NO_PROGRAM = 127  # a guest without chmod is no Unix
 
 
 def cp(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A file: PATH here, or NAME:PATH in a machine.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A file or directory: PATH here, or NAME:PATH in one.")
+    ],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The same; a directory keeps the file's name.")],
     connect: Connect = None,
 ) -> None:
-    """Copy a file into a machine or out of it, through its guest agent. `-` is standard input or output.
+    """Copy a file or a directory into a machine or out of it, through its guest agent.
+
+    `-` is standard input or output; a directory comes out there as a tar archive.
 
     corral cp web:/etc/os-release .
 
     corral cp ./app.conf web:/etc/
+
+    corral cp web:/var/log ./logs
     """
     there, here = _parted(source), _parted(target)
     if bool(there) == bool(here):
@@ -45,6 +53,8 @@ def cp(
         )
     if there:
         run(_fetch(connect, *there, target))
+    elif here and Path(source).is_dir():
+        run(_bring_tree(connect, Path(source).resolve(), *here))
     elif here:
         run(_bring(connect, source, *here))
 
@@ -65,18 +75,52 @@ async def _fetch(uri: str | None, name: str, path: str, target: str) -> None:
     async with connect(uri) as host:
         domain = await find(host, name)
         await refuse_unless_running(domain)
+        if await guest_trees.is_directory(domain, path):
+            await _fetch_tree(domain, path, target)
+            return
         with (
             Progress(f"copying {path} from {domain.name}") as progress,
             output(target, PurePosixPath(path).name) as out,
         ):
             done = 0
-            try:
-                async for data in domain.read_file(path):
-                    out.write(data)
-                    done += len(data)
-                    _tell(progress, f"copying {path} from {domain.name}", done)
-            except AgentCommandFailed as error:
-                raise _about_directories(error, domain) from error
+            async for data in domain.read_file(path):
+                out.write(data)
+                done += len(data)
+                _tell(progress, f"copying {path} from {domain.name}", done)
+
+
+async def _fetch_tree(domain: Domain, path: str, target: str) -> None:
+    doing = f"copying {path} from {domain.name}"
+    with Progress(doing) as progress:
+        if target == "-":
+            await guest_trees.fetch(domain, path, sys.stdout.buffer, lambda done: _tell(progress, doing, done))
+            sys.stdout.buffer.flush()
+            return
+        root = _place(target, PurePosixPath(path).name)
+        with tempfile.TemporaryFile() as archive:
+            await guest_trees.fetch(domain, path, archive, lambda done: _tell(progress, doing, done))
+            archive.seek(0)
+            left_out = await asyncio.to_thread(guest_trees.unpack, archive, root)
+    if left_out:
+        print(f"corral: devices and the like were left out: {', '.join(left_out[:5])}", file=sys.stderr)
+
+
+def _place(target: str, name: str) -> Path:
+    """Where a copy of that name goes: into `target` where it is a directory of ours, else it becomes that."""
+    return Path(target) / name if Path(target).is_dir() else Path(target)
+
+
+async def _bring_tree(uri: str | None, source: Path, name: str, path: str) -> None:
+    from corral.client.host import connect
+
+    async with connect(uri) as host:
+        domain = await find(host, name)
+        await refuse_unless_running(domain)
+        doing = f"copying {source} to {domain.name}"
+        if path.endswith("/") or await guest_trees.is_directory(domain, path):
+            path = f"{path.rstrip('/')}/{source.name}"
+        with Progress(doing) as progress:
+            await guest_trees.bring(domain, source, path, lambda done: _tell(progress, doing, done))
 
 
 async def _bring(uri: str | None, source: str, name: str, path: str) -> None:
@@ -119,13 +163,6 @@ def _own_name(source: str, path: str) -> str:
     return Path(source).name
 
 
-def _about_directories(error: AgentCommandFailed, domain: Domain) -> CorralError:
-    if "Is a directory" not in str(error):
-        return error
-    hint = f"copy it packed: corral exec {domain.name} -- tar -c DIR > DIR.tar"
-    return AgentCommandFailed(error.detail, hint=hint)
-
-
 def _pieces(file: BinaryIO, progress: Progress, doing: str) -> Iterator[bytes]:
     done = 0
     while data := file.read(PIECE):
@@ -149,7 +186,7 @@ def _input(source: str) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def output(target: str, name: str) -> Iterator[BinaryIO]:
     """Where the copy goes; a file appears when it is whole."""
-    place = Path(target) / name if Path(target).is_dir() else Path(target)
+    place = _place(target, name)
     if target == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

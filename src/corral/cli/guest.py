@@ -8,7 +8,8 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,8 @@ from corral.errors import AgentUnresponsive, CorralError, InvalidArgument, Opera
 if TYPE_CHECKING:
     from corral.client.agent import ExecResult
     from corral.client.domain import Domain
+
+PIECE = 1 << 20  # bytes read at a time
 
 # Exit statuses that are not the command's own, as podman's and the shell's.
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -69,7 +72,7 @@ def exec_(
     words = command[1:] if command[0] == "--" else command
     if not words:
         raise InvalidArgument("no command was given", hint=f"corral exec {name} -- COMMAND")
-    data = sys.stdin.buffer.read() if stdin else None
+    data = _input() if stdin else None
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -95,6 +98,16 @@ def exec_(
     raise typer.Exit(status)
 
 
+def _input() -> bytes | Iterator[bytes]:
+    """Standard input: whole where the command can carry it, else in pieces."""
+    from corral.client.execution import STDIN_LIMIT
+
+    first = sys.stdin.buffer.read(STDIN_LIMIT + 1)
+    if len(first) <= STDIN_LIMIT:
+        return first
+    return chain([first], iter(lambda: sys.stdin.buffer.read(PIECE), b""))
+
+
 def _status(error: CorralError) -> int:
     text = str(error)
     if "No such file or directory" in text:
@@ -103,7 +116,12 @@ def _status(error: CorralError) -> int:
 
 
 async def _collected(
-    uri: str | None, name: str, argv: list[str], stdin: bytes | None, timeout: float | None, wait: float
+    uri: str | None,
+    name: str,
+    argv: list[str],
+    stdin: bytes | Iterable[bytes] | None,
+    timeout: float | None,
+    wait: float,
 ) -> ExecResult:
     from corral.client.host import connect
 
@@ -114,7 +132,12 @@ async def _collected(
 
 
 async def _passed_on(
-    uri: str | None, name: str, argv: list[str], stdin: bytes | None, timeout: float | None, wait: float
+    uri: str | None,
+    name: str,
+    argv: list[str],
+    stdin: bytes | Iterable[bytes] | None,
+    timeout: float | None,
+    wait: float,
 ) -> int:
     """The command's exit status; its output goes to ours as it comes."""
     from corral.client.host import connect
@@ -131,7 +154,7 @@ async def _passed_on(
             ) from error
 
 
-async def _pass_on(domain: Domain, argv: list[str], stdin: bytes | None) -> int:
+async def _pass_on(domain: Domain, argv: list[str], stdin: bytes | Iterable[bytes] | None) -> int:
     async with domain.execution(argv, stdin=stdin) as running:
         async for number, data in running:
             await asyncio.to_thread(_write, number, data)

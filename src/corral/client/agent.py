@@ -6,7 +6,7 @@ Commands and their fields: QEMU's guest agent protocol reference (qga/qapi-schem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -41,7 +41,12 @@ class ExecResult:
 
 
 async def execute(
-    domain: Domain, argv: Sequence[str], *, stdin: bytes | None, timeout: float | None, agent_timeout: float
+    domain: Domain,
+    argv: Sequence[str],
+    *,
+    stdin: bytes | Iterable[bytes] | None,
+    timeout: float | None,
+    agent_timeout: float,
 ) -> ExecResult:
     """Run `argv` in the guest and wait for its end; see `Domain.exec`."""
     outputs = {STDOUT: bytearray(), STDERR: bytearray()}

@@ -462,7 +462,7 @@ class Domain:
         self,
         argv: Sequence[str],
         *,
-        stdin: bytes | None = None,
+        stdin: bytes | Iterable[bytes] | None = None,
         timeout: float | None = None,
         agent_timeout: float = 5.0,
     ) -> ExecResult:
@@ -474,7 +474,9 @@ class Domain:
 
         return await execute(self, argv, stdin=stdin, timeout=timeout, agent_timeout=agent_timeout)
 
-    def execution(self, argv: Sequence[str], *, stdin: bytes | None = None, agent_timeout: float = 5.0) -> Execution:
+    def execution(
+        self, argv: Sequence[str], *, stdin: bytes | Iterable[bytes] | None = None, agent_timeout: float = 5.0
+    ) -> Execution:
         """Run a program in the guest and have what it writes while it runs:
 
         `async with vm.execution(["dmesg", "-w"]) as running: async for stream, data in running: …`; `stream` is 1 or 2.

@@ -2,7 +2,8 @@
 
 The agent itself gives output only after the program's end, and all of it in one answer. So a shell in the guest puts
 the output into files of at most 4 MiB, two for each stream at a time, which we read as they grow and whose end we
-confirm: a program that writes faster than we read waits. Little output comes with the agent's word of the end, as it
+confirm: a program that writes faster than we read waits. Much input goes the same way, in a file that is gone once it
+is open. Little output comes with the agent's word of the end, as it
 always does. A guest without that shell runs the program itself, and the agent's own limits hold.
 
 Commands and their fields: QEMU's guest agent protocol reference (guest-exec, guest-exec-status, guest-file-*).
@@ -15,7 +16,7 @@ import base64
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from corral.errors import AgentCommandFailed, CorralError, InvalidArgument
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from corral.client.domain import Domain
 
-STDIN_LIMIT = 2 << 20  # bytes; a call carries 4 MiB, and base64 makes four of three
+STDIN_LIMIT = 2 << 20  # bytes that go along with the command: a call carries 4 MiB, and base64 makes four of three
 PIECE = 2 << 20  # bytes of a file in one answer, for the same reason
 FIRST_LOOK, LAST_LOOK = 0.02, 0.3  # seconds between looks at a running program: the agent tells of nothing by itself
 PATIENCE = 0.1  # seconds that a program may take before its files are looked for
@@ -68,6 +69,10 @@ if [ -e "$dir/o0" ] && [ -e "$dir/e0" ] && ! [ -s "$dir/o1" ] && ! [ -s "$dir/e1
 fi
 exit $status
 """
+#: $0 is the name of a directory that nobody but us may look into; where it is, is written.
+_ROOM = (
+    'for base in /var/tmp /tmp /run; do mkdir -m 700 "$base/$0" 2>/dev/null && echo "$base/$0" && exit; done; exit 1'
+)
 #: $0 is the process, $1 the directory's name.
 _KILL = """\
 end() { kill -s "$1" -- "-$2" 2>/dev/null || kill -s "$1" "$2" 2>/dev/null; }
@@ -84,16 +89,13 @@ class Execution:
     end, with all that it has started.
     """
 
-    def __init__(self, domain: Domain, argv: Sequence[str], *, stdin: bytes | None, agent_timeout: float) -> None:
+    def __init__(
+        self, domain: Domain, argv: Sequence[str], *, stdin: bytes | Iterable[bytes] | None, agent_timeout: float
+    ) -> None:
         if isinstance(argv, str | bytes):
             raise TypeError("argv is a list of a program and its arguments, not a text: ['sh', '-c', text] runs a line")
         if not argv or not argv[0]:
             raise InvalidArgument("no program was named")
-        if stdin is not None and len(stdin) > STDIN_LIMIT:
-            raise InvalidArgument(
-                f"standard input has {len(stdin)} bytes, the agent takes {STDIN_LIMIT}",
-                hint=f"bring it as a file: corral cp FILE {domain.name}:PATH",
-            )
         self.domain = domain
         self.argv = list(argv)
         self.status: int | None = None
@@ -110,15 +112,23 @@ class Execution:
         try:
             if self._stdin is None:
                 script, data = "sh", _RUN.replace("$input", "</dev/null").encode()
+            elif self._with_the_command is not None:
+                script, data = _RUN.replace("$input", ""), self._with_the_command
             else:
-                script, data = _RUN.replace("$input", ""), self._stdin
+                pieces = (self._stdin,) if isinstance(self._stdin, bytes) else self._stdin
+                script, data = "sh", (await self._brought(pieces) + _RUN.replace("$input", "<&3")).encode()
             self._pid = await self._execute("/bin/sh", ["-c", _LEAD, script, self._name, *self.argv], data)
         except AgentCommandFailed as error:
             if "No such file" not in str(error):
                 raise plain(error) from error
+            if self._stdin is not None and self._with_the_command is None:
+                raise InvalidArgument(
+                    f"{self.domain.name} has no shell: its programs take {STDIN_LIMIT >> 20} MiB of input at most",
+                    hint=f"bring it as a file: corral cp FILE {self.domain.name}:PATH",
+                ) from error
             self._shell = False
             try:
-                self._pid = await self._execute(self.argv[0], self.argv[1:], self._stdin)
+                self._pid = await self._execute(self.argv[0], self.argv[1:], self._with_the_command)
             except AgentCommandFailed as refused:
                 raise plain(refused) from refused
         return self
@@ -168,6 +178,35 @@ class Execution:
                 yield output.number, data
         if any(output.read_bytes for output in self._outputs):
             await self._execute("/bin/sh", ["-c", 'rm -rf "/run/$0" "/tmp/$0"', self._name])
+
+    @property
+    def _with_the_command(self) -> bytes | None:
+        """The program's input where it is so little that the command carries it."""
+        return self._stdin if isinstance(self._stdin, bytes) and len(self._stdin) <= STDIN_LIMIT else None
+
+    async def _brought(self, pieces: Iterable[bytes]) -> str:
+        """Have the guest keep the program's input in a file: the line by which a shell opens and removes it.
+
+        AgentCommandFailed with the guest's reason, such as a full disk; nothing is left then.
+        """
+        from corral.client.guest_files import write
+
+        pid = await self._execute("/bin/sh", ["-c", _ROOM, self._name])
+        while True:
+            ended = await self.ask("guest-exec-status", {"pid": pid})
+            if ended.get("exited"):
+                break
+            await asyncio.sleep(FIRST_LOOK)
+        if ended.get("exitcode"):
+            raise AgentCommandFailed(f"{self.domain.name} has no directory that takes the program's input")
+        room = base64.b64decode(ended["out-data"]).decode().strip()
+        try:
+            await write(self.domain, f"{room}/input", pieces)
+        except BaseException:
+            with contextlib.suppress(CorralError):
+                await asyncio.shield(self._execute("/bin/sh", ["-c", 'rm -rf "$0"', room]))
+            raise
+        return f"exec 3<{room}/input && rm -r {room} || exit\n"
 
     async def _execute(self, path: str, arguments: list[str], stdin: bytes | None = None) -> int:
         request: dict[str, Any] = {"path": path, "arg": arguments, "capture-output": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import AsyncIterator, Iterable
@@ -35,7 +36,8 @@ async def write(domain: Domain, path: str, pieces: Iterable[bytes]) -> int:
     """
     written = 0
     async with _opened(domain, path, "w") as handle:
-        for piece in pieces:
+        waiting = iter(pieces)
+        while piece := await asyncio.to_thread(next, waiting, b""):  # where they come from may let us wait
             for start in range(0, len(piece), PIECE):
                 data = piece[start : start + PIECE]
                 while data:

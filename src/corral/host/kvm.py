@@ -59,6 +59,10 @@ class KVM:
         """Whether domains of type kvm may run here; `allow_slow` accepts a KVM that works but is slow."""
         return self.usable and (self.fast or allow_slow)
 
+    def vcpus(self, most: int) -> int:
+        """How many vCPUs a machine that can have `most` gets of this kernel."""
+        return min(most, self.max_vcpus) if self.max_vcpus else most
+
 
 async def probe(cache_dir: Path | None = None, *, device: Path = DEVICE, deadline: float = DEADLINE) -> KVM:
     """Find out about KVM; an answer of a CPU that ran is kept in `cache_dir` until the next boot.

@@ -99,7 +99,8 @@ def domain_capabilities_xml(
     _add(root, "domain", case.virttype)
     _add(root, "machine", case.machine.name)
     _add(root, "arch", case.arch)
-    _add(root, "vcpu", max=str(case.machine.max_cpus))
+    most = case.machine.max_cpus
+    _add(root, "vcpu", max=str(kvm.vcpus(most) if kvm is not None and case.virttype == "kvm" else most))
     _supported(root, "iothreads", _document_says("iothreads") and binary.has_object("iothread"))
     _os(root, case, descriptors() if firmwares is None else firmwares)
     _cpu(root, case)

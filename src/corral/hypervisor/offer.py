@@ -203,10 +203,11 @@ class Offer:
         )
 
     def max_vcpus(self, type: str | None) -> int:
-        """The most vCPUs a domain of a type may have."""
+        """The most vCPUs a domain of a type may have, on the machine that takes most."""
         if type not in (None, "", "kvm", "qemu"):
             raise InvalidArgument(f"unknown type '{type}'")
-        return max(machine.max_cpus for machine in self.default.machines)
+        most = max(machine.max_cpus for machine in self.default.machines)
+        return self.kvm.vcpus(most) if type == "kvm" else most
 
     @property
     def _kvm_offered(self) -> bool:

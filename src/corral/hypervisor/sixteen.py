@@ -67,8 +67,11 @@ def _hardware(number: int, name: str, facts: Facts, works: str | None) -> Row:
 def _vcpus(facts: Facts, binary: Binary) -> Row:
     name = f"guests of {MANY_VCPUS} vCPUs"
     largest = max(binary.machines, key=lambda machine: (machine.max_cpus, machine.alias is not None))
-    limit = min(largest.max_cpus, facts.kvm.max_vcpus) if facts.hardware else largest.max_cpus
+    limit = facts.kvm.vcpus(largest.max_cpus) if facts.hardware else largest.max_cpus
     text = f"up to {limit} (machine {largest.alias or largest.name})"
+    default = next((machine for machine in binary.machines if machine.default), largest)
+    if default.max_cpus < limit:  # what `virsh maxvcpus` says, which asks about no machine by name
+        text += f"; {default.max_cpus} on {default.alias or default.name}, which documents get that name none"
     if limit < MANY_VCPUS:
         return _row(1, name, False, text)
     return _row(1, name, True, text if facts.hardware else f"{text}; in software emulation they share host CPUs slowly")
