@@ -150,6 +150,22 @@ def test_cards_on_bridges(facts: Facts, network: Network, ok: bool | None, text:
     assert found.ok is ok and text in found.text
 
 
+def test_displays(facts: Facts) -> None:
+    assert row(facts, "displays").ok is False
+    qemu = replace(QEMU, commands=frozenset({"query-vnc"}))
+    vnc = replace(facts, binaries=(qemu,), certificates=("/c", False))
+    assert row(vnc, "displays") == Row(
+        "displays",
+        None,
+        "VNC; no TLS: no certificates in /c; no OpenGL: no render node in /dev/dri",
+        "apt install qemu-system-modules-spice",
+    )
+    qemu = replace(qemu, chardevs=frozenset({"spicevmc"}), displays=frozenset({"egl-headless"}))
+    both = replace(facts, binaries=(qemu,), certificates=("/c", True), render_nodes=("/dev/dri/renderD128",))
+    expected = "SPICE and VNC; TLS with the certificates in /c; OpenGL on /dev/dri/renderD128"
+    assert row(both, "displays") == Row("displays", True, expected)
+
+
 def test_json_is_what_the_wire_carries(facts: Facts) -> None:
     whole = json.loads(as_json(rows(facts), Settings.under(Path("/x"))))
     assert whole["images"] == "/x/images"

@@ -114,6 +114,22 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
             " (/domain/devices/interface/@type, line 8)",
         ),
         ("", "<graphics type='vnc'/><graphics type='vnc'/>", "only 1 graphics device of each type"),
+        (
+            "",
+            "<redirdev type='spicevmc'/><graphics type='vnc'/>",
+            "'spicevmc' not supported without spice graphics (/domain/devices/redirdev, line 8)",
+        ),
+        (
+            "",
+            "<smartcard mode='passthrough' type='spicevmc'/>",
+            "chardev 'spicevmc' not supported without spice graphics",
+        ),
+        (
+            "",
+            "<serial type='spiceport'><source channel='a.b'/></serial>",
+            "chardev 'spiceport' not supported without spice graphics",
+        ),
+        ("", "<audio id='1' type='spice'/>", "Spice audio is not supported without spice graphics"),
         ("<vcpu>3</vcpu><cpu><topology sockets='1' cores='2' threads='2'/></cpu>", "", "CPU topology doesn't match"),
         (
             "",

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from corral.errors import XMLError
+from corral.errors import ConfigUnsupported, XMLError
 from corral.model import device_set
 from corral.model.address import DriveAddress
 from corral.model.devices.disk import Disk
+from corral.model.devices.hub import Redirdev
 from corral.model.domain import Domain
 from corral.qemu import plugging
 from corral.qemu.binary import Binary
@@ -103,3 +104,10 @@ def test_open_displays_keep_the_ports_that_were_chosen(binary: Binary, host: Hos
     vnc.port, vnc.websocket, spice.port, spice.tls_port = 5907, 5701, 5908, 5909
     after = plugging.prepare(live, disk("sda"), binary, RUNTIME).document.devices.graphics
     assert [(each.port, each.tls_port, each.websocket) for each in after] == [(5907, None, 5701), (5908, 5909, None)]
+
+
+def test_a_slot_for_spice_needs_spice(binary: Binary, host: Host) -> None:
+    slot = Redirdev(type="spicevmc")
+    with pytest.raises(ConfigUnsupported, match="chardev 'spicevmc' not supported without spice graphics"):
+        plugging.prepare(running(binary, host, "<graphics type='vnc'/>"), slot, binary, RUNTIME)
+    assert plugging.prepare(running(binary, host, "<graphics type='spice'/>"), slot, binary, RUNTIME).parts

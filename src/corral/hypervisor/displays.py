@@ -118,8 +118,13 @@ def choose_render_nodes(document: DomainDocument, account: Account | None) -> Do
     return document
 
 
+def render_nodes() -> list[Path]:
+    """The devices of this host that draw for OpenGL."""
+    return sorted(RENDER_NODES.glob("renderD*"))
+
+
 def _first_render_node() -> Path:
-    found = sorted(RENDER_NODES.glob("renderD*"))
+    found = render_nodes()
     if not found:
         raise HostError(
             f"No DRM render nodes available in {RENDER_NODES}",

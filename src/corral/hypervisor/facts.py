@@ -17,7 +17,7 @@ from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
 from corral.host.node import Host
 from corral.host.pci import PhysicalFunction, physical_functions
-from corral.hypervisor import links
+from corral.hypervisor import display_certificates, displays, links
 from corral.hypervisor.capabilities import emulator_for
 from corral.network import bridge_helper
 from corral.network.tap import TUN
@@ -80,6 +80,10 @@ class Facts:
     #: Whether QEMU's iSCSI initiator is there: distributions have it in a package of its own.
     iscsi: bool = False
     network: Network = field(default_factory=Network)
+    #: Where displays' certificates are to be, and whether they are.
+    certificates: tuple[str, bool] = ("", False)
+    #: The devices that draw for OpenGL.
+    render_nodes: tuple[str, ...] = ()
     #: What keeps the daemon from using the host's perf, and what to do about it; None when nothing does.
     perf_lacks: tuple[str, str] | None = None
 
@@ -125,6 +129,8 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         iscsi=await asyncio.to_thread(_has_iscsi),
         account=await asyncio.to_thread(choose, settings.qemu_user),
         network=await asyncio.to_thread(Network.look),
+        certificates=(str(settings.certificates), display_certificates.present(settings)),
+        render_nodes=tuple(map(str, displays.render_nodes())),
         perf_lacks=await asyncio.to_thread(_perf_lacks),
     )
 

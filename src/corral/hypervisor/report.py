@@ -51,6 +51,7 @@ def rows(facts: Facts) -> list[Row]:
     binary = facts.binary
     if binary is not None:
         found += [*sixteen(facts, binary), _memory_hotplug(binary)]
+        found.append(_displays(facts, binary))
     found.append(_cards(facts.network))
     for name, path in facts.programs.items():
         if path is not None:
@@ -136,6 +137,25 @@ def _cards(network: Network) -> Row:
     if not network.vhost:
         return Row(name, True, f"{text}; without vhost-net, QEMU moves the packets", "modprobe vhost_net")
     return Row(name, True, f"{text}; vhost-net moves the packets")
+
+
+def _displays(facts: Facts, binary: Binary) -> Row:
+    """By what a screen is seen from elsewhere, and whether TLS and OpenGL are there for it."""
+    kinds = [kind for kind, there in (("SPICE", binary.has_spice), ("VNC", binary.has_vnc)) if there]
+    if not kinds:
+        return Row("displays", False, "QEMU has neither SPICE nor VNC", "use your distribution's QEMU")
+    directory, certified = facts.certificates
+    text = " and ".join(kinds)
+    text += "; TLS with the certificates in " + directory if certified else f"; no TLS: no certificates in {directory}"
+    if not facts.render_nodes:
+        text += "; no OpenGL: no render node in /dev/dri"
+    elif "egl-headless" not in binary.displays:
+        text += "; no OpenGL: QEMU lacks egl-headless (apt install qemu-system-modules-opengl)"
+    else:
+        text += f"; OpenGL on {', '.join(facts.render_nodes)}"
+    if "SPICE" not in kinds:
+        return Row("displays", None, text, "apt install qemu-system-modules-spice")
+    return Row("displays", True, text, "" if certified else "scripts/display-certificates.sh makes some")
 
 
 def _firmware(facts: Facts) -> Row:

@@ -18,6 +18,8 @@ Objection = tuple[Loc, str, type[CorralError]]
 
 SERVERS = ("vnc", "spice")
 """The types that listen for clients."""
+SPICE_ENDS = ("spicevmc", "spiceport")
+"""The types of character devices whose other end is a SPICE client."""
 VNC_PASSWORD_LIMIT = 8
 """Characters that the protocol looks at (RFC 6143, 7.2.2)."""
 SMALLEST_FRAMEBUFFER = 1024
@@ -48,12 +50,26 @@ def objections(devices: Devices, memory: MemoryBacking | None) -> Iterator[Objec
             yield ("graphics", position), message, ConfigUnsupported
         if display.audio is not None and audios and display.audio.id not in audios:
             yield ("graphics", position, "audio"), f"no audio device with ID {display.audio.id}", XMLError
-    for position, channel in enumerate(devices.channels):
-        if channel.type in ("spicevmc", "spiceport") and "spice" not in kinds:
-            message = f"chardev '{channel.type}' not supported without spice graphics"
-            yield ("channels", position), message, ConfigUnsupported
+    if "spice" not in kinds:
+        yield from _without_spice(devices)
     for loc, message, cls in _videos(devices.videos, memory):
         yield ("videos", *loc), message, cls
+
+
+def _without_spice(devices: Devices) -> Iterator[Objection]:
+    """What only a SPICE client is the other end of."""
+    for family in ("channels", "serials", "parallels", "consoles", "redirdevs", "smartcards"):
+        for position, device in enumerate(getattr(devices, family)):
+            if device.type in SPICE_ENDS:
+                yield (family, position), without_spice(device.type), ConfigUnsupported
+    for position, audio in enumerate(devices.audios):
+        if audio.type == "spice":
+            yield ("audios", position), "Spice audio is not supported without spice graphics", ConfigUnsupported
+
+
+def without_spice(kind: str) -> str:
+    """Why a character device of a type in SPICE_ENDS is refused."""
+    return f"chardev '{kind}' not supported without spice graphics"
 
 
 def of_display(display: Graphics) -> Iterator[Objection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from corral.errors import ConfigUnsupported
+from corral.model import displays
 from corral.model.address import ISAAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console, Parallel, Serial
 from corral.model.devices.hub import Redirdev, RedirRule
@@ -122,6 +123,8 @@ def _isa(device: Chardev) -> Properties:
 def backend_of(device: Chardev, context: Context, *, spice_name: str = "vdagent") -> dict[str, Any]:
     """The host's side as QEMU's ChardevBackend. Raises ConfigUnsupported for backends the binary lacks."""
     source = device.source or ChardevSource()
+    if device.type in displays.SPICE_ENDS and all(each.type != "spice" for each in context.domain.devices.graphics):
+        raise ConfigUnsupported(displays.without_spice(device.type))
     kind, data = _backend(device, source, spice_name, context)
     if not context.binary.has_chardev(kind):
         raise ConfigUnsupported(f"chardev backend '{kind}' is not supported by QEMU binary '{context.binary.path}'")
