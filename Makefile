@@ -1,9 +1,19 @@
 # Corral's commands for people who build it. `make demo` and `make test` set up everything they need.
 
-.PHONY: setup demo test test-slow lint bench format golden acpi clean
+.PHONY: setup install uninstall demo test test-slow lint bench format golden acpi clean
+
+# Where `make install` puts the program: PREFIX/bin/corral, with its libraries in PREFIX/lib/corral.
+PREFIX ?= /usr/local
 
 setup:
 	@scripts/setup.sh
+
+# For this whole host, with systemd's units for the system's daemon and each user's; uninstall leaves machines alone.
+install:
+	@scripts/install.sh install $(PREFIX)
+
+uninstall:
+	@scripts/install.sh uninstall $(PREFIX)
 
 demo: setup
 	@.venv/bin/python examples/demo.py

@@ -2,6 +2,7 @@
 # Installs what Corral needs on Debian 12 or 13 and puts the program at .venv/bin/corral. Does nothing the second time.
 #   scripts/setup.sh          what running machines takes
 #   scripts/setup.sh test     and what `make test` and `make bench` compare against: libvirt, its clients, linters
+#   scripts/setup.sh host     only the system's packages and QEMU's account: `make install` puts the program elsewhere
 set -eu
 cd "$(dirname "$0")/.."
 kind=${1:-run}
@@ -14,7 +15,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 
 packages="python3 python3-venv libusb-1.0-0 qemu-system-x86 qemu-utils ovmf"
-[ "$kind" = run ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf iproute2 passt libusbredirparser1 ioping acpica-tools swtpm gir1.2-spiceclientglib-2.0 python3-gi virt-viewer xvfb openssl"
+[ "$kind" != test ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf iproute2 passt libusbredirparser1 ioping acpica-tools swtpm systemd gir1.2-spiceclientglib-2.0 python3-gi virt-viewer xvfb openssl"
 
 same_version() {
     version=$(dpkg-query -W -f '${Version}' "$1")
@@ -52,9 +53,9 @@ install_packages() {
     fi
     # Debian 13 has parts of QEMU and libvirt in packages of their own: take those that fit what is installed.
     same_version qemu-system-x86 qemu-system-modules-spice
-    [ "$kind" = run ] || same_version libvirt-daemon libvirt-daemon-driver-storage
-    [ "$kind" = run ] || same_version qemu-system-x86 qemu-block-extra
-    [ "$kind" = run ] || install_target
+    [ "$kind" != test ] || same_version libvirt-daemon libvirt-daemon-driver-storage
+    [ "$kind" != test ] || same_version qemu-system-x86 qemu-block-extra
+    [ "$kind" != test ] || install_target
 }
 
 install_program() {
@@ -82,4 +83,4 @@ make_account() {
 
 install_packages
 make_account
-install_program
+[ "$kind" = host ] || install_program

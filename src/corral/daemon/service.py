@@ -146,23 +146,29 @@ class _Service:
         for name, listeners in handed.items():
             for listener in listeners:
                 server.listen(listener, readonly=activation.is_readonly(name, listener))
-        mode, group = self._access()
         made: dict[Path, int] = {}
         for path in socket_paths(self.options, self.settings, handed=bool(handed)):
+            if path == self.options.socket and not path.parent.is_dir():  # a slip of the pen makes no directories
+                raise HostError(
+                    f"cannot listen on '{path}': there is no directory '{path.parent}'", hint="make it first"
+                )
             try:
                 path.parent.mkdir(mode=0o700 if self.settings.session else 0o755, parents=True, exist_ok=True)
             except OSError as error:
                 raise HostError(f"cannot make '{path.parent}': {error.strerror}") from error
             for own, readonly in ((path, False), (path.with_name(path.name + "-ro"), True)):
+                mode, group = self._access(readonly=readonly)
                 server.listen(bind(own, mode=mode, group=group), readonly=readonly)
                 made[own] = own.stat().st_ino
                 log.info("listening on %s", own)
         return made
 
-    def _access(self) -> tuple[int, int | None]:
-        """Mode and group of the sockets: the user's own, or the group's that may manage this host's machines."""
+    def _access(self, *, readonly: bool) -> tuple[int, int | None]:
+        """Mode and group of a socket, as docs/installing.md and the units have them."""
         if self.options.group is None and (self.settings.session or self.options.state is not None):
             return 0o600, None
+        if self.options.group is None and readonly:
+            return 0o666, None
         name = self.options.group or GROUP
         try:
             return 0o660, grp.getgrnam(name).gr_gid
