@@ -37,7 +37,7 @@ install_units() {
 # The group whose members may use the system daemon's socket, and QEMU's account.
 make_accounts() {
     if command -v systemd-sysusers >/dev/null; then
-        systemd-sysusers systemd/corral.sysusers
+        systemd-sysusers "$PWD/systemd/corral.sysusers"
     elif ! getent group corral >/dev/null; then
         groupadd --system corral
     fi
