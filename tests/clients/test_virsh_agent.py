@@ -19,6 +19,7 @@ from labs import corrald
 pytestmark = [pytest.mark.clients, pytest.mark.guest, pytest.mark.timeout(600)]
 
 NAME = "sleeper"
+PING = '{"execute":"guest-ping"}'
 PM = "<pm><suspend-to-mem enabled='yes'/><suspend-to-disk enabled='yes'/></pm>"
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{path}'/>
   <target dev='{target}' bus='virtio'/></disk>"""
@@ -61,7 +62,7 @@ class Virsh:
             time.sleep(0.1)
 
     def booted(self) -> None:
-        until(lambda: self.run("qemu-agent-command", NAME, '{"execute":"guest-ping"}').returncode == 0, "the agent")
+        until(lambda: self.run("qemu-agent-command", NAME, PING).returncode == 0, "the agent")
 
 
 def until(condition: Callable[[], object], what: str, timeout: float = 120) -> None:
@@ -126,6 +127,24 @@ def test_facts(virsh: Virsh) -> None:
     assert facts["disk.0.alias"] == "vda"
     assert "guest-get-load has not been found" in virsh.fails("guestinfo", NAME, "--load")
     until(lambda: "10.0.2.15/24" in virsh("domifaddr", NAME, "--source", "agent"), "the guest's address")
+
+
+def test_password(virsh: Virsh) -> None:
+    """The guest's own file shows the word, by the salt that the guest chose, and one that came crypted as it came."""
+
+    def shadow() -> str:
+        return virsh.sh("cat /etc/shadow").split(":")[1]
+
+    assert shadow() == ""
+    virsh("set-user-password", NAME, "root", "one word")
+    kind, salt = shadow().split("$")[1:3]
+    assert kind == "6"
+    assert virsh.sh(f"mkpasswd -m sha512 -S '{salt}' 'one word'").strip() == shadow()
+    crypted = "$6$saltsalt$" + "x" * 86
+    virsh("set-user-password", NAME, "root", crypted, "--encrypted")
+    assert shadow() == crypted
+    assert "failed to set user password" in virsh.fails("set-user-password", NAME, "nobody1", "word")
+    assert shadow() == crypted
 
 
 def test_keys(virsh: Virsh, tmp_path: Path) -> None:

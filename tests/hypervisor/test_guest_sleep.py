@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from corral.constants import DomainState, NodeSuspendTarget
-from corral.errors import OperationInvalid
+from corral.errors import InternalError
 from corral.guests import tiny
 from corral.hypervisor import sleeping
 from corral.hypervisor.domain import Domain
@@ -128,7 +128,7 @@ async def test_no_sleep(directory: Path) -> None:
         assert await sh(domain, "cat /sys/power/mem_sleep") == "[s2idle]"
         assert "platform" not in await sh(domain, "cat /sys/power/disk")
         for target, name in ((MEM, "S3"), (HYBRID, "S3"), (NodeSuspendTarget.DISK, "S4")):
-            with pytest.raises(OperationInvalid, match=f"{name} state is disabled"):
+            with pytest.raises(InternalError, match=f"{name} state is disabled"):
                 await sleeping.fall_asleep(domain, target)
 
 

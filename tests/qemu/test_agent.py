@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corral.errors import AgentCommandFailed, AgentCommandTimeout, AgentUnresponsive, InvalidArgument
+from corral.errors import AgentCommandFailed, AgentCommandTimeout, AgentUnresponsive, InternalError
 from corral.qemu import agent as agent_module
 from corral.qemu.agent import Agent
 
@@ -173,7 +173,7 @@ async def test_an_endless_answer_is_cut_off(short_path: Path, monkeypatch: pytes
         await agent.close()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"execute": 1}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 async def test_bad_passthrough(short_path: Path, text: str) -> None:
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InternalError, match="failed to parse JSON"):
         await Agent(short_path / "ga", name="web").passthrough(text)

@@ -50,6 +50,8 @@ ON_DEMAND = (
     *("crc32c_generic", "crc32c_intel", "libcrc32c", "loop"),
     # trusted platform modules, UEFI's variables, crypto
     *("tpm_tis", "tpm_crb", "efivarfs", "virtio_crypto"),
+    # sound cards, and a simple way to play to them
+    *("virtio_snd", "snd_hda_intel", "snd_hda_codec_generic", "snd_intel8x0", "snd_pcm_oss"),
     # bridges and tunnels, for guests inside and network tests
     *("bridge", "veth", "tun", "dummy", "8021q", "macvlan"),
 )

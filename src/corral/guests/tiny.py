@@ -44,7 +44,8 @@ _SCRIPTS = ("boot", "agent", "port", "hotplug", "consoles", "console", "console-
 _PROGRAMS = ("shutdown", "chpasswd", "pm-is-supported", "pm-suspend-hybrid")
 _PARTS = ("bzImage", "initrd", "vmlinuz")
 _FILES = {
-    "etc/passwd": "root::0:0:root:/root:/bin/sh\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/shadow": "root::20000:0:99999:7:::\n",
     "etc/group": "root:x:0:\n",
     "etc/profile": "PS1='\\h:\\w\\$ '\nexport PATH=/bin:/sbin HOME=/root TERM=${TERM:-linux}\n",
     "etc/inittab": "::sysinit:/etc/boot\n::ctrlaltdel:/bin/shutdown -r\n::shutdown:/bin/umount -a -r\n",

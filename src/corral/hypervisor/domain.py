@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from corral.constants import (
+    DomainAgentResponseTimeout,
     DomainControlErrorReason,
     DomainControlState,
     DomainCreateFlags,
@@ -97,6 +98,8 @@ class Domain:
         #: Changes whenever the answer to any query but `info`, `job_info`, `control_info` and `stats` may have changed.
         self.generation = 0
         self.last_boot = ""
+        #: Seconds that the guest's agent gets for every answer, by virDomainAgentResponseTimeoutValues.
+        self.agent_timeout: int = DomainAgentResponseTimeout.DEFAULT
         self._uuid = uuid
         self._name = name
         self._autostart = False

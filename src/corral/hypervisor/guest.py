@@ -15,30 +15,24 @@ from corral.constants import (
     DomainQemuMonitorCommandFlags,
 )
 from corral.errors import (
-    ArgumentUnsupported,
     HostError,
     InternalError,
     InvalidArgument,
     OperationFailed,
     OperationInvalid,
 )
-from corral.hypervisor import keys, stream
+from corral.hypervisor import guest_agent, keys, stream
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
     from corral.hypervisor.stream import ByteStream
     from corral.model.devices.chardev import Chardev
-    from corral.model.domain import Domain as DomainDocument
-    from corral.qemu.agent import Agent
 
 Device = TypeVar("Device", bound="Chardev")
 
-#: The name of the virtio port on which the guest agent listens.
-AGENT_PORT = "org.qemu.guest_agent.0"
-#: Seconds for an agent command when the caller leaves it to us, and when the caller would wait for ever.
+#: Seconds for an agent command when the caller leaves it to us.
 AGENT_TIMEOUT = 5.0
-AGENT_TIMEOUT_LONGEST = 3600.0
 #: Bytes of the log that are shown when no number of lines is given, and that are looked through for them.
 LOG_TAIL = 1 << 20
 
@@ -105,7 +99,7 @@ async def open_channel(domain: Domain, name: str | None, flags: int) -> ByteStre
         raise InternalError(f"cannot find channel {name or '<null>'}")
     if device.type != "unix":
         raise InternalError(f"channel {name or _alias(device)} is not using a UNIX socket")
-    if run.agent is not None and device.target.name == AGENT_PORT:
+    if run.agent is not None and device.target.name == guest_agent.PORT:
         await run.agent.close()  # QEMU serves one connection at a time
     taken = "Active channel stream exists for this domain"
     return await _session(run, device, force=bool(flags & DomainChannelFlags.FORCE), taken=taken)
@@ -125,7 +119,8 @@ async def _session(run: Run, device: Chardev, *, force: bool, taken: str) -> Byt
     path = device.source.path if device.source else None
     if not path:
         raise InternalError(f"character device {_alias(device)} has no path")
-    before = run.sessions.get(path)
+    alias = _alias(device)
+    before = run.sessions.get(alias)
     if before is not None:
         if not force:
             raise OperationFailed(taken)
@@ -133,19 +128,19 @@ async def _session(run: Run, device: Chardev, *, force: bool, taken: str) -> Byt
     opened: list[ByteStream] = []
 
     def closed() -> None:
-        if opened and run.sessions.get(path) is opened[0]:
-            del run.sessions[path]
+        if opened and run.sessions.get(alias) is opened[0]:
+            del run.sessions[alias]
 
     if device.type == "pty":
         session = stream.open_terminal(path, closed)
     else:
         session = await stream.open_socket(path, closed)
-        rival = run.sessions.get(path)
+        rival = run.sessions.get(alias)
         if rival is not None:  # somebody was quicker while we connected
             session.close()
             raise OperationFailed(taken)
     opened.append(session)
-    run.sessions[path] = session
+    run.sessions[alias] = session
     return session
 
 
@@ -157,20 +152,13 @@ async def monitor_command(domain: Domain, text: str, flags: int) -> str:
     return await machine.monitor.passthrough(text)
 
 
-def _agent(domain: Domain) -> Agent:
-    agent = domain.require_run().agent
-    if agent is None:
-        raise ArgumentUnsupported("QEMU guest agent is not configured")
-    return agent
-
-
 async def agent_command(domain: Domain, text: str, timeout: int) -> str:
     """The agent's answer to a message as it is."""
-    agent = _agent(domain)
+    agent = guest_agent.of(domain)
     if timeout < DomainQemuAgentCommandTimeout.MIN:
         raise InvalidArgument(f"guest agent timeout '{timeout}' is less than the minimum '-2'")
     seconds = {
-        DomainQemuAgentCommandTimeout.BLOCK: AGENT_TIMEOUT_LONGEST,
+        DomainQemuAgentCommandTimeout.BLOCK: guest_agent.LONGEST_TIMEOUT,
         DomainQemuAgentCommandTimeout.DEFAULT: AGENT_TIMEOUT,
     }.get(timeout, float(timeout))
     return await domain.hypervisor.complete(agent.passthrough(text, timeout=seconds))
@@ -193,15 +181,3 @@ def _tail(path: Path, lines: int) -> str:
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}") from error
     return "".join(text.splitlines(keepends=True)[-lines:]) if lines else text
-
-
-def agent_of(document: DomainDocument, name: str) -> Agent | None:
-    """The guest agent behind the document's channel for it; None when there is no such channel."""
-    from corral.qemu.agent import Agent
-
-    for channel in document.devices.channels:
-        if channel.target.name == AGENT_PORT and channel.type == "unix" and channel.source and channel.source.path:
-            agent = Agent(Path(channel.source.path), name=name)
-            agent.port_open = channel.target.state == "connected"
-            return agent
-    return None

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.constants import (
@@ -26,7 +27,6 @@ from corral.constants import (
 )
 from corral.errors import (
     AgentCommandFailed,
-    AgentUnresponsive,
     ArgumentUnsupported,
     CorralError,
     InvalidArgument,
@@ -40,10 +40,13 @@ from corral.qemu.agent import AgentCommandUnknown
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
+    from corral.model.domain import Domain as DomainDocument
     from corral.qemu.agent import Agent
 
 log = logging.getLogger(__name__)
 
+#: The name of the virtio port on which the guest agent listens.
+PORT = "org.qemu.guest_agent.0"
 #: Seconds for what the guest knows, and for what it has to do something for (flush and freeze its disks, trim them).
 QUESTION_TIMEOUT = 10.0
 DEED_TIMEOUT = 120.0
@@ -248,25 +251,45 @@ async def set_response_timeout(domain: Domain, seconds: int) -> None:
     """From now on every command of the guest's agent has so long to be answered, by virDomainAgentResponseTimeout…."""
     if seconds < DomainAgentResponseTimeout.BLOCK:
         raise InvalidArgument(f"guest agent timeout '{seconds}' is less than the minimum '-2'")
-    run = domain.require_run()
+    if domain.run is not None:
+        await asyncio.to_thread((domain.run.directory / _TIMEOUT_FILE).write_text, str(seconds))
+    domain.agent_timeout = seconds
+    if domain.run is not None:
+        _choose(domain.run.agent, seconds)
+
+
+def appear(domain: Domain, run: Run) -> None:
+    """The run's document has a channel for an agent, perhaps: deal with it from now on, as was chosen for its guest."""
     if run.agent is None:
-        raise ArgumentUnsupported("QEMU guest agent is not configured")
-    if run.agent.port_open is False:
-        raise AgentUnresponsive("QEMU guest agent is not connected")
-    await asyncio.to_thread((run.directory / _TIMEOUT_FILE).write_text, str(seconds))
-    _choose(run.agent, seconds)
+        run.agent = _agent_of(run.live.document, domain.name)
+    _choose(run.agent, domain.agent_timeout)
+    if domain.agent_timeout != DomainAgentResponseTimeout.DEFAULT:
+        (run.directory / _TIMEOUT_FILE).write_text(str(domain.agent_timeout))
 
 
-def take_up(run: Run) -> None:
+def _agent_of(document: DomainDocument, name: str) -> Agent | None:
+    """The guest agent behind the document's channel for it; None when there is no such channel."""
+    from corral.qemu.agent import Agent
+
+    for channel in document.devices.channels:
+        if channel.target.name == PORT and channel.type == "unix" and channel.source and channel.source.path:
+            agent = Agent(Path(channel.source.path), name=name)
+            agent.port_open = channel.target.state == "connected"
+            return agent
+    return None
+
+
+def take_up(domain: Domain, run: Run) -> None:
     """Go on with the response timeout that was chosen before the daemon was started anew."""
-    if run.agent is not None:
-        with contextlib.suppress(OSError, ValueError):
-            _choose(run.agent, int((run.directory / _TIMEOUT_FILE).read_text()[:20]))
+    with contextlib.suppress(OSError, ValueError):
+        domain.agent_timeout = int((run.directory / _TIMEOUT_FILE).read_text()[:20])
+    appear(domain, run)
 
 
-def _choose(agent: Agent, seconds: int) -> None:
+def _choose(agent: Agent | None, seconds: int) -> None:
     chosen: dict[int, float | None] = {
         DomainAgentResponseTimeout.BLOCK: LONGEST_TIMEOUT,
         DomainAgentResponseTimeout.DEFAULT: None,
     }
-    agent.response_timeout = chosen.get(seconds, float(seconds))
+    if agent is not None:
+        agent.response_timeout = chosen.get(seconds, float(seconds))

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from corral.errors import (
     AgentCommandFailed,
-    ArgumentUnsupported,
     CorralError,
     InvalidArgument,
     OperationFailed,
+    OperationUnsupported,
 )
+from corral.hypervisor import guest_agent
 from corral.model import cpuset
 
 if TYPE_CHECKING:
@@ -48,14 +49,6 @@ class GuestCPU:
     can_offline: bool
 
 
-def agent_of(domain: Domain) -> Agent:
-    """The domain's agent; ArgumentUnsupported without one."""
-    agent = domain.require_run().agent
-    if agent is None:
-        raise ArgumentUnsupported("QEMU guest agent is not configured")
-    return agent
-
-
 async def ask(agent: Agent) -> list[GuestCPU]:
     """The CPUs the guest has."""
     answer = await agent.execute("guest-get-vcpus", timeout=TIMEOUT)
@@ -70,17 +63,17 @@ async def ask(agent: Agent) -> list[GuestCPU]:
 
 async def count(domain: Domain) -> int:
     """How many CPUs the guest uses."""
-    return sum(cpu.online for cpu in await ask(agent_of(domain)))
+    return sum(cpu.online for cpu in await ask(guest_agent.of(domain)))
 
 
 async def maximum(domain: Domain) -> int:
     """How many CPUs the guest could use."""
-    return len(await ask(agent_of(domain)))
+    return len(await ask(guest_agent.of(domain)))
 
 
 async def describe(domain: Domain) -> dict[str, str]:
     """Which CPUs the guest has, uses, and can stop using, as sets (virDomainGetGuestVcpus)."""
-    found = await ask(agent_of(domain))
+    found = await ask(guest_agent.of(domain))
     return {
         "vcpus": cpuset.write(cpu.number for cpu in found),
         "online": cpuset.write(cpu.number for cpu in found if cpu.online),
@@ -90,7 +83,7 @@ async def describe(domain: Domain) -> dict[str, str]:
 
 async def set_count(domain: Domain, wanted: int) -> int:
     """Have the guest use `wanted` of the CPUs that it has."""
-    agent = agent_of(domain)
+    agent = guest_agent.of(domain)
     found = await ask(agent)
     if wanted > len(found):
         raise InvalidArgument(
@@ -112,15 +105,15 @@ async def set_count(domain: Domain, wanted: int) -> int:
 
 async def set_single(domain: Domain, numbers: str, online: bool) -> None:
     """Have the guest use these CPUs, or not (virDomainSetGuestVcpus)."""
-    agent = agent_of(domain)
+    agent = guest_agent.of(domain)
     wanted = sorted(cpuset.parse(numbers))
     found = {cpu.number: cpu for cpu in await ask(agent)}
     missing = [number for number in wanted if number not in found]
     if missing:
         raise InvalidArgument(f"guest is missing vCPUs '{cpuset.write(missing)}'")
-    stuck = [number for number in wanted if not online and not found[number].can_offline]
-    if stuck:
-        raise InvalidArgument(f"guest can't offline vCPUs '{cpuset.write(stuck)}'")
+    stuck = next((number for number in wanted if not online and not found[number].can_offline), None)
+    if stuck is not None:
+        raise OperationUnsupported(f"vCPU '{stuck}' is not offlinable")
     await _set(agent, [number for number in wanted if found[number].online != online], online)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from corral.errors import CorralError, HostError
 from corral.hypervisor import (
     events,
-    guest,
+    guest_agent,
     host_devices,
     images,
     links,
@@ -135,8 +135,7 @@ async def run_plug(
 
 def tell(domain: Domain, run: Run, devices: Sequence[Device]) -> None:
     """The devices are there."""
-    if run.agent is None:
-        run.agent = guest.agent_of(run.live.document, domain.name)
+    guest_agent.appear(domain, run)
     for device in devices:
         if device.alias is not None:
             domain.hypervisor.events.emit(events.DeviceAdded(domain.identity(), device.alias.name))

@@ -24,8 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import answers, block, ending, events, links, media, memory_devices, unplug, vcpus
-from corral.hypervisor.guest import AGENT_PORT
+from corral.hypervisor import answers, block, ending, events, guest_agent, links, media, memory_devices, unplug, vcpus
 from corral.hypervisor.lifecycle import Cause
 
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ def port_changed(domain: Domain, run: Run, alias: str, is_open: bool) -> None:
                 found.append(channel.target.name)
 
     _edit_live(domain, run, edit)
-    if AGENT_PORT in found and run.agent is not None:
+    if guest_agent.PORT in found and run.agent is not None:
         run.agent.port_open = is_open
         state = ConnectDomainEventAgentLifecycleState
         reason = ConnectDomainEventAgentLifecycleReason.CHANNEL

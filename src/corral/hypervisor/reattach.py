@@ -19,7 +19,6 @@ from corral.errors import CorralError, HostError
 from corral.hypervisor import (
     ending,
     events,
-    guest,
     guest_agent,
     images,
     links,
@@ -242,8 +241,7 @@ async def _wait_for_monitor(domain: Domain, run: Run, process: Process) -> None:
 async def _go_on(domain: Domain, run: Run, machine: Machine) -> None:
     """The machine answers: take over its state, and finish what was begun."""
     noted = domain.state()
-    run.agent = run.agent or guest.agent_of(run.live.document, domain.name)
-    guest_agent.take_up(run)
+    guest_agent.take_up(domain, run)
     run_state = await machine.status()
     if run_state == "prelaunch" and not run.start_paused:
         # Its start was written down, all was prepared, and the CPUs had yet to run.

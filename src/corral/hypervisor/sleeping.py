@@ -29,6 +29,7 @@ from corral.errors import (
     AgentCommandTimeout,
     ConfigUnsupported,
     CorralError,
+    InternalError,
     InvalidArgument,
     OperationFailed,
     OperationInvalid,
@@ -119,7 +120,7 @@ async def _check_able(domain: Domain, target: int) -> None:
         ("S4", pm and pm.suspend_to_disk, (NodeSuspendTarget.DISK, NodeSuspendTarget.HYBRID)),
     ):
         if target in targets and state and state.enabled == "no":
-            raise OperationInvalid(f"{name} state is disabled for this domain")
+            raise InternalError(f"{name} state is disabled for this domain")  # libvirt's code for it
 
 
 async def wake_up(domain: Domain) -> None:

@@ -31,7 +31,7 @@ from corral.hypervisor import (
     display_certificates,
     displays,
     ending,
-    guest,
+    guest_agent,
     guest_cpu,
     host_devices,
     host_limits,
@@ -184,7 +184,7 @@ async def _make(
     await guest_cpu.settle(document, machine)
     await memory_devices.settle(machine, document)
     run.live = Definition.of(document)
-    run.agent = guest.agent_of(document, domain.name)
+    guest_agent.appear(domain, run)
     run.balloon = statistics.memory(document)[0]
     domain.touch()
     await vcpus.plug_before_start(document, machine)

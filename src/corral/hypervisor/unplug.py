@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout
-from corral.hypervisor import answers, events, host_devices, images, links, memory_devices, servers
+from corral.hypervisor import answers, events, guest_agent, host_devices, images, links, memory_devices, servers
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.qemu.monitor import MonitorCommandFailed
 
@@ -133,7 +133,7 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
         domain.hypervisor.images.release_paths(domain.uuid, images.real_paths(device))
     if isinstance(device, SCSIHostdev):
         domain.hypervisor.images.release_paths(domain.uuid, [images.lent(device)])
-    if isinstance(device, Channel) and device.target.name == guest_agent_port() and run.agent is not None:
+    if isinstance(device, Channel) and device.target.name == guest_agent.PORT and run.agent is not None:
         agent, run.agent = run.agent, None
         await agent.close()
     if isinstance(device, Interface):
@@ -145,13 +145,6 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     await write(domain, run, Change(live=without(device), base=without(device), config=config))
     memory_devices.counted(run, [device], -1)
     domain.hypervisor.events.emit(events.DeviceRemoved(domain.identity(), alias))
-
-
-def guest_agent_port() -> str:
-    """The name of the agent's channel."""
-    from corral.hypervisor.guest import AGENT_PORT
-
-    return AGENT_PORT
 
 
 def without(device: Device) -> Edit:

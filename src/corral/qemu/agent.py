@@ -20,14 +20,13 @@ from corral.errors import (
     AgentCommandFailed,
     AgentCommandTimeout,
     AgentUnresponsive,
-    InvalidArgument,
+    InternalError,
     OperationTimeout,
 )
 
-#: Seconds that an agent may take to answer `guest-sync-delimited` (libvirt's own default).
+#: Seconds that an agent may take to answer `guest-sync-delimited` (libvirt's own default), and the longest that it
+#: may, whatever was chosen for the guest: it waits for nothing but the agent itself.
 SYNC_TIMEOUT = 5.0
-#: The longest that it may take, whatever was chosen for the guest: it waits for nothing but the agent itself.
-SYNC_LONGEST = 60.0
 #: Seconds that a command may take unless its caller says otherwise.
 COMMAND_TIMEOUT = 5.0
 #: Seconds that a command waits for those before it (libvirt's patience for a lock).
@@ -101,16 +100,17 @@ class Agent:
     async def passthrough(self, text: str, *, timeout: float = COMMAND_TIMEOUT) -> str:
         """Run a whole message given as JSON text and give the whole answer as JSON text.
 
-        Raises as `execute`, and InvalidArgument for what is no message.
+        Raises as `execute`, and InternalError (libvirt's code for it) for what is not JSON; what is JSON and yet no
+        command, the agent refuses by itself.
         """
+        if self._port_open is False:
+            raise AgentUnresponsive("QEMU guest agent is not connected")
         try:
             message = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise InvalidArgument(f"cannot parse json {text[:200]}: {error}") from error
-        if not isinstance(message, dict) or not isinstance(message.get("execute"), str):
-            raise InvalidArgument("an agent command is a JSON object with a member 'execute'")
+            raise InternalError(f"failed to parse JSON: {error}") from error
         answer = await self._ask(message, timeout, ANSWER_LIMIT)
-        _returned(message["execute"], answer)
+        _returned(_name(message), answer)
         return json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
 
     async def tell(self, command: str, arguments: Mapping[str, object] | None = None, *, patience: float = 1.0) -> None:
@@ -127,8 +127,8 @@ class Agent:
         """End the connection; the next command connects again."""
         self._drop()
 
-    async def _ask(self, message: Mapping[str, object], timeout: float, limit: int) -> dict[str, Any]:
-        command = str(message["execute"])
+    async def _ask(self, message: object, timeout: float, limit: int) -> dict[str, Any]:
+        command = _name(message)
         try:
             async with asyncio.timeout(TURN_TIMEOUT):
                 await self._turn.acquire()
@@ -152,7 +152,7 @@ class Agent:
             self._running = ""
             self._turn.release()
 
-    async def _exchange(self, message: Mapping[str, object], command: str, timeout: float, limit: int) -> bytes:
+    async def _exchange(self, message: object, command: str, timeout: float, limit: int) -> bytes:
         """The line that answers the message."""
         reader, writer = await self._synchronised()
         try:
@@ -171,7 +171,7 @@ class Agent:
         """A connection on which the agent has answered our own number, so that what follows answers what we ask."""
         if self._port_open is False:
             raise AgentUnresponsive("QEMU guest agent is not connected")
-        seconds = SYNC_TIMEOUT if self.response_timeout is None else min(self.response_timeout, SYNC_LONGEST)
+        seconds = SYNC_TIMEOUT if self.response_timeout is None else min(self.response_timeout, SYNC_TIMEOUT)
         try:
             async with asyncio.timeout(seconds):
                 if self._streams is None or self._streams[0].at_eof():
@@ -233,6 +233,12 @@ async def _synchronise(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 def _message(command: str, arguments: Mapping[str, object] | None) -> dict[str, object]:
     return {"execute": command} | ({"arguments": dict(arguments)} if arguments else {})
+
+
+def _name(message: object) -> str:
+    """The command in a message."""
+    command = message.get("execute") if isinstance(message, dict) else None
+    return command if isinstance(command, str) else "<unknown>"
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

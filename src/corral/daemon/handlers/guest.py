@@ -175,6 +175,8 @@ def _texts(prefix: str, members: Mapping[str, str | None]) -> Iterator[TypedPara
 
 
 def _filesystems(facts: Facts) -> Iterator[TypedParam]:
+    if not facts.filesystems:
+        return  # libvirt gives no count either
     for number, each in _counted(facts.filesystems):
         if number is None:
             yield _count("fs", facts.filesystems)
