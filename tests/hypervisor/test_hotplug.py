@@ -499,3 +499,23 @@ async def _check_after(directory: Path, call: str, acknowledged: bool) -> None:
         await hotplug.attach(domain, plugs.disk(image, "sdc", "scsi"), LIVE)
         await hotplug.detach(domain, plugs.disk(image, "sdc", "scsi"), LIVE)
         assert await plugs.view(domain) == view
+
+
+async def test_a_session_ends_with_its_device(host: Host) -> None:
+    """Who has a channel open that is unplugged, and a console, reads their end; the next one may be opened."""
+    domain, run = host.domain, host.domain.require_run()
+    xml = "<channel type='unix'><target type='virtio' name='org.example.talk'/></channel>"
+    for _ in range(2):
+        await hotplug.attach(domain, xml, LIVE)
+        session = await domain.open_channel("org.example.talk")
+        (alias,) = run.sessions
+        await hotplug.detach_alias(domain, alias, LIVE)
+        async with asyncio.timeout(5):
+            assert await session.read() == b""
+        assert not run.sessions
+    console = await domain.open_console()
+    assert list(run.sessions) == ["serial0"]
+    with pytest.raises(CorralError, match="Active console session exists"):
+        await domain.open_console("serial0")
+    console.close()
+    assert not run.sessions

@@ -228,13 +228,15 @@ async def _wait_for_monitor(domain: Domain, run: Run, process: Process) -> None:
             log.debug("domain %s: %s", domain.name, error)
             await asyncio.sleep(GRACE)
             continue
-        if domain.run is not run or run.ending:
-            await machine.close()
-            return
-        log.warning("domain %s: its QEMU answers again", domain.name)
-        # The process object stays the one that we had: if it is our child, it collects the exit status.
-        run.machine, run.monitor_lost = machine, None
-        await _go_on(domain, run, machine)
+        # In the job slot: a change that came while the state is taken over would be told of twice.
+        async with domain.jobs.hold("take up again", patience=PATIENCE):
+            if domain.run is not run or run.ending:
+                await machine.close()
+                return
+            log.warning("domain %s: its QEMU answers again", domain.name)
+            # The process object stays the one that we had: if it is our child, it collects the exit status.
+            run.machine, run.monitor_lost = machine, None
+            await _go_on(domain, run, machine)
         return
 
 
