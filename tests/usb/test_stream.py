@@ -25,16 +25,20 @@ class Slow(Memory):
 
 async def exchange(sock: socket.socket, guest: usb.Connection, wanted: type[p.Packet]) -> p.Packet:
     """Send what waits, and read until a packet of a type has come."""
+    return (await collect(sock, guest, wanted, 1))[0]
+
+
+async def collect(sock: socket.socket, guest: usb.Connection, wanted: type[p.Packet], count: int) -> list[p.Packet]:
+    """Send what waits, and read until as many packets of a type have come, however many come at a time."""
     loop = asyncio.get_running_loop()
+    found: list[p.Packet] = []
     async with asyncio.timeout(5):
         await loop.sock_sendall(sock, guest.data_to_send())
-        while True:
-            data = await loop.sock_recv(sock, 65536)
-            packets = guest.receive_data(data)
-            for packet in packets:
-                assert not isinstance(packet, usb.Lost), packet
-                if type(packet) is wanted:
-                    return packet
+        while len(found) < count:
+            packets = guest.receive_data(await loop.sock_recv(sock, 65536))
+            assert not any(isinstance(packet, usb.Lost) for packet in packets), packets
+            found += [packet for packet in packets if type(packet) is wanted]
+    return found
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -107,7 +111,7 @@ async def test_keys_typed_go_out_by_themselves() -> None:
         guest.send(p.StartInterruptReceiving(0x81, 1))
         await exchange(theirs, guest, p.InterruptReceivingStatus)
         keyboard.type("ab")
-        got = [await exchange(theirs, guest, p.InterruptPacket) for _ in range(4)]
+        got = await collect(theirs, guest, p.InterruptPacket, 4)
         assert [packet.data[2] for packet in got if isinstance(packet, p.InterruptPacket)] == [4, 0, 5, 0]
         service.unplug()
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ import typer
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json, table
 from corral.cli.target import find, run
-from corral.errors import DeviceMissing, InvalidArgument, OperationTimeout
+from corral.errors import DeviceMissing, InvalidArgument
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     from corral.usb.computer import Computer, Found
     from corral.usb.medium import Medium
     from corral.usb.transfer import Target
-
-FETCH_TIMEOUT = 30.0  # seconds for a guest to find a keyboard and take what it types
-
-SETTLE = 1.0  # seconds: Linux asks for reports before its driver is bound, and drops those that come until then
-
-LINGER = 2.0  # seconds that a guest gets for the keys that QEMU holds for it: they are lost with the keyboard
 
 Bus = Annotated[
     int | None,
@@ -104,15 +98,14 @@ def share(
     """
 
     async def body() -> None:
+        from corral.client.host import connect as open_host
         from corral.usb.computer import Computer
 
         async with Computer() as computer:
             found = _choose(computer) if device is None else computer.find(device)
-
-            async def take() -> Target:
-                return await computer.take(found)
-
-            await _lend(connect, name, take, str(found), bus=bus, slot=slot)
+            async with open_host(connect) as host:
+                vm = await find(host, name)
+                await _lend(vm, await computer.take(found), str(found), bus=bus, slot=slot)
 
     run(body())
 
@@ -144,13 +137,21 @@ def stick(
     corral usb stick web ./drivers
     """
 
-    async def make() -> Target:
+    async def body() -> None:
         from corral import usb
+        from corral.client.host import connect as open_host
+        from corral.client.usb import xhci
 
-        medium = await asyncio.to_thread(_medium, what, read_only)
-        return usb.MassStorage(medium, read_only=read_only, speed=usb.Speed.FULL if full_speed else usb.Speed.HIGH)
+        async with open_host(connect) as host:
+            vm = await find(host, name)
+            fast = xhci(await vm.document(), bus) if slot is None and not full_speed else None
+            speed = usb.Speed.FULL if full_speed else usb.Speed.HIGH if fast is None else usb.Speed.SUPER
+            medium = await asyncio.to_thread(_medium, what, read_only)
+            device = usb.MassStorage(medium, read_only=read_only, speed=speed)
+            with closing(device):
+                await _lend(vm, device, f"a stick of {what}", bus=bus if fast is None else fast, slot=slot)
 
-    run(_lend(connect, name, make, f"a stick of {what}", bus=bus, slot=slot))
+    run(body())
 
 
 def _medium(what: str, read_only: bool) -> Medium:
@@ -165,15 +166,13 @@ def serial(name: Name, bus: Bus = None, slot: Slot = None, connect: Connect = No
 
     async def body() -> None:
         from corral import usb
+        from corral.client.host import connect as open_host
 
-        port = usb.Serial()
-
-        async def make() -> Target:
-            return port
-
-        with usb.Pty(port) as pty:
-            print(pty.path, flush=True)
-            await _lend(connect, name, make, f"a serial port at {pty.path}", bus=bus, slot=slot)
+        async with open_host(connect) as host:
+            vm = await find(host, name)
+            with closing(usb.Serial()) as port, usb.Pty(port) as pty:
+                print(pty.path, flush=True)
+                await _lend(vm, port, f"a serial port at {pty.path}", bus=bus, slot=slot)
 
     run(body())
 
@@ -195,43 +194,25 @@ def keyboard(
     async def body() -> None:
         from corral import usb
         from corral.client.host import connect as open_host
+        from corral.client.usb import xhci
+        from corral.usb.typist import type_text
 
         device = usb.Keyboard()
-        async with open_host(connect) as host, (await find(host, name)).usb(device, bus=bus):
-            await _typed(device, typed)
+        async with open_host(connect) as host:
+            vm = await find(host, name)
+            safe = xhci(await vm.document(), bus)
+            async with vm.usb(device, bus=bus if safe is None else safe):
+                if not await type_text(device, typed):
+                    print(f"{name} has fetched the keys; it is not certain that it took them all.", file=sys.stderr)
 
     run(body())
 
 
-async def _typed(device: Any, text: str) -> None:
-    """Type when the guest has begun to fetch reports, and wait until it has them all."""
-    try:
-        async with asyncio.timeout(FETCH_TIMEOUT):
-            while not device.polled:  # noqa: ASYNC110 (what the guest does has no event here)
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(SETTLE)
-            device.type(text)
-            while device.waiting:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        await asyncio.sleep(LINGER)
-    except TimeoutError as error:
-        raise OperationTimeout("the guest does not fetch what the keyboard types", hint="has it booted?") from error
-
-
-async def _lend(uri: str | None, name: str, make: Callable[[], Awaitable[Target]], what: str, **where: Any) -> None:
+async def _lend(vm: Domain, device: Target, what: str, **where: Any) -> None:
     """Give a device to a machine until it leaves, the machine ends or somebody interrupts us."""
-    from corral.client.host import connect as open_host
-
-    async with open_host(uri) as host:
-        vm = await find(host, name)
-        device = await make()
-        try:
-            async with _interrupted() as stop, vm.usb(device, **where) as plugged:
-                print(f"{vm.name} has {what} ({plugged.alias}). Ctrl-C takes it out.", file=sys.stderr, flush=True)
-                await _until(plugged, stop, vm)
-        finally:
-            if not hasattr(device, "claim"):  # this computer's own are handed back by `Computer`
-                device.close()
+    async with _interrupted() as stop, vm.usb(device, **where) as plugged:
+        print(f"{vm.name} has {what} ({plugged.alias}). Ctrl-C takes it out.", file=sys.stderr, flush=True)
+        await _until(plugged, stop, vm)
 
 
 async def _until(plugged: Plugged, stop: asyncio.Event, vm: Domain) -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from corral.client.domain import Domain
     from corral.client.stream import Stream
+    from corral.model.devices.controller import Controller
+    from corral.model.domain import Domain as Document
     from corral.usb.filter import Filter
     from corral.usb.transfer import Target
 
@@ -29,6 +31,16 @@ NO_PROGRAM = (
     "this daemon is not Corral's, and libvirt's protocol does not carry USB; "
     "give the machine a <redirdev type='unix'> or 'tcp' in bind mode, and connect with corral.usb.serve(device, …)"
 )
+
+
+def xhci(document: Document, bus: int | None = None) -> int | None:
+    """The bus of the first xHCI controller, or `bus` if it is one: it takes all speeds, and a guest that is late."""
+    buses = (each.index or 0 for each in document.devices.controllers if each.type == "usb" and _is_xhci(each))
+    return next((each for each in buses if bus is None or each == bus), None)
+
+
+def _is_xhci(controller: Controller) -> bool:
+    return (controller.model or "").endswith("xhci")
 
 
 class Plugged:

@@ -113,7 +113,7 @@ class Connection:
         self._buffer = bytearray()
         self._need = self._header.size
         self._announced: set[type[Packet]] = set()
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._put(Hello(version, capabilities))
 
     # -- in ---------------------------------------------------------------------------------------------------------
@@ -142,7 +142,8 @@ class Connection:
                 self._need = 0
                 at = start + length
                 try:
-                    packet = layout.decode(bytes(memoryview(buffer)[start:at]), id)
+                    with memoryview(buffer) as view, view[start:at] as body:
+                        packet = layout.decode(body, id)
                 except (ValueError, struct.error) as error:
                     raise _Refused(f"malformed {layout.cls.__name__}: {error}") from error
                 if self._accept(packet):
@@ -299,11 +300,12 @@ class Connection:
     def _put(self, packet: Packet) -> None:
         try:
             body = self._layouts[packet.kind].encode(packet)
-            header = self._header.pack(packet.kind, len(body), packet.id)  # type: ignore[attr-defined]
+            data = packet.data if isinstance(packet, _DATA) else b""
+            header = self._header.pack(packet.kind, len(body) + len(data), packet.id)  # type: ignore[attr-defined]
         except (struct.error, ValueError) as error:
             raise InvalidArgument(f"{packet!r}: {error}") from error
-        self._out.append(header)
-        self._out.append(body)
+        # Data is copied once, when all goes out.
+        self._out += (header, body, data)
 
     def data_to_send(self) -> bytes:
         """All bytes that wait to go out; the caller now owns them."""

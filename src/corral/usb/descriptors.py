@@ -1,6 +1,6 @@
 """What a USB device says about itself: descriptors as records, to and from bytes.
 
-USB 2.0 specification, 9.6. Class-specific descriptors ride along as bytes in `extra`.
+USB 2.0 specification, 9.6, and for SuperSpeed USB 3.0, 9.6. Class-specific descriptors ride along as bytes in `extra`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from corral.errors import InvalidArgument
-from corral.usb.packets import Speed, TransferType
+from corral.usb.packets import TransferType
 
 DEVICE: Final = 1
 CONFIGURATION: Final = 2
@@ -20,15 +20,21 @@ INTERFACE: Final = 4
 ENDPOINT: Final = 5
 DEVICE_QUALIFIER: Final = 6
 OTHER_SPEED_CONFIGURATION: Final = 7
-"""bDescriptorType (USB 2.0, table 9-5)."""
+BOS: Final = 15
+_CAPABILITY: Final = 16
+_COMPANION: Final = 48
+"""bDescriptorType (USB 2.0, table 9-5; USB 3.0, table 9-6)."""
 
 _DEVICE = struct.Struct("<BBHBBBBHHHBBBB")
 _CONFIGURATION = struct.Struct("<BBHBBBBB")
 _INTERFACE = struct.Struct("<BBBBBBBBB")
 _ENDPOINT = struct.Struct("<BBBBHB")
 _QUALIFIER = struct.Struct("<BBHBBBBBB")
+_SUPER_SPEED = struct.Struct("<BBBBHBBH")
+_MAX_BURST: Final = 15
+_FULL_TO_SUPER: Final = 0x0E
+"""wSpeedsSupported: full, high and SuperSpeed (USB 3.0, table 9-13)."""
 _LANGUAGE_ENGLISH_US = 0x0409
-_BULK_SIZE = {Speed.FULL: 64, Speed.HIGH: 512, Speed.SUPER: 1024}
 _MAX_CONFIGURATION = 0xFFFF
 
 
@@ -50,9 +56,17 @@ class Endpoint:
         kind = int(self.type) | self.attributes
         return _ENDPOINT.pack(7, ENDPOINT, self.address, kind, self.max_packet, self.interval) + self.extra
 
-    def at(self, speed: Speed) -> Endpoint:
-        """The endpoint at another speed: bulk packet sizes are fixed (5.8.3)."""
-        return replace(self, max_packet=_BULK_SIZE[speed]) if self.type is TransferType.BULK else self
+
+def companion(burst: int = _MAX_BURST, interval_bytes: int = 0) -> bytes:
+    """A SuperSpeed endpoint's companion (USB 3.0, 9.6.7): packets in a burst less one, bytes of a periodic interval."""
+    return struct.pack("<BBBBH", 6, _COMPANION, burst, 0, interval_bytes)
+
+
+def capabilities() -> bytes:
+    """The binary device object store of a SuperSpeed device (USB 3.0, 9.6.2): it needs no time to wake up."""
+    extension = struct.pack("<BBBI", 7, _CAPABILITY, 2, 0)
+    speeds = _SUPER_SPEED.pack(10, _CAPABILITY, 3, 0, _FULL_TO_SUPER, 1, 0, 0)
+    return struct.pack("<BBHB", 5, BOS, 5 + len(extension) + len(speeds), 2) + extension + speeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +112,6 @@ class Configuration:
         total = _CONFIGURATION.size + len(body)
         head = (9, kind, total, count, self.value, self.name_index, self.attributes, self.max_power)
         return _CONFIGURATION.pack(*head) + body
-
-    def at(self, speed: Speed) -> Configuration:
-        """The same configuration at another speed."""
-        return replace(
-            self,
-            interfaces=tuple(
-                replace(interface, endpoints=tuple(endpoint.at(speed) for endpoint in interface.endpoints))
-                for interface in self.interfaces
-            ),
-        )
 
 
 @dataclass(frozen=True, slots=True)

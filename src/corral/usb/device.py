@@ -22,8 +22,11 @@ _TYPE_MASK, _RECIPIENT_MASK = 0x60, 0x1F
 _TO_DEVICE, _TO_INTERFACE, _TO_ENDPOINT = 0, 1, 2
 _GET_STATUS, _CLEAR_FEATURE, _SET_FEATURE, _SET_ADDRESS, _GET_DESCRIPTOR = 0, 1, 3, 5, 6
 _GET_CONFIGURATION, _SET_CONFIGURATION, _GET_INTERFACE, _SET_INTERFACE = 8, 9, 10, 11
-"""bRequest (USB 2.0, table 9-4)."""
+_SET_SEL, _SET_ISOCH_DELAY = 48, 49
+"""bRequest (USB 2.0, table 9-4; USB 3.0, table 9-4)."""
 _ENDPOINT_HALT = 0
+_POWER_FEATURES = (48, 49, 50)
+"""U1_ENABLE, U2_ENABLE, LTM_ENABLE (USB 3.0, table 9-6): what saves power on a real bus."""
 
 
 class Stall(Exception):
@@ -31,7 +34,7 @@ class Stall(Exception):
 
 
 class Device:
-    """A device with one configuration, at high speed unless `speed` says full.
+    """A device with one configuration, at high speed unless `speed` says full or super.
 
     The identity is class attributes; the default is the Linux Foundation's composite gadget.
     """
@@ -46,12 +49,16 @@ class Device:
     paced = True
 
     def __init__(self, *, speed: Speed = Speed.HIGH, serial: str = "000000000001") -> None:
-        if speed not in (Speed.FULL, Speed.HIGH):
-            raise InvalidArgument(f"USB speed {speed.name}: devices in Python are full or high speed")
+        if speed not in (Speed.FULL, Speed.HIGH, Speed.SUPER):
+            raise InvalidArgument(f"USB speed {speed.name}: devices in Python are full, high or super speed")
         self.speed: Speed = speed
         self.gone: str | None = None
         self.news: Callable[[], None] = _nothing
-        self.descriptor = DeviceDescriptor(self.vendor, self.product, self.version, *self.device_class)
+        # At SuperSpeed the size of endpoint 0's packets is a power of two: 512 (USB 3.0, 9.6.1).
+        usb, first = (0x0300, 9) if speed is Speed.SUPER else (0x0200, 64)
+        self.descriptor = DeviceDescriptor(
+            *(self.vendor, self.product, self.version, *self.device_class), max_packet=first, usb=usb
+        )
         self._strings = ("", self.manufacturer, self.name, serial)
         self._offered = Configuration(self.interfaces_offered(speed))
         self._configuration = self._offered.value
@@ -199,6 +206,9 @@ class Device:
             queue.remove(transfer)
         transfer.finish(Status.CANCELLED)
 
+    def unpolled(self, endpoint: int) -> None:
+        """The host polls an endpoint no longer."""
+
     def _pump(self, endpoint: int) -> None:
         """Serve an endpoint's transfers in order as far as they go; what they cause may come back here."""
         if endpoint in self._pumping:
@@ -268,13 +278,18 @@ class Device:
             self.set_configuration(setup.value & 0xFF, _or_stall)
         elif setup.request == _SET_INTERFACE:
             self.set_alt_setting(setup.index, setup.value, _or_stall)
-        elif setup.request != _SET_ADDRESS:
+        elif setup.request != _SET_ADDRESS and not (
+            self.speed is Speed.SUPER and setup.request in (_SET_SEL, _SET_ISOCH_DELAY)
+        ):
             raise Stall
 
     def _feature(self, setup: Setup) -> None:
-        """Only an endpoint's halt can be set and cleared (9.4.1, 9.4.9)."""
+        """Only an endpoint's halt can be set and cleared (9.4.1, 9.4.9), and at SuperSpeed what saves power."""
         endpoint = setup.index & 0xFF
-        if setup.request_type & _RECIPIENT_MASK != _TO_ENDPOINT or setup.value != _ENDPOINT_HALT:
+        recipient = setup.request_type & _RECIPIENT_MASK
+        if self.speed is Speed.SUPER and recipient == _TO_DEVICE and setup.value in _POWER_FEATURES:
+            return
+        if recipient != _TO_ENDPOINT or setup.value != _ENDPOINT_HALT:
             raise Stall
         if endpoint & 0x7F and endpoint not in {place.endpoint.address for place in self.endpoints()}:
             raise Stall
@@ -296,6 +311,8 @@ class Device:
             if at >= len(self._strings):
                 raise Stall
             return descriptors.string(self._strings[at]) if at else descriptors.languages()
+        if kind == descriptors.BOS and self.speed is Speed.SUPER:
+            return descriptors.capabilities()
         # A device that is full speed only has no other speed to tell of (9.6.2).
         if self.speed is Speed.HIGH:
             if kind == descriptors.DEVICE_QUALIFIER:
@@ -307,19 +324,21 @@ class Device:
 
 
 def bulk_size(speed: Speed) -> int:
-    """wMaxPacketSize of a bulk endpoint (5.8.3)."""
-    return 512 if speed is Speed.HIGH else 64
+    """wMaxPacketSize of a bulk endpoint (5.8.3; USB 3.0, 9.6.6)."""
+    return {Speed.FULL: 64, Speed.SUPER: 1024}.get(speed, 512)
 
 
 def bulk(address: int, speed: Speed) -> descriptors.Endpoint:
     """A bulk endpoint."""
-    return descriptors.Endpoint(address, TransferType.BULK, bulk_size(speed))
+    extra = descriptors.companion() if speed is Speed.SUPER else b""
+    return descriptors.Endpoint(address, TransferType.BULK, bulk_size(speed), extra=extra)
 
 
 def interrupt(address: int, size: int, milliseconds: int, speed: Speed) -> descriptors.Endpoint:
-    """An interrupt endpoint; at high speed bInterval is a power of two of microframes (9.6.6)."""
-    interval = (milliseconds * 8).bit_length() if speed is Speed.HIGH else milliseconds
-    return descriptors.Endpoint(address, TransferType.INTERRUPT, size, interval)
+    """An interrupt endpoint; from high speed on bInterval is a power of two of microframes (9.6.6)."""
+    interval = milliseconds if speed is Speed.FULL else (milliseconds * 8).bit_length()
+    extra = descriptors.companion(0, size) if speed is Speed.SUPER else b""
+    return descriptors.Endpoint(address, TransferType.INTERRUPT, size, interval, extra=extra)
 
 
 def _standard(setup: Setup) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
 
 from corral.errors import InvalidArgument, OperationInvalid
@@ -66,6 +66,10 @@ class _Reporter(Device):
         self._boot_protocol = 1
         self.polled = False
         """Whether the host has asked for reports since it configured the device."""
+        self.interrupted = 0
+        """How often the host has stopped asking for reports: some that it had fetched may be lost then."""
+        self.noticed: Callable[[], None] = unnoticed
+        """Called when the host has asked for a report, or sent one."""
 
     def interfaces_offered(self, speed: Speed) -> tuple[Interface, ...]:
         """One interface with its HID descriptor (6.2.1)."""
@@ -98,6 +102,7 @@ class _Reporter(Device):
             raise Stall
         if setup.request == _SET_REPORT and data:
             self.told(data)
+            self.noticed()
         elif setup.request == _SET_IDLE:
             self._idle = setup.value >> 8
         elif setup.request == _SET_PROTOCOL and self.boot:
@@ -116,10 +121,17 @@ class _Reporter(Device):
     def data_in(self, endpoint: int, length: int) -> bytes | None:
         """The next report."""
         self.polled = True
-        if not self._queue:
-            return None
-        self._last = self._queue.popleft()
-        return self._last
+        if self._queue:
+            self._last = self._queue.popleft()
+            data: bytes | None = self._last
+        else:
+            data = None
+        self.noticed()
+        return data
+
+    def unpolled(self, endpoint: int) -> None:
+        """The host asks no longer."""
+        self.interrupted += 1
 
     @property
     def waiting(self) -> int:
@@ -179,6 +191,10 @@ class Tablet(_Reporter):
         if not (0 <= x <= LARGEST and 0 <= y <= LARGEST and 0 <= buttons <= 0x1F and -127 <= wheel <= 127):
             raise InvalidArgument("a tablet's x and y go from 0 to 0x7fff, its wheel from -127 to 127")
         self._report([_POINTER.pack(buttons, x, y, wheel)])
+
+
+def unnoticed() -> None:
+    """Nobody waits for what the host does."""
 
 
 def _keys(modifiers: int, *usages: int) -> bytes:

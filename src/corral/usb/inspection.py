@@ -74,7 +74,7 @@ class Inspection:
         said: dict[Side, Hello] = {}
         for side, data in self._hellos.items():
             try:
-                packet = _HELLO.decode(data[_HEADER.size :], 0)
+                packet = _HELLO.decode(memoryview(data)[_HEADER.size :], 0)
             except (ValueError, struct.error) as error:
                 raise InvalidArgument(f"malformed Hello: {error}") from error
             assert isinstance(packet, Hello)

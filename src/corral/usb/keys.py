@@ -9,6 +9,9 @@ from corral.errors import InvalidArgument
 SHIFT: Final = 0x02
 """The left shift key in the modifier byte of a report (HID 1.11, 8.3)."""
 
+NUM_LOCK: Final = 0x53
+"""Its lamp is the first bit of the lamps that a guest sends (HID Usage Tables 1.12, section 11)."""
+
 _PLAIN = "abcdefghijklmnopqrstuvwxyz1234567890\n\x1b\b\t -=[]\\"
 _SHIFTED = "ABCDEFGHIJKLMNOPQRSTUVWXYZ!@#$%^&*()\0\0\0\0\0_+{}|"
 _MORE_PLAIN = ";'`,./"

@@ -72,6 +72,10 @@ class TransferType(IntEnum):
     INVALID = 255
 
 
+Data = bytes | memoryview
+"""What a packet carries: received, its own; to be sent, whatever the device has it in until it goes out."""
+
+
 @dataclass(slots=True)
 class Packet:
     """One packet: `kind` is its type on the wire, `id` joins a request of the guest with the host's answer."""
@@ -405,7 +409,7 @@ class ControlPacket(Packet):
     index: int = 0
     length: int = 0
     id: int = 0
-    data: bytes = field(default=b"", repr=False)
+    data: Data = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)
@@ -418,7 +422,7 @@ class BulkPacket(Packet):
     length: int = 0
     stream_id: int = 0
     id: int = 0
-    data: bytes = field(default=b"", repr=False)
+    data: Data = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)
@@ -430,7 +434,7 @@ class IsoPacket(Packet):
     status: int = 0
     length: int = 0
     id: int = 0
-    data: bytes = field(default=b"", repr=False)
+    data: Data = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)
@@ -442,7 +446,7 @@ class InterruptPacket(Packet):
     status: int = 0
     length: int = 0
     id: int = 0
-    data: bytes = field(default=b"", repr=False)
+    data: Data = field(default=b"", repr=False)
 
 
 @dataclass(slots=True)
@@ -457,7 +461,7 @@ class BufferedBulkPacket(Packet):
     endpoint: int = 0
     status: int = 0
     id: int = 0
-    data: bytes = field(default=b"", repr=False)
+    data: Data = field(default=b"", repr=False)
 
 
 _FORMATS: dict[type[Packet], str] = {
@@ -508,30 +512,28 @@ class Layout:
         self.size = self.struct.size
         self.data = data
 
-    def decode(self, body: bytes, id: int) -> Packet:
-        """The packet of a body whose length was checked; ValueError says what is wrong with it."""
+    def decode(self, body: memoryview, id: int) -> Packet:
+        """The packet of a body whose length was checked, copied; ValueError says what is wrong with it."""
         fields = self.struct.unpack_from(body)
         if self.data:
-            return self.cls(*fields, id, body[self.size :])  # type: ignore[call-arg]
+            return self.cls(*fields, id, bytes(body[self.size :]))  # type: ignore[call-arg]
         return self.cls(*fields, id)  # type: ignore[call-arg]
 
     def encode(self, packet: Any) -> bytes:
-        """The body; struct.error or ValueError for fields out of range."""
+        """The body without its data; struct.error or ValueError for fields out of range."""
         names = packet.__slots__
         count = len(names) - (2 if self.data else 1)
-        header = self.struct.pack(*[getattr(packet, name) for name in names[:count]])
-        data: bytes = packet.data if self.data else b""
-        return header + data
+        return self.struct.pack(*[getattr(packet, name) for name in names[:count]])
 
 
 class _HelloLayout(Layout):
-    def decode(self, body: bytes, id: int) -> Packet:
+    def decode(self, body: memoryview, id: int) -> Packet:
         words = body[64:]
         if len(words) % 4 or len(words) > 4 * _MAX_CAPABILITY_WORDS:
             raise ValueError(f"{len(words)} bytes of capabilities")
         # Capabilities we do not know are the peer's to keep; only the first word has any so far.
         known = int.from_bytes(words[:4], "little") & ALL_CAPABILITIES
-        return Hello(body[:64].split(b"\0", 1)[0].decode("utf-8", "replace"), Capability(known), id)
+        return Hello(bytes(body[:64]).split(b"\0", 1)[0].decode("utf-8", "replace"), Capability(known), id)
 
     def encode(self, packet: Any) -> bytes:
         version: bytes = packet.version.encode()[:63]
@@ -539,7 +541,7 @@ class _HelloLayout(Layout):
 
 
 class _ConnectLayout(Layout):
-    def decode(self, body: bytes, id: int) -> Packet:
+    def decode(self, body: memoryview, id: int) -> Packet:
         fields = self.struct.unpack(body)
         packet = DeviceConnect(*fields)
         packet.id = id
@@ -554,7 +556,7 @@ class _ConnectLayout(Layout):
 
 
 class _InterfacesLayout(Layout):
-    def decode(self, body: bytes, id: int) -> Packet:
+    def decode(self, body: memoryview, id: int) -> Packet:
         count, *columns = self.struct.unpack(body)
         if count > INTERFACES:
             raise ValueError(f"{count} interfaces, at most {INTERFACES} allowed")
@@ -568,7 +570,7 @@ class _InterfacesLayout(Layout):
 
 
 class _EndpointsLayout(Layout):
-    def decode(self, body: bytes, id: int) -> Packet:
+    def decode(self, body: memoryview, id: int) -> Packet:
         numbers = self.struct.unpack(body)
         packet = EpInfo(id=id)
         for name, at in zip(EpInfo.__slots__, range(0, len(numbers), ENDPOINTS), strict=False):
@@ -584,10 +586,10 @@ class _EndpointsLayout(Layout):
 
 
 class _FilterLayout(Layout):
-    def decode(self, body: bytes, id: int) -> Packet:
-        if not body.endswith(b"\0"):
+    def decode(self, body: memoryview, id: int) -> Packet:
+        if not len(body) or body[-1]:
             raise ValueError("the filter's text has no end")
-        return FilterFilter(body[:-1].decode("ascii"), id)
+        return FilterFilter(bytes(body[:-1]).decode("ascii"), id)
 
     def encode(self, packet: Any) -> bytes:
         text: bytes = packet.filter.encode("ascii")
@@ -595,19 +597,18 @@ class _FilterLayout(Layout):
 
 
 class _BulkLayout(Layout):
-    def decode(self, body: bytes, id: int) -> Packet:
+    def decode(self, body: memoryview, id: int) -> Packet:
         endpoint, status, length, stream_id, *high = self.struct.unpack_from(body)
         if high:
             length |= high[0] << 16
-        return BulkPacket(endpoint, status, length, stream_id, id, body[self.size :])
+        return BulkPacket(endpoint, status, length, stream_id, id, bytes(body[self.size :]))
 
     def encode(self, packet: Any) -> bytes:
         length: int = packet.length
-        data: bytes = packet.data
         if self.size == 8:
-            return self.struct.pack(packet.endpoint, packet.status, length, packet.stream_id) + data
+            return self.struct.pack(packet.endpoint, packet.status, length, packet.stream_id)
         low, high = length & 0xFFFF, length >> 16
-        return self.struct.pack(packet.endpoint, packet.status, low, packet.stream_id, high) + data
+        return self.struct.pack(packet.endpoint, packet.status, low, packet.stream_id, high)
 
 
 _MAX_CAPABILITY_WORDS = 16

@@ -296,6 +296,9 @@ class Physical:
         with suppress(self._library.USBError):  # it is ending already, and its callback is to come
             raw.cancel()
 
+    def unpolled(self, endpoint: int) -> None:
+        """What QEMU has forgotten, a device of this computer's cannot give again."""
+
     def _look_idle(self) -> None:
         if not self._under_way and not self._changing:
             waiting, self._idle = self._idle, []

@@ -141,7 +141,7 @@ class Redirection:
         """The endpoints, then the interfaces: what comes before a connect and before each change's answer."""
         info = [[255, 0, 0, 0, 0] for _ in range(p.ENDPOINTS)]
         info[0][0] = info[16][0] = TransferType.CONTROL
-        info[0][3] = info[16][3] = self.device.descriptor.max_packet
+        info[0][3] = info[16][3] = 512 if self.device.speed is Speed.SUPER else self.device.descriptor.max_packet
         for endpoint, interface in self.device.endpoints():
             info[p.index(endpoint.address)] = [
                 *(endpoint.type, endpoint.interval, interface, endpoint.max_packet, endpoint.max_streams)
@@ -234,13 +234,13 @@ class Redirection:
 
     def _finished(self, packet: p.ControlPacket | p.BulkPacket | p.InterruptPacket, transfer: Transfer) -> None:
         self._transfers.pop((type(packet), packet.id), None)
-        self._answer(packet, transfer.status, bytes(transfer.data), transfer.actual)
+        self._answer(packet, transfer.status, transfer.data, transfer.actual)
 
     def _answer(
         self,
         packet: p.ControlPacket | p.BulkPacket | p.InterruptPacket,
         status: Status,
-        data: bytes = b"",
+        data: bytes | memoryview = b"",
         actual: int = 0,
     ) -> None:
         """The packet goes back with what became of it."""
@@ -303,6 +303,7 @@ class Redirection:
         stream = self._receiving.pop(endpoint, None)
         if stream is not None:
             stream.stop(self.device)
+            self.device.unpolled(endpoint)
 
     def _receive(self, stream: _Receiving, transfers: int) -> None:
         self._receiving[stream.endpoint] = stream

@@ -126,6 +126,9 @@ class Target(Protocol):
     def cancel(self, transfer: Transfer) -> None:
         """Make a transfer end soon, as cancelled unless it is done."""
 
+    def unpolled(self, endpoint: int) -> None:
+        """The guest stopped the polling of an endpoint: QEMU has forgotten what it had fetched and not handed on."""
+
     def reset(self) -> None:
         """Reset the device; transfers in progress end as cancelled."""
 
