@@ -29,6 +29,7 @@ bench: test-setup
 	.venv/bin/python -m bench
 	.venv/bin/python -m bench.sleep
 	.venv/bin/python -m bench.cpus
+	.venv/bin/python -m bench.usb
 
 lint: test-setup
 	.venv/bin/ruff check .

@@ -131,6 +131,20 @@ class Stick(usb.MassStorage):
 SPEEDS = "cd /sys/bus/usb/devices; for d in *; do grep -qs Corral $d/manufacturer && cat $d/speed $d/product; done"
 
 
+async def keeps(guest: Guest, stick: Stick, disk: str, mebibytes: int, seconds: float) -> None:
+    """A file system on the stick gives back what was written, past the guest's cache."""
+    script = f"""set -e
+        mkdosfs /dev/{disk} >/dev/null; mkdir -p /mnt/stick; mount -t vfat /dev/{disk} /mnt/stick
+        dd if=/dev/urandom of=/run/random bs=1M count=4 2>/dev/null
+        for n in $(seq {mebibytes // 4}); do cat /run/random; echo $n; done >/mnt/stick/data
+        md5sum </mnt/stick/data; umount /mnt/stick; echo 3 >/proc/sys/vm/drop_caches
+        mount -t vfat /dev/{disk} /mnt/stick; md5sum </mnt/stick/data; umount /mnt/stick; echo whole"""
+    output = await guest.sh(script, seconds)
+    first, second, end = (output + "\n\n").split("\n")[:3]
+    assert (second, end) == (first, "whole"), output
+    assert min(stick.bytes_written, stick.bytes_read) > mebibytes << 20
+
+
 async def test_stick_at_high_speed_keeps_64_megabytes(guest: Guest, tmp_path: Path) -> None:
     stick = Stick(blank(tmp_path / "stick.img", 80))
     before = await guest.holdings()
@@ -143,16 +157,7 @@ async def test_stick_at_high_speed_keeps_64_megabytes(guest: Guest, tmp_path: Pa
             disk = await guest.disk("Python stick")
             assert (await guest.sh(SPEEDS)).split("\n")[:2] == ["480", "Python stick"]
             assert "new high-speed USB device" in await guest.sh("dmesg | grep 'USB device number' | tail -n 1")
-            script = f"""set -e
-                mkdosfs /dev/{disk} >/dev/null; mkdir -p /mnt/stick; mount -t vfat /dev/{disk} /mnt/stick
-                dd if=/dev/urandom of=/run/random bs=1M count=4 2>/dev/null
-                for n in $(seq 16); do cat /run/random; echo $n; done >/mnt/stick/data
-                md5sum </mnt/stick/data; umount /mnt/stick; echo 3 >/proc/sys/vm/drop_caches
-                mount -t vfat /dev/{disk} /mnt/stick; md5sum </mnt/stick/data; umount /mnt/stick; echo whole"""
-            output = await guest.sh(script, 150)
-            first, second, end = (output + "\n\n").split("\n")[:3]
-            assert (second, end) == (first, "whole"), output
-            assert stick.bytes_written > 64 << 20
+            await keeps(guest, stick, disk, 64, seconds=250)
         removed = await anext(events)
     assert (added.alias, removed.alias) == ("redir0", "redir0")  # type: ignore[attr-defined]
     assert await guest.holdings() == before
@@ -166,6 +171,26 @@ async def test_stick_at_full_speed_on_a_companion(guest: Guest, tmp_path: Path) 
         assert "uhci_hcd" in await guest.sh("dmesg | grep 'USB device number' | tail -n 1")
         script = f"echo kept | dd of=/dev/{disk} conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches"
         assert await guest.sh(f"{script}; head -n 1 /dev/{disk}") == "kept\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+async def test_stick_at_full_speed_keeps_64_megabytes(guest: Guest, tmp_path: Path) -> None:
+    stick = Stick(blank(tmp_path / "stick.img", 80), speed=usb.Speed.FULL)
+    async with guest.given(stick, bus=EHCI):
+        disk = await guest.disk("Python stick")
+        assert (await guest.sh(SPEEDS)).split("\n")[:2] == ["12", "Python stick"]
+        assert "new full-speed USB device number" in await guest.sh("dmesg | grep 'USB device number' | tail -n 1")
+        await keeps(guest, stick, disk, 64, seconds=1500)
+
+
+async def test_stick_at_super_speed_is_asked_for_much_at_a_time(guest: Guest, tmp_path: Path) -> None:
+    stick = Stick(blank(tmp_path / "quick.img", 16), speed=usb.Speed.SUPER)
+    async with guest.given(stick, bus=XHCI):
+        disk = await guest.disk("Python stick")
+        assert (await guest.sh(SPEEDS)).split("\n")[:2] == ["5000", "Python stick"]
+        assert (await guest.sh(f"cat /sys/block/{disk}/queue/max_sectors_kb")).strip() == "1024"
+        await keeps(guest, stick, disk, 12, seconds=100)
 
 
 async def test_keyboard_types_a_line_into_the_console(guest: Guest) -> None:
