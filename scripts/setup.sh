@@ -81,6 +81,18 @@ make_account() {
         say "it could not be made; QEMU will run as libvirt-qemu, or as root"
 }
 
+# On Debian 12 what libvirtd needs to start (an account, though the tests' own runs QEMU as somebody else) and where
+# virt-install keeps kernels come with the package that starts libvirtd as a service: they are made without it.
+make_libvirt_places() {
+    [ "$kind" = test ] && command -v dpkg-query >/dev/null || return 0
+    [ -d /var/lib/libvirt/boot ] || as_root mkdir -p -m 711 /var/lib/libvirt/boot || :
+    ! getent passwd libvirt-qemu >/dev/null || return 0
+    say "making the account libvirt-qemu, for the libvirtd that the tests compare with"
+    as_root useradd --system --user-group --no-create-home --home-dir /var/lib/libvirt --shell /usr/sbin/nologin libvirt-qemu ||
+        say "it could not be made; the tests' libvirtd may not start"
+}
+
 install_packages
 make_account
+make_libvirt_places
 [ "$kind" = host ] || install_program

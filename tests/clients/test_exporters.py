@@ -38,6 +38,7 @@ DOCUMENT = """
 COLLECTD_CONFIG = """
 BaseDir "{directory}"
 PIDFile "{directory}/collectd.pid"
+FQDNLookup false
 PluginDir "/usr/lib/collectd"
 TypesDB "/usr/share/collectd/types.db"
 Interval 1

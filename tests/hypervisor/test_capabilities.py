@@ -18,11 +18,11 @@ from corral.host.memory import Cell
 from corral.host.node import Host
 from corral.host.tsc import TSC
 from corral.hypervisor.capabilities import capabilities_xml, domain_capabilities_xml, emulator_for
+from corral.model.schema import SCHEMAS, unusable
 from corral.qemu.binary import Binary, MachineType, find_emulators, probe
 from corral.qemu.cpu_models import CPUModel
 from labs import libvirtd
 
-SCHEMAS = Path("/usr/share/libvirt/schemas")
 FAST = KVM(True, True, True, 0.00001, "20,000 turns of a loop in 10 µs", max_vcpus=1024)
 SLOW = KVM(True, True, False, 0.0103, "/dev/kvm opens, but runs machines in software", max_vcpus=1024)
 NONE = KVM(False, False, False, None, "/dev/kvm does not exist")
@@ -97,8 +97,8 @@ def values(document: etree._Element, path: str) -> list[str]:
 
 
 def schema_errors(document: etree._Element, schema: str) -> str | None:
-    if not SCHEMAS.is_dir():
-        pytest.skip("libvirt's schemas are not installed")
+    if reason := unusable():
+        pytest.skip(reason)
     relaxng = etree.RelaxNG(file=str(SCHEMAS / schema))
     return None if relaxng.validate(document) else str(relaxng.error_log)
 

@@ -9,9 +9,9 @@ from tests.model import sampling
 from corral.errors import ConfigUnsupported, XMLError
 from corral.model import names
 from corral.model.domain import Domain
+from corral.model.schema import SCHEMAS, unusable
 from corral.model.shape import Child, shape_of
 
-SCHEMA = "/usr/share/libvirt/schemas/domain.rng"
 # The class of all devices has an ACPI index; these cannot.
 REFUSED_BY_CHECK = {
     f"devices.{family}.acpi.index=1" for family in ("channels", "redirdevs", "hubs", "panics", "tpms", "cryptos")
@@ -39,10 +39,9 @@ def test_every_value_survives_every_notation() -> None:
 
 def test_every_value_is_valid_for_libvirt() -> None:
     pytest.importorskip("lxml")
-    try:
-        schema = etree.RelaxNG(etree.parse(SCHEMA))
-    except OSError:
-        pytest.skip("libvirt's schemas are not installed (apt-get install libvirt-common)")
+    if reason := unusable():
+        pytest.skip(reason)
+    schema = etree.RelaxNG(etree.parse(SCHEMAS / "domain.rng"))
     invalid = {
         name for name, document in documents() if not schema.validate(etree.fromstring(document.to_xml(secure=True)))
     }

@@ -15,12 +15,10 @@ from corral.model.domain import VCPU, Devices, Domain
 from corral.model.domaincaps import DomainCapabilities
 from corral.model.element import Element
 from corral.model.os import OS, OSType
-from corral.model.schema import SCHEMAS, validate_schema
+from corral.model.schema import unusable, validate_schema
 from corral.model.units import Memory
 
-schemas = pytest.mark.skipif(
-    not SCHEMAS.exists(), reason="libvirt's schemas are not installed (apt-get install libvirt-common)"
-)
+schemas = pytest.mark.skipif(unusable() is not None, reason=str(unusable()))
 
 
 @pytest.mark.parametrize("name", corpus.LIBVIRTD)

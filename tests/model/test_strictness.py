@@ -12,7 +12,7 @@ import pytest
 from corral.errors import ConfigUnsupported, CorralError, XMLError, XMLSchemaInvalid
 from corral.model import names, reader
 from corral.model.domain import Domain
-from corral.model.schema import SCHEMAS, validate_schema
+from corral.model.schema import SCHEMAS, unusable, validate_schema
 
 BASE = """<domain type='qemu'>
   <name>a</name>
@@ -274,7 +274,7 @@ def test_characters_that_xml_cannot_carry() -> None:
         document.to_xml()
 
 
-@pytest.mark.skipif(not SCHEMAS.exists(), reason="libvirt's schemas are not installed (apt-get install libvirt-common)")
+@pytest.mark.skipif(unusable() is not None, reason=str(unusable()))
 def test_the_schema_names_the_culprit() -> None:
     with pytest.raises(XMLSchemaInvalid, match=r"domain\.rng.*line 2"):
         validate_schema("<domain type='qemu'>\n<nome/></domain>")

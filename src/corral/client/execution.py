@@ -157,8 +157,11 @@ class Execution:
                     if data := await output.read():
                         came = True
                         yield output.number, data
-            pause = FIRST_LOOK if came else min(pause * 1.5, LAST_LOOK)
-            await asyncio.sleep(0 if came else pause)
+            if came:  # more may be there already
+                pause = FIRST_LOOK
+                continue
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LAST_LOOK)
 
     async def ask(self, command: str, arguments: dict[str, Any]) -> Any:
         """What the agent returns for a command."""

@@ -12,13 +12,26 @@ from corral.model import reader
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 
 
+def unusable(schema: str = "domain") -> str | None:
+    """Why `schema` judges nothing here, or None. A document that Corral itself wrote must not be refused.
+
+    Before 9.1 libvirt did not know the iTCO watchdog, which every q35 machine's document has.
+    """
+    path = SCHEMAS / f"{schema}.rng"
+    if not path.exists():
+        return "libvirt's schemas are not installed (apt-get install libvirt-common, or libvirt0 before Debian 13)"
+    if schema == "domain" and b"<value>itco</value>" not in (SCHEMAS / "domaincommon.rng").read_bytes():
+        return "libvirt's schemas are older than what Corral writes: they are from before libvirt 9.1"
+    return None
+
+
 def validate_schema(xml: str | bytes, schema: str = "domain") -> bool:
-    """Whether `schema` is installed to check with; XMLSchemaInvalid names what it refuses and where.
+    """Whether `schema` is there to check with (`unusable`); XMLSchemaInvalid names what it refuses and where.
 
     Loading a schema takes some ten milliseconds: call this from a thread. It is not kept, because it takes 5 MiB.
     """
     path = SCHEMAS / f"{schema}.rng"
-    if not path.exists():
+    if unusable(schema):
         return False
     root = reader.parse(xml)
     validator = etree.RelaxNG(etree.parse(str(path)))
