@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from tests.client.peer import Peer
 
 from corral.cli.console import control_key
 from corral.errors import InvalidArgument
+from labs import corrald
 
 
 def echo(session: Any, event: Any) -> None:
@@ -119,3 +121,28 @@ def test_escape_keys(text: str, byte: int) -> None:
 def test_escape_keys_that_are_none(text: str) -> None:
     with pytest.raises(InvalidArgument):
         control_key(text)
+
+
+@pytest.mark.qemu
+def test_a_console_that_is_taken_over(short_path: Path) -> None:
+    """The second is told how, and the first, when it is done, that it has lost it."""
+    xml = (
+        "<domain type='qemu'><name>web</name><memory unit='MiB'>32</memory>"
+        "<os><type machine='q35'>hvm</type></os><devices><console type='pty'/></devices></domain>"
+    )
+    with corrald.running(short_path) as daemon:
+        call = [sys.executable, "-m", "corral.cli", "-c", daemon.uri]
+        subprocess.run([*call, "define", "-"], input=xml, text=True, check=True, timeout=60)
+        subprocess.run([*call, "start", "--paused", "web"], check=True, timeout=60)
+        first = Terminal("console", "web", "-c", daemon.uri)
+        first.until(b"Connected to web.")
+        refused = subprocess.run([*call, "console", "web"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        assert refused.returncode == 1
+        assert b"Active console session exists for this domain\n        --force takes it over" in refused.stderr
+        second = Terminal("console", "web", "--force", "-c", daemon.uri)
+        second.until(b"Connected to web.")
+        first.until(b"web closed the console.")
+        first.close()
+        second.type(b"\x1d")
+        second.until(b"Left web.")
+        assert second.close() == 0

@@ -195,6 +195,23 @@ def test_the_commands_with_a_guest(daemon: Libvirtd) -> None:
     assert "web" not in command(daemon, "ps", "-a")
 
 
+@pytest.mark.qemu
+def test_a_run_that_fails_late_leaves_nothing(daemon: Libvirtd, tmp_path: Path) -> None:
+    """A disk was made and the machine defined when QEMU finds that there is no such memory."""
+    image = tmp_path / "late.raw"
+    image.write_bytes(bytes(1 << 20))
+    choices = ["--name", "late", "--accel", "tcg", "--disk", "1G"]
+    assert "memory" in command(daemon, "run", str(image), *choices, "--memory", "900T", status=1)
+    assert "late" not in command(daemon, "ps", "-aq")
+    assert not list(daemon.socket.parent.parent.rglob("late*.qcow2"))
+    try:
+        command(daemon, "run", str(image), *choices, "--memory", "64M")  # its name and its disk's are free
+        assert [path.name for path in daemon.socket.parent.parent.rglob("late*.qcow2")] == ["late.qcow2"]
+    finally:
+        command(daemon, "rm", "-f", "--disks", "late")
+    assert image.exists()
+
+
 async def test_the_library_with_no_uri_and_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORRAL_URI", "qemu+unix:///system?socket=/nowhere")
     with pytest.raises(CorralError, match="no daemon listens at /nowhere"):
