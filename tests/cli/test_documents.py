@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from tests.cli.conftest import Corral
 from tests.client.peer import Peer
+
+from corral.model.schema import validate_schema
 
 DOCUMENT = """\
 <domain type='qemu'>
@@ -41,6 +44,17 @@ def test_define_takes_what_show_gives(peer: Peer, corral_: Corral, tmp_path: Pat
     assert (result.status, result.out) == (0, "web\n")
     assert "<name>web</name>" in peer.domains["web"]["xml"]
     assert "524288" in peer.domains["web"]["xml"]
+
+
+def test_the_manuals_example_is_taken(peer: Peer, corral_: Corral, tmp_path: Path) -> None:
+    """As it stands in docs/documents.md, and libvirt's schema finds no fault in it."""
+    manual = (Path(__file__).parents[2] / "docs/documents.md").read_text()
+    example = re.findall(r"```yaml\n(.*?)```", manual, re.DOTALL)
+    (tmp_path / "web.yaml").write_text(*example)
+    assert corral_("define", str(tmp_path / "web.yaml")).out == "web\n"
+    xml = peer.domains["web"]["xml"]
+    assert "2097152" in xml and "<boot dev='hd'/>" in xml.replace('"', "'")
+    validate_schema(xml)
 
 
 def test_define_from_standard_input(peer: Peer, corral_: Corral, monkeypatch: pytest.MonkeyPatch) -> None:
