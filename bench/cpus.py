@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import domains
-from bench.measures import START_PAUSED
+from bench.measures import START_PAUSED, STATS_ALL
 from corral.client import connect
 from corral.guests import tiny
 from labs import corrald
@@ -60,7 +60,8 @@ def _top(daemon: corrald.Daemon, directory: Path, machines: int, seconds: float)
     wire = Wire(daemon.socket, driver)
     for number in range(machines):
         wire.call("domain_create_xml", xml_desc=domains.document(number, directory), flags=START_PAUSED)
-    time.sleep(2)
+    # Its first answer is the dearest, and comes when all that the starts have left to do is done.
+    wire.call("connect_get_all_domain_stats", doms=[], stats=STATS_ALL, flags=0)
     idle = _share(daemon.pid, lambda: time.sleep(seconds))
     command = [sys.executable, "-m", "corral.cli", "-c", daemon.uri, "top", "--format", "json"]
     command += ["--delay", f"{DELAY:g}", "--count", str(max(1, round(seconds / DELAY)))]

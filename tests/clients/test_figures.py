@@ -18,7 +18,7 @@ from labs.wire import Wire
 pytestmark = [pytest.mark.clients, pytest.mark.qemu]
 
 #: What libvirtd tells and we do not: bandwidth monitors of the host, dirty rates, chains of images.
-NOT_OURS = ("cpu.bandwidth", "dirtyrate", "balloon.last-update", "block.0.backingIndex")
+NOT_OURS = ("cpu.bandwidth", "dirtyrate", "block.0.backingIndex")
 #: What we tell beside: libvirtd knows it of other processors than x86 only.
 OURS = {"vcpu.0.halted"}
 

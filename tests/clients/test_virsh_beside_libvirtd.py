@@ -292,7 +292,7 @@ def test_same_shape(sides: tuple[Side, Side], group: str) -> None:
 def test_statistics_have_libvirts_names_and_facts(sides: tuple[Side, Side]) -> None:
     """Of a running domain and of one that is off; what libvirtd has beyond ours is named here."""
     beyond = (
-        r"vcpu\.\d+\.(wait|\w+\.(sum|cur|max))|balloon\.last-update"
+        r"vcpu\.\d+\.(wait|\w+\.(sum|cur|max))"
         r"|block\.\d+\.backingIndex|dirtyrate\."
     )
     for name in UUIDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -190,6 +191,61 @@ COMMANDS = [
 ]
 
 
+GROWING = f"""<domain type='qemu'><name>{NAME}-grows</name><maxMemory slots='4' unit='MiB'>1024</maxMemory>
+<memory unit='MiB'>128</memory><vcpu>1</vcpu>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
+<cpu><numa><cell id='0' cpus='0' memory='128' unit='MiB'/></numa></cpu>
+<devices><serial type='pty'/></devices></domain>"""
+#: Modules that are attached and detached; the guest, which is none, takes notice of nothing.
+MEMORY = {
+    "dimm": "<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>",
+    "nowhere": "<memory model='dimm'><target><size unit='MiB'>128</size><node>7</node></target></memory>",
+    "vast": "<memory model='dimm'><target><size unit='MiB'>4096</size><node>0</node></target></memory>",
+    "growing": "<memory model='virtio-mem'><target><size unit='MiB'>256</size><node>0</node>"
+    "<block unit='MiB'>2</block><requested unit='MiB'>0</requested></target></memory>",
+    "uneven": "<memory model='virtio-mem'><target><size unit='MiB'>256</size><node>0</node>"
+    "<block unit='MiB'>2</block><requested unit='KiB'>100</requested></target></memory>",
+}
+MEMORY_COMMANDS = [
+    "attach-device {name} {dimm} --config",
+    "dumpxml {name} --inactive --xpath //devices/memory",
+    "attach-device {name} {nowhere} --config",
+    "attach-device {name} {vast} --config",
+    "attach-device {name} {growing} --config",
+    "attach-device {name} {uneven} --config",
+    "update-memory-device {name} --config --requested-size 64M",
+    "dumpxml {name} --inactive --xpath //devices/memory",
+    "detach-device {name} {growing} --config",
+    "detach-device {name} {dimm} --config",
+    "detach-device {name} {dimm} --config",
+    "dumpxml {name} --inactive --xpath //domain/memory|//currentMemory|//maxMemory",
+    "attach-device {name} {dimm} --live",
+    "start {name} --paused",
+    "attach-device {name} {dimm} --live",
+    "dumpxml {name} --xpath //devices/memory",
+    "attach-device {name} {nowhere} --live",
+    "attach-device {name} {vast} --live",
+    "attach-device {name} {growing} --live",
+    "dumpxml {name} --xpath //devices/memory",
+    "update-memory-device {name} --live --requested-size 64M",
+    "update-memory-device {name} --live --node 0 --requested-size 128M",
+    "update-memory-device {name} --live --alias virtiomem0 --requested-size 32M",
+    "update-memory-device {name} --live --alias dimm0 --requested-size 32M",
+    "update-memory-device {name} --live --alias none --requested-size 32M",
+    "update-memory-device {name} --live --alias virtiomem0 --requested-size 1G",
+    "update-memory-device {name} --live --alias virtiomem0 --requested-size 100K",
+    "dumpxml {name} --xpath //devices/memory",
+    "dumpxml {name} --xpath //domain/memory|//currentMemory|//maxMemory",
+    "setmem {name} 1G --live",
+    "setmaxmem {name} 256M --live",
+    "dommemstat {name} --live --period 2",
+    "destroy {name}",
+    "setmaxmem {name} 512M --config",
+    "dumpxml {name} --inactive --xpath //domain/memory|//currentMemory|//maxMemory",
+    "undefine {name}",
+]
+
+
 @pytest.fixture(scope="module")
 def uris() -> Iterator[tuple[str, str]]:
     with (
@@ -209,19 +265,21 @@ def virsh(uri: str, *words: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def said(uri: str, directory: Path) -> dict[str, tuple[int, str]]:
+def said(
+    uri: str, directory: Path, name: str, files: dict[str, str], commands: list[str]
+) -> dict[str, tuple[int, str]]:
     """What virsh prints for each command, numbered as they may repeat."""
-    files = {"domain": DOCUMENT, "sandy": SANDY, "sse4a": SSE4A, "two": TWO, "strict": STRICT, "forbid": FORBID}
-    files |= {"vendor": VENDOR, "least": LEAST, "modeless": MODELESS, "amd": AMD, "mixed": MIXED, "host": HOST}
-    for name, text in files.items():
-        (directory / name).write_text(text)
+    for file, text in files.items():
+        (directory / file).write_text(text)
     answers = {}
-    for number, command in enumerate(["define {domain}", *COMMANDS]):
-        words = command.format(name=NAME, **{name: str(directory / name) for name in files}).split()
+    for number, command in enumerate(["define {domain}", *commands]):
+        words = command.format(name=name, **{file: str(directory / file) for file in files}).split()
         status, printed = virsh(uri, *words)
         lines = [line for line in printed.replace('"', "'").splitlines() if line.strip()]
         # Which CPU a vCPU last ran on, and for how long, is not the daemons' to agree about.
         lines = [line for line in lines if not line.startswith(("CPU:", "CPU time:"))]
+        # Where in the document the fault is we say in addition.
+        lines = [re.sub(r" \(/domain/\S+\)$| \(/domain/\S+, line \d+\)$", "", line) for line in lines]
         # libvirt lists I/O threads in the order of QEMU's hash table.
         text = "\n".join(sorted(lines) if "iothread" in command and "dumpxml" not in command else lines)
         answers[f"{number} {command}"] = (status, text)
@@ -229,8 +287,17 @@ def said(uri: str, directory: Path) -> dict[str, tuple[int, str]]:
 
 
 def test_the_same_words_from_both(uris: tuple[str, str], tmp_path: Path) -> None:
+    files = {"domain": DOCUMENT, "sandy": SANDY, "sse4a": SSE4A, "two": TWO, "strict": STRICT, "forbid": FORBID}
+    files |= {"vendor": VENDOR, "least": LEAST, "modeless": MODELESS, "amd": AMD, "mixed": MIXED, "host": HOST}
     with ThreadPoolExecutor(2) as threads:
-        ours, theirs = threads.map(lambda uri: said(uri, tmp_path), uris)
+        ours, theirs = threads.map(lambda uri: said(uri, tmp_path, NAME, files, COMMANDS), uris)
+    assert ours == theirs
+
+
+def test_the_same_words_about_memory_from_both(uris: tuple[str, str], tmp_path: Path) -> None:
+    files = {"domain": GROWING, **MEMORY}
+    with ThreadPoolExecutor(2) as threads:
+        ours, theirs = threads.map(lambda uri: said(uri, tmp_path, f"{NAME}-grows", files, MEMORY_COMMANDS), uris)
     assert ours == theirs
 
 
@@ -272,6 +339,20 @@ def test_the_same_figures_of_perf_and_vcpus(uris: tuple[str, str], tmp_path: Pat
         named.append(figures.keys())
     assert named[1] <= named[0]
     assert named[0] - named[1] <= {"vcpu.0.halted"}  # libvirtd leaves it out where it cannot tell
+    for command in (
+        "cpu-stats figures",
+        "cpu-stats figures --total",
+        "cpu-stats figures --start 0 --count 1",
+        "dommemstat figures",
+        "vcpuinfo figures",
+        "domstats figures --balloon",
+        "domstats figures --cpu-total",
+    ):
+        answers = [
+            (status, re.sub(r"\d+", "#", text)) for status, text in (virsh(uri, *command.split()) for uri in uris)
+        ]
+        answers[0] = (answers[0][0], re.sub(r"; the total is known: .*", "", answers[0][1]))  # what we hint in addition
+        assert answers[0] == answers[1], command
     for uri in uris:
         refused = virsh(uri, "perf", "figures", "--enable", "cmt")
         assert refused[0] == 1

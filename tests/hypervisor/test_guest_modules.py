@@ -12,6 +12,7 @@ from corral.constants import DomainDeviceModifyFlags
 from corral.errors import ConfigUnsupported, OperationFailed, OperationUnsupported
 from corral.guests import tiny
 from corral.hypervisor import events, hotplug, memory_devices
+from corral.hypervisor.device_changes import Note
 from corral.hypervisor.domain import Domain
 
 from .life import Heard, opened, until
@@ -98,6 +99,22 @@ async def test_modules_come_and_go(directory: Path) -> None:
         assert abs(await total(domain) - before) <= 3
         assert domain.info().memory == 256 * MIB
         assert domain.info().max_memory == 256 * MIB
+
+        await hotplug.attach(domain, DIMM, LIVE)
+        machine = domain.require_run().require_machine()
+        note = Note(kind="unplug", alias="dimm0", parts=(("object", "memdimm0"), ("device", "dimm0")), config=False)
+        await domain.hypervisor.store.begin_plug(domain.require_run().id, note.to_json())
+        # As if the daemon were killed the moment that it has asked: the guest lets go while nobody listens.
+        await machine.monitor.execute("device_del", {"id": "dimm0"})
+        assert "<alias name='dimm0'/>" in domain.xml()
+    async with opened(directory) as (hypervisor, _):
+        domain = hypervisor.lookup_by_name("modules")
+        await until(lambda: "dimm0" not in domain.xml(), seconds=30)
+        assert domain.info().memory == domain.info().max_memory == 256 * MIB
+        await booted(domain)
+        assert await blocks(domain) == had
+        await hotplug.attach(domain, DIMM, LIVE)  # nothing of it is left in the way
+        assert await blocks(domain) == had + 1
 
 
 async def test_a_guest_that_keeps_its_memory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

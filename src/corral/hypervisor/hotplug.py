@@ -154,7 +154,8 @@ def attached(*devices: Device) -> Edit:
     from corral.model import device_set
     from corral.model.devices.disk import Disk
     from corral.model.devices.interface import Interface
-    from corral.qemu import plugging
+    from corral.model.devices.memory import MemoryDevice
+    from corral.qemu import memory_slots, plugging
     from corral.qemu.live import forget_link
 
     for device in devices:
@@ -172,6 +173,8 @@ def attached(*devices: Device) -> Edit:
                 new.source.index = None
             if isinstance(new, Interface):
                 forget_link(new)
+            if isinstance(new, MemoryDevice):
+                memory_slots.refuse_unfit(document, new)
             plugging.insert(document, new)
 
     return edit

@@ -171,7 +171,10 @@ async def _balloon(document: DomainDocument, run: Run | None, machine: Machine |
     if run is None or run.process is None:
         return found
     device = document.devices.memballoon
-    if device is not None and device.alias is not None and device.stats is not None and device.stats.period:
+    asked = device is not None and device.stats is not None and bool(device.stats.period)
+    if device is not None and device.model != "none" and not asked:
+        found.append(("balloon.last-update", _ULLONG, 0))  # never
+    if device is not None and device.alias is not None and asked:
         told = await _ask(
             machine, "qom-get", {"path": f"/machine/peripheral/{device.alias.name}", "property": "guest-stats"}
         )

@@ -92,8 +92,7 @@ def _growing(device: MemoryDevice) -> Iterator[Problem]:
         text = f"requested size must be smaller than or equal to @size ({size}KiB)"
         yield ("target", "requested"), text, XMLDetail
     if block and requested is not None and requested.kib % block:
-        text = f"requested size must be an integer multiple of block size ({block}KiB)"
-        yield ("target", "requested"), text, XMLDetail
+        yield ("target", "requested"), "requested size must be an integer multiple of block size", XMLDetail
     if block and size % block:
         yield ("target", "size"), f"size must be an integer multiple of block size ({block}KiB)", XMLDetail
 

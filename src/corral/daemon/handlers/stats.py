@@ -35,9 +35,9 @@ MEMORY_TAGS = {
     "balloon.unused": DomainMemoryStatTags.UNUSED,
     "balloon.available": DomainMemoryStatTags.AVAILABLE,
     "balloon.current": DomainMemoryStatTags.ACTUAL_BALLOON,
+    "balloon.last-update": DomainMemoryStatTags.LAST_UPDATE,
     "balloon.rss": DomainMemoryStatTags.RSS,
     "balloon.usable": DomainMemoryStatTags.USABLE,
-    "balloon.last-update": DomainMemoryStatTags.LAST_UPDATE,
     "balloon.disk_caches": DomainMemoryStatTags.DISK_CACHES,
     "balloon.hugetlb_pgalloc": DomainMemoryStatTags.HUGETLB_PGALLOC,
     "balloon.hugetlb_pgfail": DomainMemoryStatTags.HUGETLB_PGFAIL,
@@ -81,12 +81,12 @@ async def get_all_domain_stats(session: Session, args: Any) -> dict[str, Any]:
 
 @on_domain("domain_get_cpu_stats", flags=TypedParameterFlags.PARAM_STRING_OKAY)
 async def get_cpu_stats(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """CPU time in total (`start_cpu` -1); which host CPU it was spent on nobody counts."""
+    """CPU time in total (`start_cpu` -1); on which of the host's CPUs it was spent only a control group would count."""
     _require_active(domain)
     if args.start_cpu != UNKNOWN:
-        if args.nparams == 0 or args.ncpus == 0:  # the question how much there would be to say
-            return {"params": [], "nparams": 0 if args.ncpus else session.hypervisor.node_info().cpus}
-        raise ArgumentUnsupported("CPU time is known in total only (start_cpu -1)")
+        raise OperationInvalid(
+            "cgroup CPUACCT controller is not mounted", hint="the total is known: virsh cpu-stats NAME --total"
+        )
     if args.nparams == 0:
         return {"params": [], "nparams": 3}
     total, user, system = domain.cpu_stats()
