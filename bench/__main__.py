@@ -119,6 +119,8 @@ def _target(name: str, ours: float, ratio: float | None, bare: float | None) -> 
         return "≤ 20 ms", ours <= 0.020
     if _is_rate(name) and not name.endswith("asleep"):
         return "≥ 4 x libvirtd", None if ratio is None else ratio >= 4
+    if name.startswith("stats") and name != "stats 1":
+        return "≥ 3 x libvirtd", None if ratio is None else ratio >= 3
     if name == "memory idle":
         return "≤ 60 MiB", ours <= 60 * 1024
     return "", None

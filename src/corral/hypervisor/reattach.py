@@ -277,9 +277,12 @@ def _take_over(domain: Domain, run: Run, run_state: str) -> None:
 
 
 async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
-    """What changed in the guest while nobody listened: its memory, and which channels are open."""
+    """What changed in the guest while nobody listened: its devices, its memory, and which channels are open."""
     from corral.qemu import guest_memory
 
+    await vcpus.reconcile(domain, run, machine)
+    await plug_recovery.reconcile(domain, run, machine)
+    # QEMU's figures are of the modules that it has now: only now are they those of the document.
     run.balloon = guest_memory.given_kib(run.live.document)
     balloon = run.live.document.devices.memballoon
     if balloon is not None and balloon.model != "none":
@@ -288,8 +291,6 @@ async def _refresh(domain: Domain, run: Run, machine: Machine) -> None:
         except CorralError as error:
             log.debug("domain %s: %s", domain.name, error)
     await memory_devices.refresh(domain, run, machine)
-    await vcpus.reconcile(domain, run, machine)
-    await plug_recovery.reconcile(domain, run, machine)
     await reservations.adopt(domain, run)
     await links.follow_all(domain, run)
     usb.reconcile(domain, run)
