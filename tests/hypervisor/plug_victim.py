@@ -8,6 +8,7 @@ device came is left in `before.json`, the document of then in `before.xml`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -20,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.hypervisor import plugs
 from tests.hypervisor.test_hotplug import LIVE, taken_out
 
-from corral.hypervisor import hotplug
+from corral.errors import OperationTimeout
+from corral.hypervisor import hotplug, unplug
 from corral.hypervisor.hypervisor import Hypervisor
 from corral.hypervisor.settings import Settings
 from corral.hypervisor.store import Store
@@ -66,6 +68,10 @@ async def main(directory: Path, cache: Path, call: str, step: int) -> None:
             await hotplug.attach(domain, xml, LIVE)
         case "unplug":
             await taken_out(domain, xml, LIVE)
+        case "refused":  # by a guest that does not answer
+            unplug.UNPLUG_TIMEOUT = 1.0
+            with contextlib.suppress(OperationTimeout):
+                await hotplug.detach(domain, xml, LIVE)
         case "media":
             await hotplug.update(domain, plugs.drive(directory / "other.img"), LIVE)
     print("acknowledged", flush=True)

@@ -439,6 +439,9 @@ async def taken_out(domain: Domain, xml: str, flags: int) -> None:
     await going
 
 
+MODULES = {"memory": "dimm0", "growing memory": "virtiomem0"}
+
+
 async def killed(directory: Path, call: str, step: int, device: str, machine: str) -> bool:
     """Have a daemon start the machine and die at a step of what it does with the device; whether it came to the end."""
     directory.mkdir()  # noqa: ASYNC240
@@ -453,7 +456,18 @@ async def killed(directory: Path, call: str, step: int, device: str, machine: st
 
 
 @pytest.mark.parametrize(
-    "call", ["plug scsi disk", "unplug scsi disk", "plug channel", "unplug channel", "media cdrom"]
+    "call",
+    [
+        "plug scsi disk",
+        "unplug scsi disk",
+        "plug channel",
+        "unplug channel",
+        "plug memory",
+        "refused memory",
+        pytest.param("plug growing memory", marks=pytest.mark.slow),
+        pytest.param("refused growing memory", marks=pytest.mark.slow),
+        "media cdrom",
+    ],
 )
 async def test_a_daemon_killed(call: str, short_path: Path) -> None:
     """A daemon that dies by SIGKILL at any command: the next one's documents are what QEMU has, and all goes on."""
@@ -491,8 +505,14 @@ async def _check_after(directory: Path, call: str, acknowledged: bool) -> None:
         nodes = {f"libvirt-{disk.source.index}-storage" for disk in disks.values() if disk.source}
         assert set(view["nodes"]) == nodes
         assert set(view["files"]) == {disk.source.index for disk in disks.values() if disk.source}
+        modules = {each.alias.name for each in devices.memories if each.alias}
+        assert {name for name in view["devices"] if name.startswith(("dimm", "virtiomem"))} == modules
+        assert {name for name in view["objects"] if name.startswith("mem")} == {f"mem{name}" for name in modules}
+        assert domain.info().memory == (96 if "dimm0" in modules else 32) << 10
         if acknowledged:
             done = {"plug scsi disk": "sdb" in live, "unplug scsi disk": "sdb" not in live}
+            done |= {f"plug {kind}": alias in modules for kind, alias in MODULES.items()}
+            done |= {f"refused {kind}": alias in modules for kind, alias in MODULES.items()}
             assert done.get(call, True)
         image = directory / "spare.img"
         image.write_bytes(b"\0" * 65536)
