@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
+from corral.model import audio_rules
 from corral.model.element import Element
 from corral.model.shape import Child, shape_of
 
@@ -296,6 +297,11 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("Smartcard", "mode=passthrough"): ({"type": "spicevmc"}, {}),
     ("Smartcard", "type"): ({"mode": "passthrough"}, {}),
 }
+for _field, _types in audio_rules.BACKEND.items():
+    CONTEXT["Audio", _field] = ({"type": _types[0]}, {})
+for _field, _types in audio_rules.SIDE.items():
+    CONTEXT |= {(side, _field): ({}, {"type": _types[0]}) for side in ("AudioInput", "AudioOutput")}
+CONTEXT["AudioSettings", "*"] = ({}, {"fixed_settings": "yes"})
 SPICE = ("SpiceChannel", "ImageCompression", "WanCompression", "Playback", "Streaming", "SpiceMouse", "SpiceClipboard")
 CONTEXT |= {(name, "*"): ({}, {"type": "spice"}) for name in (*SPICE, "FileTransfer", "GL")}
 CONTEXT["GL", "rendernode"] = ({"enable": "yes"}, {"type": "spice"})

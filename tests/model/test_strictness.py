@@ -130,6 +130,18 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
             "chardev 'spiceport' not supported without spice graphics",
         ),
         ("", "<audio id='1' type='spice'/>", "Spice audio is not supported without spice graphics"),
+        ("", "<audio id='1' type='alsa' path='/x'/>", "'path' does not belong to audio of type 'alsa'"),
+        ("", "<audio id='1' type='file'><input dev='x'/></audio>", "'dev' does not belong to audio of type 'file'"),
+        (
+            "",
+            "<audio id='1' type='none'><output><settings channels='2'/></output></audio>",
+            "audio settings specified without fixed settings flag",
+        ),
+        (
+            "",
+            "<audio id='1' type='none'><output mixingEngine='no' fixedSettings='yes'/></audio>",
+            "fixed audio settings requires mixing engine",
+        ),
         ("<vcpu>3</vcpu><cpu><topology sockets='1' cores='2' threads='2'/></cpu>", "", "CPU topology doesn't match"),
         (
             "",

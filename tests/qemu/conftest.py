@@ -35,6 +35,7 @@ def binary() -> Binary:
         options={"sandbox": frozenset({"enable"})},
         properties={name: tuple(names) for name, names in facts["properties"].items()},
         displays=frozenset({"none", "egl-headless", "dbus"}),
+        audiodevs=frozenset({"none", "alsa", "dbus", "oss", "spice", "wav"}),
         models={
             "tcg": tuple(
                 CPUModel(**model | {name: tuple(model[name]) for name in ("missing", "features")})

@@ -28,6 +28,7 @@ from corral.errors import CorralError, HostError, InternalError, OperationAborte
 from corral.host import io_engines, priority
 from corral.hypervisor import (
     absent_disks,
+    audio_files,
     display_certificates,
     displays,
     ending,
@@ -142,6 +143,7 @@ async def _make(
     processor_limits.check(document, accel, hypervisor.offer.kvm, binary.available_features(accel))
     reset = bool(flags & DomainCreateFlags.START_RESET_NVRAM)
     await asyncio.to_thread(_prepare_nvram, document, reset)
+    await asyncio.to_thread(audio_files.prepare, document, hypervisor.account)
     await asyncio.to_thread(_make_directory, run.directory, hypervisor.account)
     tls = await asyncio.to_thread(display_certificates.lend, hypervisor.settings, document, run, hypervisor.account)
     document = await asyncio.to_thread(displays.choose_render_nodes, document, hypervisor.account)

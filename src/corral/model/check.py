@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
-from corral.model import displays, interface_rules, memory_check
+from corral.model import audio_rules, displays, interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.controller import Controller
@@ -49,6 +49,7 @@ def check(domain: Domain, source: str | bytes | None = None) -> None:
     checker.controllers()
     checker.interfaces()
     checker.displays()
+    checker.audios()
     checker.channels()
     checker.redirection()
     checker.labels()
@@ -287,6 +288,13 @@ class _Checker:
     def displays(self) -> None:
         for loc, message, cls in displays.objections(self.devices, self.domain.memory_backing):
             self.refuse(("devices", *loc), message, cls)
+
+    def audios(self) -> None:
+        for position, audio in enumerate(self.devices.audios):
+            for loc, message, cls in audio_rules.objections(audio):
+                self.refuse(("devices", "audios", position, *loc), message, cls)
+        for position, message, cls in audio_rules.twice(self.devices.audios):
+            self.refuse(("devices", "audios", position), message, cls)
 
     def channels(self) -> None:
         seen: set[str] = set()

@@ -24,7 +24,7 @@ from corral.errors import ConfigUnsupported
 from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
 from corral.qemu.inquiry import ask, ask_accelerator
 
-CACHE_FORMAT = 5
+CACHE_FORMAT = 6
 """Part of each cache file's key: raise it when a fact is added or its meaning changes."""
 
 EMULATORS = {
@@ -78,6 +78,8 @@ class Binary:
     """Properties of device types, of those that Corral asks about."""
     displays: frozenset[str] = frozenset()
     """Display backends that are there, modules included: egl-headless, dbus, curses …"""
+    audiodevs: frozenset[str] = frozenset()
+    """Audio backends that are there, modules included: wav, alsa, pa …"""
     cpu_features: tuple[str, ...] = ()
     """Every CPU feature it knows, under libvirt's names."""
     models: dict[str, tuple[CPUModel, ...]] = field(default_factory=dict)
@@ -284,6 +286,7 @@ def _binary(facts: dict[str, Any]) -> Binary:
         options={option: frozenset(_names(names)) for option, names in facts["options"].items()},
         properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
         displays=frozenset(_names(facts["displays"])),
+        audiodevs=frozenset(_names(facts["audiodevs"])),
         cpu_features=_names(facts["cpu_features"]),
         models={accel: tuple(map(_model, answer["models"])) for accel, answer in facts["accelerated"].items()},
         unmigratable={

@@ -45,15 +45,15 @@ async def ask(path: Path, accelerator: str) -> dict[str, Any]:
     """Everything about the binary. `accelerator` may be a list (`tcg:kvm`): the first one built in is used."""
     facts = await _session(path, accelerator, _facts)
     await _ask_properties(path, accelerator, facts)
-    facts["displays"] = await _displays(path)
+    facts["displays"], facts["audiodevs"] = await _loadable(path, "-display"), await _loadable(path, "-audiodev")
     return facts
 
 
-async def _displays(path: Path) -> list[str]:
-    """The display backends that can be loaded: the schema names also those whose module is not installed."""
+async def _loadable(path: Path, option: str) -> list[str]:
+    """The backends that an option can load: the schema names also those whose module is not installed."""
     process = await asyncio.create_subprocess_exec(
         path,
-        *("-display", "help"),
+        *(option, "help"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
