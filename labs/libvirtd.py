@@ -14,7 +14,11 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+#: The major release of libvirt whose words, documents and schemas Corral follows.
+FOLLOWED = 11
 
 # What a system libvirtd writes to; each is covered by a directory of ours.
 PATHS = ("/etc/libvirt", "/run/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
@@ -58,6 +62,21 @@ def missing() -> str | None:
     if shutil.which("libvirtd", path=os.environ["PATH"] + ":/usr/sbin") is None:
         return "libvirtd is not installed (apt-get install libvirt-daemon libvirt-daemon-driver-qemu)"
     return None
+
+
+@cache
+def older() -> str | None:
+    """Why this libvirtd's words are not those that Corral gives, or None."""
+    if reason := missing():
+        return reason
+    path = os.environ["PATH"] + ":/usr/sbin"
+    said = subprocess.run(
+        ["libvirtd", "--version"], capture_output=True, text=True, timeout=30, check=True, env={"PATH": path}
+    )
+    version = said.stdout.split()[-1]
+    if int(version.split(".")[0]) >= FOLLOWED:
+        return None
+    return f"libvirtd {version} is older than the release whose answers Corral gives ({FOLLOWED})"
 
 
 def _command(directory: Path, program: str, config: Path) -> list[str]:

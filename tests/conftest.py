@@ -25,7 +25,7 @@ def lacking(kind: str) -> str | None:
         if subprocess.run(["/usr/bin/python3", "-c", "import libvirt"], capture_output=True).returncode:
             return "libvirt's Python binding is not installed (apt-get install python3-libvirt)"
         return libvirtd.missing()
-    return None
+    return libvirtd.older() if kind == "beside" else None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

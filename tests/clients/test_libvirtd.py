@@ -76,7 +76,8 @@ async def test_a_life(daemon: Libvirtd) -> None:
         kind, picture = await domain.screenshot()
         assert kind.startswith("image/")
         assert picture[:2] == b"P6" or picture[1:4] == b"PNG"
-        assert await domain.monitor({"execute": "query-status"}) == {"running": True, "status": "running"}
+        status = await domain.monitor({"execute": "query-status"})
+        assert (status["running"], status["status"]) == (True, "running")
         assert "Server" in await domain.monitor("info vnc", hmp=True)
         await domain.set_autostart(True)
         assert await domain.autostart()

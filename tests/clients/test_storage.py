@@ -158,6 +158,7 @@ def told(uri: str, directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.skipif(not BACKENDS.exists(), reason="libvirtd has no storage driver (libvirt-daemon-driver-storage)")
+@pytest.mark.beside
 def test_virsh_is_told_what_libvirtd_tells() -> None:
     with tempfile.TemporaryDirectory(prefix="cs") as ours, tempfile.TemporaryDirectory(prefix="cs") as theirs:
         for directory in (ours, theirs):

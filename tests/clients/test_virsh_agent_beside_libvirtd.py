@@ -336,6 +336,7 @@ def agree(ours: list[str], theirs: list[str]) -> bool:
     )
 
 
+@pytest.mark.beside
 def test_as_with_libvirtd() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="av") as one,

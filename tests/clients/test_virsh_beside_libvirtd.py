@@ -276,6 +276,7 @@ def sides(daemon: corrald.Daemon) -> Iterator[tuple[Side, Side]]:
 
 
 @pytest.mark.parametrize("group", TABLE)
+@pytest.mark.beside
 def test_same_shape(sides: tuple[Side, Side], group: str) -> None:
     commands = [line.strip() for line in TABLE[group].strip().splitlines()]
     ours, theirs = sides

@@ -166,6 +166,7 @@ def place() -> Iterator[tuple[Namespace, Path]]:
         yield namespace, Path(name)
 
 
+@pytest.mark.beside
 def test_as_with_libvirtd() -> None:
     with place() as (namespace, directory), libvirtd.running(directory, within=namespace.within) as peer:
         theirs = said(peer.uri, directory / "files", namespace)

@@ -286,6 +286,7 @@ def said(
     return answers
 
 
+@pytest.mark.beside
 def test_the_same_words_from_both(uris: tuple[str, str], tmp_path: Path) -> None:
     files = {"domain": DOCUMENT, "sandy": SANDY, "sse4a": SSE4A, "two": TWO, "strict": STRICT, "forbid": FORBID}
     files |= {"vendor": VENDOR, "least": LEAST, "modeless": MODELESS, "amd": AMD, "mixed": MIXED, "host": HOST}
@@ -301,6 +302,7 @@ def test_the_same_words_about_memory_from_both(uris: tuple[str, str], tmp_path: 
     assert ours == theirs
 
 
+@pytest.mark.beside
 def test_the_same_models_from_both(uris: tuple[str, str]) -> None:
     """Every model that libvirtd and this QEMU know: usable or not, what stands in its way, and whose it is."""
 

@@ -120,6 +120,7 @@ def said(uri: str, directory: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.beside
 def test_as_with_libvirtd() -> None:
     with tempfile.TemporaryDirectory(prefix="vd") as name, libvirtd.running(Path(name)) as peer:
         Path(name).chmod(0o755)

@@ -113,6 +113,7 @@ def said(uri: str, directory: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.beside
 def test_as_with_libvirtd() -> None:
     # Direct I/O does not work everywhere that temporary files may be.
     with tempfile.TemporaryDirectory(prefix="vd", dir="/var/tmp") as name, libvirtd.running(Path(name)) as peer:

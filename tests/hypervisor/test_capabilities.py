@@ -310,6 +310,7 @@ def test_this_machine(installed: tuple[Binary, ...]) -> None:
 
 @pytest.mark.clients
 @pytest.mark.qemu
+@pytest.mark.beside
 def test_as_libvirt_tells_it(installed: tuple[Binary, ...], short_path: Path) -> None:
     """Debian's libvirtd about the same host and QEMU: where both speak of something, they say the same."""
     with libvirtd.running(short_path) as reference:

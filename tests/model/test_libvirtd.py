@@ -36,6 +36,7 @@ DEFINABLE = [name for name in corpus.LIBVIRTD + corpus.VIRT_INSTALL if "running"
 
 
 @pytest.mark.parametrize("name", DEFINABLE)
+@pytest.mark.beside
 def test_libvirtd_takes_what_we_write_and_we_write_what_it_prints(daemon: Libvirtd, name: str, tmp_path: Path) -> None:
     document = Domain.from_xml(corpus.text(name))
     file = tmp_path / "domain.xml"
