@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from corral.errors import ConfigUnsupported
 from labs.wire import Wire
 
 pytestmark = pytest.mark.qemu
@@ -117,6 +119,29 @@ def test_the_service_manager_is_told(short_path: Path) -> None:
             assert ask(short_path / "s") == "QEMU"
             daemon.send_signal(signal.SIGTERM)
             assert b"STOPPING=1" in manager.recv(1000)
+
+
+def test_a_reload_finds_what_was_installed_meanwhile(short_path: Path) -> None:
+    """QEMU came after the daemon: SIGHUP, and the client that waits has it."""
+    qemu = short_path / "qemu-system-x86_64"
+    xml = "<domain type='qemu'><name>a</name><memory unit='MiB'>32</memory><os><type>hvm</type></os></domain>"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(short_path / "notify"))
+        manager.settimeout(30)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(short_path / "notify")}
+        with (
+            started(short_path, "--emulator", str(qemu), env=environment) as daemon,
+            contextlib.closing(Wire(short_path / "s", DRIVER)) as wire,
+        ):
+            with pytest.raises(ConfigUnsupported, match="no QEMU system emulator was found"):
+                wire.call("domain_define_xml_flags", xml=xml, flags=0)
+            assert str(qemu) not in wire.call("connect_get_capabilities").capabilities
+            qemu.symlink_to(str(shutil.which("qemu-system-x86_64")))
+            daemon.send_signal(signal.SIGHUP)
+            heard = b"".join(manager.recv(1000) for _ in range(3))
+            assert heard.startswith(b"READY=1") and heard.endswith(b"READY=1") and b"RELOADING=1" in heard
+            wire.call("domain_define_xml_flags", xml=xml, flags=0)
+            assert str(qemu) in wire.call("connect_get_capabilities").capabilities
 
 
 def test_sockets_from_systemd(short_path: Path) -> None:
