@@ -163,6 +163,7 @@ def test_sockets_from_systemd(short_path: Path) -> None:
             pytest.raises(Exception, match="read only"),
         ):
             wire.call("domain_define_xml", xml="<domain/>")
+        assert not list((short_path / "state/run").glob("*sock*")), "it listens nowhere else"
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
         assert (short_path / "handed-ro").exists(), "systemd's sockets are systemd's to remove"
