@@ -53,6 +53,12 @@ async def run(domain: Domain, command: str) -> str:
             await asyncio.sleep(0.05)
 
 
+async def emulates_x2apic(domain: Domain) -> bool:
+    """Whether the software emulation is of this age: that of QEMU 7.2 can do less."""
+    binary = await domain.hypervisor.offer.binary(domain.definition.document.devices.emulator)
+    return "x2apic" in binary.available_features("tcg")
+
+
 @contextlib.asynccontextmanager
 async def guest(directory: Path, *, cpus: int = 1, most: int = 4) -> AsyncIterator[tuple[Domain, Heard]]:
     files = await tiny.build()
@@ -89,6 +95,11 @@ async def test_from_one_to_four_to_two_as_the_guest_counts(directory: Path) -> N
         domain = hypervisor.lookup_by_name("grows")
         assert domain.xml() == identity
         await booted(domain)
+        if not await emulates_x2apic(domain):
+            with pytest.raises(OperationUnsupported, match="cannot plug a vCPU after one was unplugged"):
+                await domain.set_vcpu("3", True)
+            assert await run(domain, "nproc") == "2"
+            return
         await domain.set_vcpu("3", True)  # not the next one: the guest's own number for it is another
         assert await run(domain, "nproc") == "3"
         await domain.set_vcpu("1", False)
@@ -132,7 +143,7 @@ async def test_an_emulator_without_room_for_another_thread_is_not_asked(director
     async with guest(directory, cpus=1, most=2) as (domain, _):
         assert await domain.set_vcpus(2) == 2
         assert await domain.set_vcpus(1) == 1
-        with pytest.raises(OperationUnsupported, match="can make 2 vCPUs in one run of this machine"):
+        with pytest.raises(OperationUnsupported, match=r"can make 2 vCPUs in one run|cannot plug a vCPU after one"):
             await domain.set_vcpus(2)
         assert await run(domain, "nproc") == "1"
 

@@ -95,15 +95,6 @@ def test_a_tsc_that_the_host_cannot_give_is_refused_with_both_figures() -> None:
         check(document(timer="frequency='3000000000' mode='native'"), "kvm", SCALING)
 
 
-def test_an_invariant_tsc_leaves_the_host_only_with_a_fixed_pace() -> None:
-    invtsc = "<cpu mode='host-passthrough'><feature policy='require' name='invtsc'/></cpu>"
-    reason = processor_limits.migration_obstacle(document(cpu=invtsc))
-    assert reason is not None
-    assert "domain has CPU feature: invtsc" in reason
-    assert processor_limits.migration_obstacle(document(cpu=invtsc, timer="frequency='2600000000'")) is None
-    assert processor_limits.migration_obstacle(document(cpu=PASSTHROUGH)) is None
-
-
 def test_more_vcpus_than_there_can_be() -> None:
     many = document()
     many.vcpu = VCPU(count=300)

@@ -224,13 +224,20 @@ async def drain(domain: Domain, run: Run, device: MemoryDevice) -> None:
     Raises with what the guest keeps; it then has what it had, as far as it will take it back.
     """
     assert device.alias is not None
-    alias, requested = device.alias.name, device.target.requested
+    alias = device.alias.name
     left = await resize(domain, run, alias, 0)
     if left:
-        await request(domain, run, alias, requested.kib if requested is not None else 0)
+        await ask_again(domain, run, device)
         raise OperationTimeout(
             f"the guest has not let go of {left} KiB of its memory device '{alias}' and still has it"
         )
+
+
+async def ask_again(domain: Domain, run: Run, device: MemoryDevice) -> None:
+    """Request of a virtio-mem that was to be unplugged, and stays, what was requested of it before."""
+    assert device.alias is not None
+    requested = device.target.requested
+    await request(domain, run, device.alias.name, requested.kib if requested is not None else 0)
 
 
 async def set_growing(domain: Domain, run: Run, kib: int) -> int:

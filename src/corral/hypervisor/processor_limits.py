@@ -1,7 +1,6 @@
 """What a guest asks of the host's processor beside its model: performance counters and the time stamp counter.
 
-Functions of a document and of what KVM said (`host.kvm`): the same for a start here, and, with the live document of a
-machine that is to come here from elsewhere, for a migration.
+Functions of a document and of what KVM said (`host.kvm`); a document that comes from elsewhere is judged like any.
 
 What PMU a running guest has is noted in its live document, as metadata, so that whoever takes it over can compare:
 
@@ -42,6 +41,7 @@ def check(document: DomainDocument, accel: str, kvm: KVM, features: Collection[s
     Raises ConfigUnsupported for what it lacks, CPUIncompatible for a PMU that is not the one that is wanted.
     """
     _check_count(document.vcpu.count if document.vcpu is not None else 1, accel, kvm, features)
+    _check_iommu(document, accel, features)
     _check_pmu(document, accel, kvm)
     if accel == "kvm":
         _check_tsc(document, kvm)
@@ -54,20 +54,6 @@ def note(document: DomainDocument, accel: str, kvm: KVM) -> None:
     figures = " ".join(f"{name}='{value}'" for name, value in asdict(kvm.pmu).items())
     document.metadata = document.metadata or Metadata()
     document.metadata.set(NAMESPACE, PREFIX, f"<given {figures}/>")
-
-
-def migration_obstacle(document: DomainDocument) -> str | None:
-    """Why a machine with this live document cannot leave its host, as far as its processor goes; None when it can."""
-    cpu = document.cpu
-    invariant = cpu is not None and any(
-        each.name == "invtsc" and each.policy in ("require", "force") for each in cpu.features
-    )
-    if invariant and _frequency(document) is None:
-        return (
-            "domain has CPU feature: invtsc, whose TSC must keep its pace: it needs a fixed one, "
-            "<timer name='tsc' frequency='...'/> in <clock>"
-        )
-    return None
 
 
 def _on(document: DomainDocument) -> bool:
@@ -83,6 +69,15 @@ def _check_count(count: int, accel: str, kvm: KVM, features: Collection[str]) ->
         whose = "this host's KVM" if accel == "kvm" else "this QEMU's software emulation"
         raise ConfigUnsupported(
             f"{count} vCPUs are wanted: more than {XAPIC_LIMIT} need x2APIC, which {whose} does not have"
+        )
+
+
+def _check_iommu(document: DomainDocument, accel: str, features: Collection[str]) -> None:
+    extended = any(each.driver is not None and each.driver.eim == "on" for each in document.devices.iommus)
+    if extended and accel == "tcg" and "x2apic" not in features:
+        raise ConfigUnsupported(
+            "an IOMMU with eim='on' is wanted, and this QEMU's software emulation has no x2APIC for it",
+            hint="leave eim='on' out: up to 255 vCPUs do not need it",
         )
 
 

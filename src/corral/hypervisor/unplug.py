@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout
+from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout, OperationUnsupported
 from corral.hypervisor import answers, events, guest_agent, host_devices, images, links, memory_devices, servers
 from corral.hypervisor.device_changes import Change, Edit, Note, machinery, names, write
 from corral.qemu.monitor import MonitorCommandFailed
@@ -34,6 +34,8 @@ UNDO_TIMEOUT = 3.0
 
 #: What QEMU says while the guest has not yet answered an earlier request.
 _UNDER_WAY = "in the process of unplug"
+#: What QEMU 7.2 says of virtio-mem.
+_NEVER = "cannot be unplugged"
 
 
 async def run_unplug(domain: Domain, run: Run, device: Device, config: Edit | None) -> None:
@@ -45,11 +47,16 @@ async def run_unplug(domain: Domain, run: Run, device: Device, config: Edit | No
     alias = device.alias.name if device.alias is not None else ""
     note = Note(kind="unplug", alias=alias, parts=names(parts), config=config is not None)
     await domain.hypervisor.store.begin_plug(run.id, note.to_json())
+    growing = [each for each in memory_devices.modules([device]) if each.model == "virtio-mem"]
     try:
-        for module in memory_devices.modules([device]):
-            if module.model == "virtio-mem":
-                await memory_devices.drain(domain, run, module)
-        await take_out(run, parts, timeout=UNPLUG_TIMEOUT)
+        for module in growing:
+            await memory_devices.drain(domain, run, module)
+        try:
+            await take_out(run, parts, timeout=UNPLUG_TIMEOUT)
+        except CorralError:
+            for module in growing:  # its guest gets back what it gave for nothing
+                await memory_devices.ask_again(domain, run, module)
+            raise
     except BaseException:
         if domain.run is run:
             await domain.hypervisor.store.end_plug(run.id)
@@ -103,6 +110,8 @@ async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) 
         except MonitorCommandFailed as error:
             if missing(error):
                 return
+            if _NEVER in error.description:
+                raise OperationUnsupported(f"this QEMU cannot unplug device '{alias}': {error.description}") from error
             if _UNDER_WAY not in error.description:
                 raise
         await asyncio.wait((answer, machine.end), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)

@@ -213,28 +213,44 @@ async def _undo(
             log.warning("domain %s: vCPU %d stays as it is: %s", domain.name, number, error)
 
 
-def _claim_thread(domain: Domain, run: Run, machine: Machine) -> None:
+def _threads_made(run: Run, machine: Machine) -> int:
+    """How many threads QEMU has made for vCPUs in this run; kept beside its sockets, for the next daemon."""
+    file = run.directory / "vcpu-threads"
+    if not file.exists():
+        file.write_text(str(len(machine.vcpu_threads)))  # none is gone yet: who unplugs asks before
+    return int(file.read_text())
+
+
+async def _claim_thread(domain: Domain, run: Run, machine: Machine) -> None:
     """Count the threads that an emulated machine has made for vCPUs, and refuse one too many.
 
     QEMU's emulator has room for as many threads as the machine can have vCPUs, never reuses one, and aborts, guest and
-    all, when it is asked for more. The count is kept beside the run's sockets, for the next daemon.
+    all, when it is asked for more. That of 7.2, which knows no x2APIC, corrupts its memory when a vCPU is plugged after
+    another was unplugged.
     """
     document = run.live.document
-    if domain.hypervisor.offer.accelerator(document) != "tcg" or vcpus.in_turns(document):
+    if domain.hypervisor.offer.accelerator(document) != "tcg":
         return
-    file = run.directory / "vcpu-threads"
-    made = int(file.read_text()) if file.exists() else len(machine.vcpu_threads)
+    made = _threads_made(run, machine)
+    binary = await domain.hypervisor.offer.binary(document.devices.emulator)
+    if made > len(machine.vcpu_threads) and "x2apic" not in binary.available_features("tcg"):
+        raise OperationUnsupported(
+            f"the software emulation of '{binary.path}' cannot plug a vCPU after one was unplugged: it would crash",
+            hint="a vCPU that was unplugged comes back with the machine's next start, or with a newer QEMU",
+        )
+    if vcpus.in_turns(document):
+        return
     most = document.vcpu.count if document.vcpu else 1
     if made >= most:
         raise OperationUnsupported(
             f"QEMU's software emulation can make {most} vCPUs in one run of this machine, and has made {made}",
             hint="vCPUs that were unplugged come back with the machine's next start; with KVM there is no such limit",
         )
-    file.write_text(str(made + 1))
+    (run.directory / "vcpu-threads").write_text(str(made + 1))
 
 
 async def _plug(domain: Domain, run: Run, machine: Machine, slots: list[Slot], number: int) -> None:
-    _claim_thread(domain, run, machine)
+    await _claim_thread(domain, run, machine)
     slot = slots[number]
     await machine.monitor.execute("device_add", {"driver": slot.driver, "id": alias_of(number), **slot.place})
     machine.vcpu_threads = await machine.query_vcpu_threads()
@@ -257,6 +273,7 @@ async def plug_before_start(document: DomainDocument, machine: Machine) -> None:
 async def _unplug(domain: Domain, run: Run, machine: Machine, slots: list[Slot], number: int) -> None:
     if vcpus.states(run.live.document)[number].hotpluggable != "yes":
         raise OperationUnsupported(f"vcpu '{number}' can't be unplugged: it was there when the machine started")
+    _threads_made(run, machine)
     offline = await guest_vcpus.stop_using(domain, run, machine, alias_of(number)) if _runs(domain) else None
     try:
         refusal = await _eject(run, machine, number)
