@@ -128,7 +128,7 @@ class FakeHypervisor:
     version = 10_000_002
 
     def __init__(self) -> None:
-        self.events = EventBus()
+        self.events = EventBus[Event]()
         self.all: dict[UUID, FakeDomain] = {}
         self.last_id = 0
         self.padding = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import subprocess
 import tempfile
@@ -24,6 +25,47 @@ def virsh(uri: str) -> Callable[..., str]:
         return (done.stdout + done.stderr).strip()
 
     return run
+
+
+EVENTS = """
+import libvirt, sys
+libvirt.virEventRegisterDefaultImpl()
+conn = libvirt.open(sys.argv[1])
+seen = []
+lifecycle, changed = libvirt.VIR_SECRET_EVENT_ID_LIFECYCLE, libvirt.VIR_SECRET_EVENT_ID_VALUE_CHANGED
+def came(conn, secret, event, detail, who): seen.append((who, secret.usageID(), event, detail))
+def value(conn, secret, who): seen.append((who, secret.usageID()))
+conn.secretEventRegisterAny(None, lifecycle, came, "all")
+one = conn.secretDefineXML(sys.argv[2])
+ids = [conn.secretEventRegisterAny(one, lifecycle, came, "one")]
+ids += [conn.secretEventRegisterAny(one, changed, value, "one")]
+other = conn.secretDefineXML(sys.argv[3])
+other.setValue(b"not told of")
+one.setValue(b"x")
+other.undefine()
+one.undefine()
+while seen[-1:] != [("one", "name-1", 1, 0)]: libvirt.virEventRunDefaultImpl()
+[conn.secretEventDeregisterAny(each) for each in ids]
+print(seen)
+"""
+
+
+def test_events() -> None:
+    """A secret's coming, its value's change and its going, to who asked for all or for that one alone."""
+    documents = [XML.format("yes", "no", uuid, f"name-{uuid[-1]}") for uuid in (PLAIN, PRIVATE)]
+    with tempfile.TemporaryDirectory(prefix="cs") as name, corrald.running(Path(name)) as daemon:
+        command = ["/usr/bin/python3", "-c", EVENTS, daemon.uri, *documents]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    defined, undefined = 0, 1
+    assert ast.literal_eval(done.stdout) == [
+        ("all", "name-1", defined, 0),
+        ("all", "name-2", defined, 0),
+        ("one", "name-1"),
+        ("all", "name-2", undefined, 0),
+        ("all", "name-1", undefined, 0),
+        ("one", "name-1", undefined, 0),
+    ]
 
 
 def test_secrets() -> None:

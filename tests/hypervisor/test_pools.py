@@ -76,7 +76,7 @@ async def started(pools: Pools, path: Path, name: str = "p") -> Pool:
 async def test_a_life(tmp_path: Path) -> None:
     told: list[PoolEvent] = []
     async with opened(tmp_path) as pools:
-        pools.subscribe(told.append)
+        pools.events.subscribe(told.append)
         pool = await pools.define(document("p", tmp_path / "a" / "b"))
         with pytest.raises(HostError, match="cannot open directory"):
             await pools.start(pool)

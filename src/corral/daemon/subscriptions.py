@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
-from corral.constants import DomainEventID, StoragePoolEventID
+from corral.constants import DomainEventID, SecretEventID, StoragePoolEventID
 from corral.errors import InternalError, InvalidArgument
 from corral.hypervisor import events
 from corral.hypervisor.events import Autoscale, Event, Identity, MonitorEvent
@@ -21,6 +21,7 @@ from corral.protocol.procedures import Procedure, procedure
 if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
     from corral.hypervisor.pools import PoolEvent
+    from corral.hypervisor.secrets import SecretEvent
 
 #: One more than the greatest virDomainEventID.
 EVENT_IDS = 1 + max(value for name, value in vars(DomainEventID).items() if name.isupper())
@@ -32,6 +33,12 @@ CALLBACKS_MAX = 32768
 POOL_EVENTS = {
     StoragePoolEventID.LIFECYCLE: "storage_pool_event_lifecycle",
     StoragePoolEventID.REFRESH: "storage_pool_event_refresh",
+}
+
+#: virSecretEventID → the message's procedure.
+SECRET_EVENTS = {
+    SecretEventID.LIFECYCLE: "secret_event_lifecycle",
+    SecretEventID.VALUE_CHANGED: "secret_event_value_changed",
 }
 
 Send = Callable[[Procedure, dict[str, Any]], None]
@@ -184,8 +191,9 @@ class Subscriptions:
         self._stop: Callable[[], None] | None = None
         self._plain: set[int] = set()
         self._callbacks: dict[int, _Callback] = {}
-        self._stop_pools: Callable[[], None] | None = None
-        self._pool_callbacks: dict[int, tuple[int, UUID | None]] = {}
+        #: Of what is no domain: the procedure of the messages, and which pool or secret.
+        self._others: dict[int, tuple[str, UUID | None]] = {}
+        self._stop_others: dict[str, Callable[[], None]] = {}
         self._next_id = 0
         self._close_watched = False
         self._scaling_watched = False
@@ -228,17 +236,26 @@ class Subscriptions:
 
     def add_pool(self, event_id: int, uuid: UUID | None) -> int:
         """Register for a virStoragePoolEventID of one pool or all; the callback id."""
-        if event_id not in POOL_EVENTS:
+        if "pools" not in self._stop_others:
+            self._stop_others["pools"] = self._hypervisor.pools.events.subscribe(self._deliver_pool)
+        return self._add_other(POOL_EVENTS, event_id, uuid)
+
+    def add_secret(self, event_id: int, uuid: UUID | None) -> int:
+        """Register for a virSecretEventID of one secret or all; the callback id."""
+        if "secrets" not in self._stop_others:
+            self._stop_others["secrets"] = self._hypervisor.secrets.events.subscribe(self._deliver_secret)
+        return self._add_other(SECRET_EVENTS, event_id, uuid)
+
+    def _add_other(self, procedures: dict[int, str], event_id: int, uuid: UUID | None) -> int:
+        if event_id not in procedures:
             raise InternalError(f"unsupported event ID {event_id}")
-        callback_id = self._add(_Callback(-1, None))
-        self._pool_callbacks[callback_id] = (event_id, uuid)
-        if self._stop_pools is None:
-            self._stop_pools = self._hypervisor.pools.subscribe(self._deliver_pool)
+        callback_id = self.add_silent()
+        self._others[callback_id] = (procedures[event_id], uuid)
         return callback_id
 
     def remove(self, callback_id: int) -> None:
         """Undo the registration with that id."""
-        self._pool_callbacks.pop(callback_id, None)
+        self._others.pop(callback_id, None)
         if self._callbacks.pop(callback_id, None) is None:
             raise InternalError(f"event callback {callback_id} not registered")
 
@@ -265,12 +282,12 @@ class Subscriptions:
         if self._stop is not None:
             self._stop()
             self._stop = None
-        if self._stop_pools is not None:
-            self._stop_pools()
-            self._stop_pools = None
+        for stop in self._stop_others.values():
+            stop()
+        self._stop_others.clear()
         self._plain.clear()
         self._callbacks.clear()
-        self._pool_callbacks.clear()
+        self._others.clear()
 
     def deliver(self, event: Event) -> None:
         """Send the messages that an event becomes for this client."""
@@ -316,15 +333,21 @@ class Subscriptions:
             self._send(procedure("qemu.domain_monitor_event"), body)
 
     def _deliver_pool(self, event: PoolEvent) -> None:
-        lifecycle = event.lifecycle is not None
-        wanted = StoragePoolEventID.LIFECYCLE if lifecycle else StoragePoolEventID.REFRESH
-        for callback_id, (event_id, uuid) in tuple(self._pool_callbacks.items()):
-            if event_id == wanted and uuid in (None, event.uuid):
-                body: dict[str, Any] = {"callbackID": callback_id}
-                body["pool"] = {"name": event.name, "uuid": event.uuid.bytes}
-                if lifecycle:
-                    body |= {"event": event.lifecycle, "detail": 0}
-                self._send(procedure(POOL_EVENTS[wanted]), body)
+        pool = {"name": event.name, "uuid": event.uuid.bytes}
+        kind = StoragePoolEventID.REFRESH if event.lifecycle is None else StoragePoolEventID.LIFECYCLE
+        self._deliver_other(POOL_EVENTS[kind], event.uuid, {"pool": pool}, event.lifecycle)
+
+    def _deliver_secret(self, event: SecretEvent) -> None:
+        usage, name = event.usage
+        secret = {"uuid": event.uuid.bytes, "usageType": usage, "usageID": name}
+        kind = SecretEventID.VALUE_CHANGED if event.lifecycle is None else SecretEventID.LIFECYCLE
+        self._deliver_other(SECRET_EVENTS[kind], event.uuid, {"secret": secret}, event.lifecycle)
+
+    def _deliver_other(self, name: str, uuid: UUID, what: dict[str, Any], lifecycle: int | None) -> None:
+        body = what if lifecycle is None else {**what, "event": lifecycle, "detail": 0}
+        for callback_id, (wanted, of) in tuple(self._others.items()):
+            if name == wanted and of in (None, uuid):
+                self._send(procedure(name), {"callbackID": callback_id, **body})
 
     def _check(self, event_id: int) -> None:
         if not 0 <= event_id < EVENT_IDS:

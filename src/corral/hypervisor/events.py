@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from corral.constants import DomainEventID
@@ -263,10 +263,10 @@ class MonitorEvent(Event):
     details: str | None
 
 
-Subscriber = Callable[[Event], None]
+E = TypeVar("E")
 
 
-class EventBus:
+class EventBus(Generic[E]):
     """Carries events to subscribers, synchronously and in order.
 
     A subscriber runs inside the change that caused the event and before that change is acknowledged; it must not
@@ -274,16 +274,16 @@ class EventBus:
     """
 
     def __init__(self) -> None:
-        self._subscribers: dict[int, Subscriber] = {}
+        self._subscribers: dict[int, Callable[[E], None]] = {}
         self._next = 0
 
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+    def subscribe(self, subscriber: Callable[[E], None]) -> Callable[[], None]:
         """Call `subscriber` for every event from now on; returns the function that ends it."""
         token, self._next = self._next, self._next + 1
         self._subscribers[token] = subscriber
         return lambda: (self._subscribers.pop(token, None), None)[1]
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: E) -> None:
         """Hand `event` to every subscriber."""
         for subscriber in tuple(self._subscribers.values()):
             try:

@@ -78,7 +78,7 @@ class Hypervisor:
         self.offer = offer
         #: Whom QEMU runs as; None: us.
         self.account = account
-        self.events = EventBus()
+        self.events = EventBus[Event]()
         #: Changes whenever any domain's `generation` changes, a domain appears, or one goes.
         self.generation = 0
         #: Held while definitions (names, UUIDs, documents) change, so that they never contradict each other.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,7 @@ from corral.errors import (
     XMLError,
 )
 from corral.hypervisor import pool_rows
+from corral.hypervisor.events import EventBus
 from corral.hypervisor.pool import LOOK_PATIENCE, NotNow, Pool, Threads, Volume, target_of
 from corral.model.storage import POOL_TYPES
 
@@ -71,8 +72,7 @@ class Pools:
         self._by_name: dict[str, Pool] = {}
         #: Held while names, UUIDs and directories are given out or taken back.
         self._definitions = asyncio.Lock()
-        self._subscribers: dict[int, Callable[[PoolEvent], None]] = {}
-        self._next = 0
+        self.events = EventBus[PoolEvent]()
 
     # Life of the daemon.
 
@@ -118,12 +118,6 @@ class Pools:
     def close(self) -> None:
         """Let go of the threads."""
         self.threads.close()
-
-    def subscribe(self, subscriber: Callable[[PoolEvent], None]) -> Callable[[], None]:
-        """Call `subscriber` for every event from now on; returns the function that ends it."""
-        token, self._next = self._next, self._next + 1
-        self._subscribers[token] = subscriber
-        return lambda: (self._subscribers.pop(token, None), None)[1]
 
     # What there is.
 
@@ -355,7 +349,7 @@ class Pools:
 
     def refreshed(self, pool: Pool) -> None:
         """Tell that the pool's volumes were looked at."""
-        self._emit(PoolEvent(pool.name, pool.uuid, None))
+        self.events.emit(PoolEvent(pool.name, pool.uuid, None))
 
     # Within.
 
@@ -385,14 +379,7 @@ class Pools:
         await pool_rows.put(self.hypervisor.store, row)
 
     def _tell(self, pool: Pool, lifecycle: int) -> None:
-        self._emit(PoolEvent(pool.name, pool.uuid, lifecycle))
-
-    def _emit(self, event: PoolEvent) -> None:
-        for subscriber in tuple(self._subscribers.values()):
-            try:
-                subscriber(event)
-            except Exception:
-                log.exception("a subscriber failed on %r", event)
+        self.events.emit(PoolEvent(pool.name, pool.uuid, lifecycle))
 
     async def _complete(self, work: Coroutine[Any, Any, T]) -> T:
         return await self.hypervisor.complete(work)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from corral.constants import ConnectListAllSecretsFlags, ErrorDomain, SecretUsageType
+from corral.constants import ConnectListAllSecretsFlags, ErrorDomain, SecretEventLifecycleType, SecretUsageType
 from corral.errors import CorralError, HostError, InternalError, NoSecret, OperationDenied, XMLError
+from corral.hypervisor.events import EventBus
 from corral.model.secret import Secret
 from corral.qemu.devices.storage import secret_file
 
@@ -64,12 +65,22 @@ class Kept:
         return self.document.private == "yes"
 
 
+@dataclass(frozen=True, slots=True)
+class SecretEvent:
+    """A secret came or went: a virSecretEventLifecycleType; None: its value was set. `usage` as of `Kept`."""
+
+    uuid: UUID
+    usage: tuple[int, str]
+    lifecycle: int | None
+
+
 class Secrets:
     """All secrets of the daemon, in `directory` where they outlive it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._kept: dict[UUID, Kept] = {}
+        self.events = EventBus[SecretEvent]()
 
     async def load(self) -> None:
         """Read what earlier daemons kept; a file that cannot be read is told of and left alone."""
@@ -127,7 +138,11 @@ class Secrets:
         new.value = old.value if old is not None else None
         await self._write(new)
         self._kept[new.uuid] = new
+        self._tell(new, SecretEventLifecycleType.DEFINED)
         return new
+
+    def _tell(self, secret: Kept, lifecycle: int | None) -> None:
+        self.events.emit(SecretEvent(secret.uuid, secret.usage, lifecycle))
 
     def _refuse(self, new: Kept, old: Kept | None) -> None:
         """Raise where another secret is for the same; texts are libvirt's."""
@@ -143,6 +158,7 @@ class Secrets:
         changed = Kept(secret.uuid, secret.document, value)
         await self._write(changed)
         secret.value = value
+        self._tell(secret, None)
 
     def value(self, secret: Kept) -> bytes:
         """The value, for the daemon's own use."""
@@ -159,6 +175,7 @@ class Secrets:
     async def undefine(self, secret: Kept) -> None:
         await asyncio.to_thread(self._remove, secret.uuid)
         self._kept.pop(secret.uuid, None)
+        self._tell(secret, SecretEventLifecycleType.UNDEFINED)
 
     def _remove(self, uuid: UUID) -> None:
         for suffix in (".value", ".xml"):

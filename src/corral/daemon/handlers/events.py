@@ -129,8 +129,10 @@ def node_device_event_deregister_any(session: Session, args: Any) -> None:
 
 @handler("connect_secret_event_register_any")
 def secret_event_register_any(session: Session, args: Any) -> dict[str, Any]:
-    """Changes of secrets are not told of."""
-    return {"callbackID": session.subscriptions.add_silent()}
+    """Events of one kind, of one secret or all."""
+    if args.secret is not None:
+        session.hypervisor.secrets.by_uuid(UUID(bytes=args.secret.uuid))
+    return {"callbackID": session.subscriptions.add_secret(args.eventID, _uuid(args.secret))}
 
 
 @handler("connect_secret_event_deregister_any")
