@@ -170,6 +170,18 @@ async def test_what_a_client_owned_ends_with_the_daemon_that_knew_it(directory: 
         assert corrald.machines(directory) == []
 
 
+async def test_what_is_paused_and_reset_stays_paused(directory: Path) -> None:
+    """QEMU calls it prelaunch then, as it does a machine whose start was not complete."""
+    async with opened(directory) as (hypervisor, _):
+        domain = await hypervisor.create_xml(document("a"))
+        await domain.suspend()
+        await domain.reset()
+        assert await domain.require_run().require_machine().status() == "prelaunch"
+    async with opened(directory) as (hypervisor, _):
+        assert outline(hypervisor) == (False, True, (3, 1))
+        await hypervisor.lookup_by_name("a").resume()
+
+
 async def test_started_paused_stays_paused(directory: Path) -> None:
     assert await kill_at(directory, "paused", NEVER)
     async with opened(directory) as (hypervisor, _):

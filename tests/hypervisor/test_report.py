@@ -200,3 +200,14 @@ def test_how_many_vcpus(facts: Facts) -> None:
     assert "up to 4096 (machine q35); in software" in row(replace(facts, binaries=(QEMU,)), "1 ").text
     assert "up to 4096 (machine q35); 255 on pc, which documents get that name none; in" in row(of_two, "1 ").text
     assert "up to 1024 (machine q35); 255 on pc" in row(replace(of_two, kvm=FAST), "1 ").text
+
+
+def test_devices_of_the_host(facts: Facts) -> None:
+    """What can be lent, and for each of the others why not; programs are looked for where they are."""
+    lendable: dict[str, str | None] = {"USB devices": None, "vsock": "there is no /dev/vhost-vsock"}
+    found = row(replace(facts, lendable=lendable), "devices of the host")
+    assert (found.ok, found.text) == (None, "USB devices; vsock: there is no /dev/vhost-vsock")
+    assert row(replace(facts, lendable={"USB devices": None}), "devices of the host").ok
+    assert row(facts, "crypto devices").ok is False
+    assert row(facts, "swtpm").hint == "apt install swtpm"
+    assert row(facts, "virtiofsd").hint == "apt install virtiofsd"

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from corral.errors import ConfigUnsupported, CorralError, XMLError
+from corral.errors import ConfigUnsupported, CorralError, OperationFailed, XMLError
 from corral.model.domain import Domain
 from corral.qemu.binary import Binary
 from corral.qemu.defaults import Host, complete
@@ -116,7 +116,7 @@ REFUSED = {
     ),
     "firmware": (
         {"machine": "pc", "firmware": " firmware='efi'"},
-        ConfigUnsupported,
+        OperationFailed,
         "Unable to find 'efi' firmware",
     ),
     "smm": ({"machine": "pc", "features": "<smm state='on'/>"}, ConfigUnsupported, "smm is only supported with q35"),

@@ -73,23 +73,35 @@ def choose(
     arch: str,
     machine: str,
     *,
+    interface: str = "uefi",
     secure: bool | None = None,
     enrolled: bool | None = None,
+    smm: bool = True,
     stateless: bool = False,
+    executable: tuple[str | None, str | None] = (None, None),
+    template: tuple[str | None, str | None] = (None, None),
     firmwares: Iterable[Firmware] | None = None,
 ) -> Firmware | None:
-    """The first UEFI firmware for the machine, as `<os firmware='efi'>` asks for; None when there is none.
+    """The first firmware for the machine, as `<os firmware='efi'>` asks for; None when there is none.
 
-    `secure` and `enrolled`: required, refused, or None for whatever ranks first. `stateless`: without NVRAM of its own.
+    `interface`: uefi or bios. `secure` and `enrolled`: required, refused, or None for whatever ranks first. `smm`: the
+    machine may have system management mode. `stateless`: without NVRAM of its own. `executable` and `template`: the
+    file and the format that it must have; None for any.
     """
     for firmware in descriptors() if firmwares is None else firmwares:
+        vars_file = str(firmware.nvram_template) if firmware.nvram_template is not None else None
         if (
-            "uefi" in firmware.interfaces
+            interface in firmware.interfaces
             and firmware.serves(arch, machine)
             and (secure is None or secure == firmware.secure)
             and (enrolled is None or enrolled == ("enrolled-keys" in firmware.features))
+            and (smm or "requires-smm" not in firmware.features)
             and (firmware.mode == "stateless" or firmware.device == "memory" or not stateless)
             and (firmware.mode != "stateless" or stateless)
+            and executable[0] in (None, str(firmware.executable))
+            and executable[1] in (None, firmware.executable_format)
+            and template[0] in (None, vars_file)
+            and template[1] in (None, firmware.nvram_format)
         ):
             return firmware
     return None

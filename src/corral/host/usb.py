@@ -31,6 +31,11 @@ def devices(root: Path = Path("/")) -> tuple[USBDevice, ...]:
     return tuple(found)
 
 
+def present(root: Path = Path("/")) -> bool:
+    """Whether this host has a USB bus at all."""
+    return (root / "dev/bus/usb").is_dir()
+
+
 def path_of(bus: int, device: int) -> str:
     """The file by which a program drives the device."""
     return f"/dev/bus/usb/{bus:03d}/{device:03d}"

@@ -16,6 +16,12 @@ BRIDGE_CLASS = "0x06"
 _NO_IOMMU = "switch on VT-d or AMD-Vi in the firmware, and boot with intel_iommu=on (AMD's is on by itself)"
 
 
+def guarded(root: Path = Path("/")) -> bool:
+    """Whether an IOMMU keeps this host's PCI functions apart, so that any can be lent."""
+    groups = root / "sys/kernel/iommu_groups"
+    return groups.is_dir() and any(groups.iterdir())
+
+
 def place_of(address: str, root: Path = Path("/")) -> Path:
     """The function's directory in sysfs. Raises DeviceMissing when the host has no such function."""
     place = root / "sys/bus/pci/devices" / address

@@ -7,6 +7,7 @@ formatdomaincaps page.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, get_args
@@ -14,6 +15,7 @@ from typing import Any, Final, get_args
 from lxml import etree
 
 from corral.errors import InvalidArgument
+from corral.host import usb, vfio
 from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
 from corral.host.node import Host
@@ -257,19 +259,34 @@ def _devices(case: _Case) -> Iterator[tuple[str, dict[str, Iterable[str]] | None
     yield "disk", _disk(case)
     yield "graphics", _graphics(case)
     yield "video", _video(case)
-    yield "hostdev", None
+    yield "hostdev", _hostdev(case)
     yield "rng", _rng(case)
     served = [kind for kind, device in FILESYSTEM_DEVICES.items() if case.binary.has_device(device)]
     yield "filesystem", {"driverType": served} if served else None
     models = [model for model in ("tpm-tis", "tpm-crb") if case.binary.has_device(model)]
-    backends = ["passthrough", "emulator", "external"]
+    backends = ["passthrough", *(["emulator"] if shutil.which("swtpm") is not None else []), "external"]
     yield "tpm", {"model": models, "backendModel": backends, "backendVersion": ["1.2", "2.0"]} if models else None
     redirection = _document_says("redirdevs", of="devices") and case.binary.has_device("usb-redir")
     yield "redirdev", {"bus": ["usb"]} if redirection else None
     yield "channel", {"type": ["pty", "unix", *(["spicevmc"] if case.binary.has_spice else [])]}
-    yield "crypto", None
+    crypto = case.binary.has_device("virtio-crypto-pci") and case.binary.has_object("cryptodev-backend-builtin")
+    yield "crypto", {"model": ["virtio"], "type": ["qemu"], "backendModel": ["builtin"]} if crypto else None
     yield "interface", {"backendType": ["default", *(["passt"] if passt.find() is not None else [])]}
     yield "panic", _panic(case)
+
+
+def _hostdev(case: _Case) -> dict[str, Iterable[str]] | None:
+    """What can be lent: PCI functions where this host has IOMMU groups, USB devices where it has a USB bus, LUNs."""
+    offered = {
+        "usb": case.binary.has_device("usb-host") and usb.present(),
+        "pci": case.binary.has_device("vfio-pci") and vfio.guarded(),
+        "scsi": case.binary.has_device("scsi-generic"),
+    }
+    kinds = [kind for kind, there in offered.items() if there]
+    if not kinds:
+        return None
+    policies = ["default", "mandatory", "requisite", "optional"]
+    return {"mode": ["subsystem"], "startupPolicy": policies, "subsysType": kinds, "capsType": [], "pciBackend": []}
 
 
 def _disk(case: _Case) -> dict[str, Iterable[str]]:

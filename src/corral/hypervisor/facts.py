@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError
-from corral.host import kvm, perf
+from corral.host import kvm, perf, usb, vfio, virtiofsd
 from corral.host.account import Account, choose
 from corral.host.firmware import Firmware, descriptors
 from corral.host.kvm import KVM
 from corral.host.node import Host
 from corral.host.pci import PhysicalFunction, physical_functions
-from corral.hypervisor import display_certificates, displays, links
+from corral.hypervisor import display_certificates, displays, links, reservations
 from corral.hypervisor.capabilities import emulator_for
 from corral.network import bridge_helper
 from corral.network.tap import TUN
 from corral.qemu.binary import MODULE_DIRECTORIES, Binary, find_emulators, probe
+from corral.qemu.devices.vsock import HOSTS as VSOCK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,6 +85,8 @@ class Facts:
     certificates: tuple[str, bool] = ("", False)
     #: The devices that draw for OpenGL.
     render_nodes: tuple[str, ...] = ()
+    #: The host's own kinds of devices that guests may be lent → what stands in the way; None: nothing does.
+    lendable: dict[str, str | None] = field(default_factory=dict)
     #: What keeps the daemon from using the host's perf, and what to do about it; None when nothing does.
     perf_lacks: tuple[str, str] | None = None
 
@@ -121,7 +124,8 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         allow_slow_kvm=settings.allow_slow_kvm,
         binaries=tuple(binaries),
         faults=tuple(faults),
-        programs={name: await asyncio.to_thread(shutil.which, name) for name in programs},
+        programs=await asyncio.to_thread(lambda: {name: _program(name) for name in programs}),
+        lendable=await asyncio.to_thread(_lendable),
         functions=functions,
         firmwares=firmwares,
         uri=settings.uri,
@@ -133,6 +137,22 @@ async def gather(settings: Settings, programs: Iterable[str]) -> Facts:
         render_nodes=tuple(map(str, displays.render_nodes())),
         perf_lacks=await asyncio.to_thread(_perf_lacks),
     )
+
+
+def _program(name: str) -> str | None:
+    """Where a program is; those that nobody but QEMU's parts start are in no PATH."""
+    found = virtiofsd.find() if name == "virtiofsd" else reservations.find() if name == reservations.PROGRAM else None
+    return str(found) if found is not None else shutil.which(name)
+
+
+def _lendable() -> dict[str, str | None]:
+    """What of the host's own can be lent to guests, by what the kernel shows."""
+    return {
+        "PCI functions (VFIO)": None if vfio.guarded() else "there are no IOMMU groups",
+        "USB devices": None if usb.present() else "there is no USB bus",
+        "SCSI devices": None if any(Path("/sys/class/scsi_device").glob("*")) else "there is none; iSCSI LUNs can be",
+        "vsock": None if Path(VSOCK).exists() else f"there is no {VSOCK} (modprobe vhost_vsock)",
+    }
 
 
 def _has_iscsi() -> bool:

@@ -14,7 +14,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING
 
-from corral.constants import DomainShutoffReason, DomainState
+from corral.constants import DomainPausedReason, DomainShutoffReason, DomainState
 from corral.errors import CorralError, HostError
 from corral.hypervisor import (
     ending,
@@ -245,7 +245,8 @@ async def _go_on(domain: Domain, run: Run, machine: Machine) -> None:
     noted = domain.state()
     guest_agent.take_up(domain, run)
     run_state = await machine.status()
-    if run_state == "prelaunch" and not run.start_paused:
+    by_user = noted[0] == DomainState.PAUSED and noted[1] != DomainPausedReason.STARTING_UP
+    if run_state == "prelaunch" and not run.start_paused and not by_user:  # also what is reset while it is paused
         # Its start was written down, all was prepared, and the CPUs had yet to run.
         await machine.cont()
         domain.restore(State(DomainState.PAUSED, 0))

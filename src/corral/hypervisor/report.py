@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,21 @@ PROGRAMS = {
     "dnsmasq": "DHCP and DNS for networks of guests (not offered yet); user networking needs none",
     "nft": "firewall and address translation for networks of guests (not offered yet)",
     "passt": "user networks that forward ports (<backend type='passt'/>); QEMU's own network forwards none",
+    "swtpm": "TPMs of guests (<tpm><backend type='emulator'/>)",
+    "virtiofsd": "directories of the host shared by virtiofs (9p needs none)",
+    "qemu-pr-helper": "persistent reservations of SCSI devices passed through (<reservations managed='yes'/>)",
     "bwrap": "a sandbox for helper programs (not offered yet)",
     "perf": "profiles of guests taken on the host",
 }
 """Optional programs, and what each is for."""
 
-PACKAGES = {"nft": "nftables", "bwrap": "bubblewrap", "perf": "linux-perf", "dnsmasq": "dnsmasq-base"}
+PACKAGES = {
+    "nft": "nftables",
+    "bwrap": "bubblewrap",
+    "perf": "linux-perf",
+    "dnsmasq": "dnsmasq-base",
+    "qemu-pr-helper": "qemu-system-common",
+}
 """Debian's package where it is not called as the program."""
 
 
@@ -52,6 +62,7 @@ def rows(facts: Facts) -> list[Row]:
     if binary is not None:
         found += [*sixteen(facts, binary), _memory_hotplug(binary)]
         found.append(_displays(facts, binary))
+        found += [_lent(facts.lendable), _lacking_device(binary, "virtio-crypto-pci", "crypto devices")]
     found.append(_cards(facts.network))
     for name, path in facts.programs.items():
         if path is not None:
@@ -156,6 +167,20 @@ def _displays(facts: Facts, binary: Binary) -> Row:
     if "SPICE" not in kinds:
         return Row("displays", None, text, "apt install qemu-system-modules-spice")
     return Row("displays", True, text, "" if certified else "scripts/display-certificates.sh makes some")
+
+
+def _lent(lendable: Mapping[str, str | None]) -> Row:
+    """Which of the host's own devices guests can have; `lendable`: kind → why not, None: they can."""
+    can = [kind for kind, lack in lendable.items() if lack is None]
+    cannot = [f"{kind}: {lack}" for kind, lack in lendable.items() if lack is not None]
+    text = "; ".join(filter(None, (", ".join(can), "; ".join(cannot))))
+    return Row("devices of the host", True if not cannot else None if can else False, text)
+
+
+def _lacking_device(binary: Binary, device: str, name: str) -> Row:
+    if binary.has_device(device):
+        return Row(name, True, device)
+    return Row(name, False, f"QEMU lacks {device}", "install a QEMU built with it")
 
 
 def _firmware(facts: Facts) -> Row:

@@ -42,6 +42,11 @@ os.execv(sys.argv[2], [sys.argv[2]])
 """
 
 
+def find() -> str | None:
+    """The program, or None when this host has none."""
+    return shutil.which(PROGRAM) or next((place for place in PLACES if os.access(place, os.X_OK)), None)
+
+
 def wanted(devices: Iterable[Device]) -> bool:
     """Whether one of the devices has reservations that we manage."""
     from corral.model.devices.disk import Disk
@@ -81,7 +86,7 @@ async def _again(domain: Domain, run: Run) -> None:
 
 
 async def _start(domain: Domain, run: Run) -> Process:
-    program = shutil.which(PROGRAM) or next((place for place in PLACES if os.access(place, os.X_OK)), None)
+    program = find()
     if program is None:
         raise ConfigUnsupported(f"there is no {PROGRAM} for <reservations managed='yes'/>", hint="install QEMU's")
     path = run.directory / HELPER_SOCKET

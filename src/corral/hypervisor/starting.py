@@ -24,7 +24,7 @@ from corral.constants import (
     DomainShutoffReason,
     DomainState,
 )
-from corral.errors import CorralError, HostError, InternalError, OperationAborted
+from corral.errors import CorralError, HostError, InternalError, OperationAborted, OperationFailed
 from corral.host import io_engines, priority
 from corral.hypervisor import (
     absent_disks,
@@ -319,7 +319,12 @@ def _prepare_nvram(document: DomainDocument, reset: bool) -> None:
     if path.exists() and not reset:
         return
     if nvram.template is None:
-        raise HostError(f"there is no template for the firmware variables {path}")
+        loader = document.os.loader.path if document.os.loader is not None else None
+        raise OperationFailed(
+            f"unable to find any master var store for loader: {loader}", hint="name one: <nvram template='…'>"
+        )
+    if not Path(nvram.template).exists():
+        raise HostError(f"Failed to open file '{nvram.template}': No such file or directory")
     part = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

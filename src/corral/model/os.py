@@ -9,6 +9,8 @@ from pydantic_xml import attr, element
 
 from corral.model.element import Element, YesNo
 
+ImageFormat = Literal["raw", "qcow2"]
+
 
 class OSType(Element, tag="type"):
     """`hvm`, the architecture and the machine type."""
@@ -36,7 +38,7 @@ class Loader(Element, tag="loader"):
     secure: YesNo | None = attr(default=None)
     type: Literal["rom", "pflash"] | None = attr(default=None)
     stateless: YesNo | None = attr(default=None)
-    format: Literal["raw", "qcow2"] | None = attr(default=None)
+    format: ImageFormat | None = attr(default=None)
     path: str | None = None
 
 
@@ -44,8 +46,8 @@ class NVRAM(Element, tag="nvram"):
     """The firmware's variables: a file of the domain's own, made from `template`."""
 
     template: str | None = attr(default=None)
-    template_format: Literal["raw", "qcow2"] | None = attr(name="templateFormat", default=None)
-    format: Literal["raw", "qcow2"] | None = attr(default=None)
+    template_format: ImageFormat | None = attr(name="templateFormat", default=None)
+    format: ImageFormat | None = attr(default=None)
     path: str | None = None
 
 

@@ -6,19 +6,16 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from corral.errors import ConfigUnsupported, XMLError
-from corral.host.firmware import Firmware, choose
+from corral.host.firmware import Firmware
 from corral.model import cpuset
 from corral.model.clock import Clock
 from corral.model.cpu import CPU, CPUModel
 from corral.model.domain import VCPU, Domain
-from corral.model.features import SMM, Features
-from corral.model.os import NVRAM, BootDevice, FirmwareFeature, Loader
-from corral.model.os import Firmware as FirmwareInfo
+from corral.model.os import BootDevice
 from corral.model.units import Memory
-from corral.qemu import addresses, default_devices, guest_memory, memory_slots, unsupported, vcpus
+from corral.qemu import addresses, default_devices, firmware, guest_memory, memory_slots, unsupported, vcpus
 from corral.qemu.binary import Binary
 from corral.qemu.context import iothreads
 from corral.qemu.pci_slots import is_q35
@@ -54,7 +51,7 @@ def complete(domain: Domain, binary: Binary, host: Host) -> Domain:
     _complete_memory(full)
     _complete_vcpus(full, binary)
     _complete_iothreads(full)
-    _complete_firmware(full, binary, host)
+    firmware.complete(full, binary.arch, host.firmwares, host.nvram_dir)
     _complete_boot(full)
     _complete_cpu(full, binary)
     if full.features is not None and full.features.hyperv is not None:
@@ -240,76 +237,6 @@ def _complete_cpu(domain: Domain, binary: Binary) -> None:
         cpu.topology.clusters = cpu.topology.clusters or 1
         if domain.vcpu is not None and cpu.topology.cpus != domain.vcpu.count:
             raise ConfigUnsupported("CPU topology doesn't match maximum vcpu count")
-
-
-def _complete_firmware(domain: Domain, binary: Binary, host: Host) -> None:
-    """Choose the firmware that `<os firmware='efi'>` asks for; name a variable store for a firmware that has one."""
-    os = domain.os
-    if os.firmware == "efi" and (os.loader is None or os.loader.path is None):
-        _choose_firmware(domain, binary, host)
-    elif os.loader is not None and os.loader.path is not None:
-        os.loader.type = os.loader.type or "rom"
-        if os.loader.type == "pflash":
-            os.loader.format = os.loader.format or "raw"
-            os.loader.readonly = os.loader.readonly or "yes"
-            if os.nvram is None and os.loader.readonly == "yes" and os.loader.stateless != "yes":
-                template = next((f for f in host.firmwares if str(f.executable) == os.loader.path), None)
-                if template is not None and template.nvram_template is not None:
-                    os.nvram = _nvram(domain, host, template)
-    if os.nvram is not None and os.nvram.path is not None:
-        os.nvram.format = os.nvram.format or "raw"
-
-
-def _choose_firmware(domain: Domain, binary: Binary, host: Host) -> None:
-    os = domain.os
-    assert os.type.machine is not None
-    wanted = {f.name: f.enabled == "yes" for f in os.firmware_info.features} if os.firmware_info is not None else {}
-    secure = wanted.get("secure-boot")
-    if os.loader is not None and os.loader.secure is not None:
-        secure = os.loader.secure == "yes"
-    stateless = os.loader is not None and os.loader.stateless == "yes"
-    firmware = choose(
-        binary.arch,
-        os.type.machine,
-        secure=secure,
-        enrolled=wanted.get("enrolled-keys"),
-        stateless=stateless,
-        firmwares=[f for f in host.firmwares if f.device == "flash" and f.executable_format in ("raw", "qcow2")],
-    )
-    if firmware is None:
-        raise ConfigUnsupported("Unable to find 'efi' firmware that is compatible with the current configuration")
-    features = domain.features = domain.features or Features()
-    if not features.acpi:
-        raise ConfigUnsupported("UEFI requires ACPI on this architecture; add <acpi/> to <features>")
-    if firmware.secure:
-        if features.smm is not None and features.smm.state == "off":
-            raise ConfigUnsupported("Secure boot requires SMM feature enabled")
-        features.smm = features.smm or SMM(state="on")
-        features.smm.state = "on"
-    os.firmware_info = FirmwareInfo(
-        features=[
-            FirmwareFeature(enabled="yes" if name in firmware.features else "no", name=name)
-            for name in ("enrolled-keys", "secure-boot")
-        ]
-    )
-    loader = os.loader = os.loader or Loader()
-    loader.path, loader.type = str(firmware.executable), "pflash"
-    loader.readonly = "yes"
-    loader.format = "qcow2" if firmware.executable_format == "qcow2" else "raw"
-    if firmware.secure:
-        loader.secure = "yes"
-    if not stateless:
-        os.nvram = _nvram(domain, host, firmware)
-
-
-def _nvram(domain: Domain, host: Host, firmware: Firmware) -> NVRAM:
-    nvram = domain.os.nvram or NVRAM()
-    kind: Literal["qcow2", "raw"] = "qcow2" if firmware.nvram_format == "qcow2" else "raw"
-    if nvram.template is None and firmware.nvram_template is not None:
-        nvram.template, nvram.template_format = str(firmware.nvram_template), kind
-    nvram.format = nvram.format or kind
-    nvram.path = nvram.path or str(host.nvram_dir / f"{domain.name}_VARS.fd")
-    return nvram
 
 
 def _try_plan(domain: Domain, binary: Binary) -> None:
