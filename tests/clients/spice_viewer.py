@@ -4,7 +4,8 @@ Usage: /usr/bin/python3 spice_viewer.py '{"uri": …, "password": …, "ca": …
 One JSON object on standard output: how the connection went, which channels there are, and the screen's size. `picture`
 is a file for the screen as a PPM, taken a second after the last key. `cd` is an ISO, which the library offers to the
 guest as a drive of its own making over a channel for USB: "plugged" is printed when it is there, and it stays until
-standard input ends.
+standard input ends. `agent` is {"offer": a text for the guest's clipboard, "file": a file to send}: both are tried once
+the guest has an agent, then a size of the screen is asked for, and it stays until standard input ends.
 """
 
 import ctypes
@@ -15,13 +16,15 @@ import sys
 import gi
 
 gi.require_version("SpiceClientGLib", "2.0")
-from gi.repository import GLib, GObject, SpiceClientGLib  # noqa: E402
+from gi.repository import Gio, GLib, GObject, SpiceClientGLib  # noqa: E402
 
 library = ctypes.CDLL("libspice-client-glib-2.0.so.8")
 address = ctypes.pythonapi.PyCapsule_GetPointer
 address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 WAIT, PACE = 1000, 40  # milliseconds
-DEADLINE = 30_000
+DEADLINE = 60_000
+TEXT = 1  # VD_AGENT_CLIPBOARD_UTF8_TEXT
+MONITORS, ON_DEMAND, NO_FILES = 1, 5, 13  # VD_AGENT_CAP_MONITORS_CONFIG, CLIPBOARD_BY_DEMAND, FILE_XFER_DISABLED
 
 
 listen = GObject.Object.connect  # these classes have a `connect` of their own
@@ -48,6 +51,7 @@ class Viewer:
         self.loop = GLib.MainLoop()
         self.display = None
         self.inputs = None
+        self.conversing = False
         self.session = SpiceClientGLib.Session()
         self.session.set_property("uri", wanted["uri"])
         if wanted.get("password") is not None:
@@ -82,6 +86,8 @@ class Viewer:
         if kind == "display" and channel.get_property("channel-id") == 0:
             self.display = channel
             SpiceClientGLib.Channel.connect(channel)
+        if kind == "main" and self.wanted.get("agent"):
+            listen(channel, "notify::agent-connected", self.converse)
         if kind == "inputs":
             self.inputs = channel
             SpiceClientGLib.Channel.connect(channel)
@@ -107,6 +113,66 @@ class Viewer:
         GLib.timeout_add(PACE, self.look)
         return False
 
+    def converse(self, main, what):
+        """Offer the clipboard and a file to the guest's agent."""
+        if self.conversing or not main.get_property("agent-connected"):
+            return
+        self.conversing = True
+        GLib.timeout_add(PACE, self.offer, main)
+        listen(main, "main-clipboard-selection-request", self.asked)
+        listen(main, "main-clipboard-selection-grab", lambda main, which, types, count: self.take(main, which))
+        listen(main, "main-clipboard-selection", self.taken)
+
+    def take(self, main, which):
+        main.clipboard_selection_request(which, TEXT)
+        return True
+
+    def taken(self, main, which, kind, data, size):
+        self.seen["clipboard"] = data.decode()
+        print("taken", flush=True)
+
+    def asked(self, main, which, kind):
+        text = self.wanted["agent"]["offer"].encode()
+        main.clipboard_selection_notify(which, TEXT, text)
+        return True
+
+    def offer(self, main):
+        if not main.agent_test_capability(MONITORS):
+            return True  # it has not yet said what it can do
+        self.seen["copypaste"] = main.agent_test_capability(ON_DEMAND)
+        self.seen["filetransfer"] = not main.agent_test_capability(NO_FILES)
+        self.seen["file"] = "begun"
+        if self.seen["copypaste"]:
+            main.clipboard_selection_grab(0, [TEXT])
+        file = Gio.File.new_for_path(self.wanted["agent"]["file"])
+        main.file_copy_async([file], Gio.FileCopyFlags.NONE, None, None, None, self.sent)
+        GLib.timeout_add(WAIT, self.resize, main)  # behind the file, whose sending begins in its own time
+        GLib.io_add_watch(sys.stdin, GLib.PRIORITY_DEFAULT, GLib.IOCondition.HUP | GLib.IOCondition.IN, self.part, main)
+        return False
+
+    def resize(self, main):
+        main.update_display(0, 0, 0, 1024, 768, True)
+        main.send_monitor_config()
+        return False
+
+    def sent(self, main, result):
+        try:
+            main.file_copy_finish(result)
+            self.seen["file"] = "sent"
+        except GLib.Error as error:
+            self.seen["file"] = error.message
+
+    def part(self, stream, condition, main):
+        GLib.timeout_add(PACE, self.parted, main)
+        return False
+
+    def parted(self, main):
+        if self.seen["file"] == "begun" and self.seen["filetransfer"]:
+            return True
+        self.seen["mouse"] = main.get_property("mouse-mode")
+        self.end()
+        return False
+
     def channel_event(self, channel, event, kind):
         name = event.value_nick
         if kind == "main":
@@ -118,7 +184,7 @@ class Viewer:
             elif self.manager is not None:
                 GLib.timeout_add(PACE, self.plug)
         elif name == "opened":
-            if kind == "inputs" and self.manager is None:
+            if kind == "inputs" and self.manager is None and not self.wanted.get("agent"):
                 self.keys = list(self.wanted.get("keys", []))
                 GLib.timeout_add(PACE, self.type_key)
         elif name != "closed":
