@@ -211,3 +211,13 @@ def test_devices_of_the_host(facts: Facts) -> None:
     assert row(facts, "crypto devices").ok is False
     assert row(facts, "swtpm").hint == "apt install swtpm"
     assert row(facts, "virtiofsd").hint == "apt install virtiofsd"
+
+
+def test_usb_redirection(facts: Facts) -> None:
+    lacks = row(facts, "USB redirection")
+    assert lacks.ok is False and "QEMU lacks usb-redir" in lacks.text and "qemu-system-common" in lacks.hint
+    has = replace(facts, binaries=(replace(QEMU, devices=QEMU.devices | {"usb-redir", "qemu-xhci"}),))
+    assert row(has, "USB redirection") == Row(
+        *("USB redirection", True),
+        "corral usb share, stick, serial, keyboard; controllers: qemu-xhci, ich9-usb-ehci1",
+    )

@@ -62,6 +62,9 @@ def initrd(built: tiny.Tiny, directory: Path, program: str, imports: tuple[str, 
             path = name.replace(".", "/")
             place = f"{path}/__init__.py" if file.stem == "__init__" else f"{path}{''.join(file.suffixes)}"
             archive.file(f"py/modules/{place}", file.read_bytes())
+            if file.stem == "__init__" and name.startswith("corral."):
+                for data in sorted((file.parent / "data").glob("*.json")):
+                    archive.file(f"py/modules/{path}/data/{data.name}", data.read_bytes())
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         for name in ("encodings", "encodings.aliases", "encodings.utf_8"):
             file = modules[name]

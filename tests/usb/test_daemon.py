@@ -8,6 +8,7 @@ import gc
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -354,6 +355,41 @@ async def test_slot_taken_out_under_a_device(guest: Guest, tmp_path: Path) -> No
             assert "closed" in await plugged.ended()
     await guest.until("ls /sys/block | grep -c sd", "0")
     assert await guest.holdings() == before
+
+
+async def test_slot_on_tcp_is_filled_without_the_daemon(guest: Guest, tmp_path: Path) -> None:
+    """A slot plugged in on a port: whoever connects there gives the device."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    source = f"<source mode='bind' host='127.0.0.1' service='{port}'/><protocol type='raw'/>"
+    await guest.vm.attach(f"<redirdev bus='usb' type='tcp'>{source}</redirdev>", live=True)
+    slot = (await guest.vm.document()).devices.redirdevs[0]
+    service = await usb.serve(Stick(blank(tmp_path / "far.img", 4)), ("127.0.0.1", port))
+    await guest.disk("Python stick")
+    await guest.vm.detach(slot, live=True)
+    async with asyncio.timeout(10):
+        assert "closed" in await service.ended()
+    await guest.until("ls /sys/block | grep -c sd", "0")
+
+
+async def test_redirfilter_keeps_a_device_out(guest: Guest, tmp_path: Path) -> None:
+    """A machine's filter holds for what comes over the daemon, too; the machine has no system to ask."""
+    rules = "<usbdev class='0x03' allow='yes'/><usbdev allow='no'/>"
+    document = f"""<domain type='qemu'><name>strict</name><memory unit='MiB'>64</memory>
+        <os><type arch='x86_64' machine='q35'>hvm</type></os>
+        <devices><controller type='usb' model='qemu-xhci'/><redirfilter>{rules}</redirfilter></devices></domain>"""
+    strict = await guest.vm.host.launch(document, transient=True)
+    try:
+        async with strict.usb(Stick(blank(tmp_path / "out.img", 4))) as plugged, asyncio.timeout(20):
+            with pytest.raises(OperationFailed, match="filter keeps this device out"):
+                await plugged.ended()
+        async with strict.usb(usb.Keyboard()) as plugged:
+            async with asyncio.timeout(20):
+                while "USB Redirection" not in (usbs := await strict.monitor("info usb", hmp=True)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            assert "Speed 12 Mb/s" in usbs
+    finally:
+        await strict.destroy()
 
 
 @contextlib.asynccontextmanager

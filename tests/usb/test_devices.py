@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.usb.desk import Desk, Host
+from tests.usb.sampler import Sampler
 from tests.usb.test_storage import Memory
 
 from corral import usb
@@ -226,3 +227,29 @@ async def test_pty_joins_a_program_and_the_guest() -> None:
         assert got == sent
         os.close(terminal)
     pty.close()
+
+
+def test_isochronous_stream_keeps_the_pace_of_the_bus() -> None:
+    """Packets come in time with the bus, what is too late is lost, and packets of the guest arrive."""
+    sampler = Sampler()
+    desk = Desk(sampler)
+    assert desk.ask(p.StartIsoStream(0x81, 8, 3)).status == Status.INVAL  # the endpoint has no bandwidth yet
+    assert desk.ask(p.SetAltSetting(0, 1)).status == Status.SUCCESS
+    assert desk.ask(p.StartIsoStream(0x81, 8, 3)).status == Status.SUCCESS
+    assert desk.ask(p.StartIsoStream(0x81, 8, 3)).status == Status.INVAL
+    assert desk.pass_time(0.0079) == []
+    packets = desk.pass_time(0.0002)
+    assert [(each.id, each.length, each.data[:4]) for each in packets] == [  # type: ignore[attr-defined]
+        (number, 192, number.to_bytes(4, "little")) for number in range(8)
+    ]
+    assert len(desk.pass_time(0.016)) == 16
+    assert len(desk.pass_time(1.0)) == 24  # three requests in flight are all that a bus could have filled
+    assert desk.ask(p.StartIsoStream(0x02, 8, 3)).status == Status.SUCCESS
+    desk.guest.send(p.IsoPacket(0x02, 0, 3, 0, b"abc"))
+    desk.move()
+    assert sampler.given == [b"abc"]
+    assert desk.ask(p.StopIsoStream(0x02)).status == Status.SUCCESS
+    desk.guest.send(p.IsoPacket(0x02, 0, 3, 1, b"def"))
+    assert desk.ask(p.StopIsoStream(0x81)).status == Status.SUCCESS
+    assert desk.pass_time(1.0) == [] and sampler.given == [b"abc"]
+    assert desk.ask(p.StartIsoStream(0x81, 0, 3)).status == Status.INVAL

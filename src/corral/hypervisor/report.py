@@ -63,6 +63,7 @@ def rows(facts: Facts) -> list[Row]:
         found += [*sixteen(facts, binary), _memory_hotplug(binary)]
         found.append(_displays(facts, binary))
         found += [_lent(facts.lendable), _lacking_device(binary, "virtio-crypto-pci", "crypto devices")]
+        found.append(_redirection(binary))
     found.append(_cards(facts.network))
     for name, path in facts.programs.items():
         if path is not None:
@@ -132,6 +133,16 @@ def _memory_hotplug(binary: Binary) -> Row:
         text = f"QEMU lacks {', '.join(lacks)}: what a machine starts with is all it can have"
         return Row("memory plugged live", False, text, "install a QEMU built with it")
     return Row("memory plugged live", True, "corral run --max-memory, corral set --memory; virtio-mem and dimm modules")
+
+
+def _redirection(binary: Binary) -> Row:
+    """Whether machines can be given USB devices from elsewhere, and at what speeds."""
+    name = "USB redirection"
+    if not binary.has_device("usb-redir"):
+        text = "QEMU lacks usb-redir: no corral usb share, stick, serial, keyboard, and no <redirdev>"
+        return Row(name, False, text, "install a QEMU built with it (Debian: apt install qemu-system-common)")
+    controllers = [name for name in ("qemu-xhci", "ich9-usb-ehci1", "piix3-usb-uhci") if binary.has_device(name)]
+    return Row(name, True, f"corral usb share, stick, serial, keyboard; controllers: {', '.join(controllers)}")
 
 
 def _cards(network: Network) -> Row:

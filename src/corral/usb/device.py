@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import ClassVar
 
 from corral.errors import InvalidArgument
@@ -83,7 +84,10 @@ class Device:
         raise Stall
 
     def data_in(self, endpoint: int, length: int) -> bytes | memoryview | None:
-        """Up to `length` bytes for the host; None when there are none until `ready` is called. Raises Stall."""
+        """Up to `length` bytes for the host; None when there are none until `ready` is called. Raises Stall.
+
+        An isochronous endpoint does not wait, nor stall: with None its packet is empty.
+        """
         raise Stall
 
     def data_out(self, endpoint: int, data: bytes) -> bool:
@@ -196,8 +200,21 @@ class Device:
         if known.get(transfer.endpoint) is not transfer.type:
             transfer.finish(Status.INVAL)
             return
+        if transfer.type is TransferType.ISO:
+            self._isochronous(transfer)
+            return
         self._queues.setdefault(transfer.endpoint, deque()).append(transfer)
         self._pump(transfer.endpoint)
+
+    def _isochronous(self, transfer: Transfer) -> None:
+        """One packet, now or never: what the device does not have is empty, and nothing is said again (5.6.5)."""
+        data: bytes | memoryview = b""
+        with suppress(Stall):
+            if transfer.endpoint & DATA_IN:
+                data = self.data_in(transfer.endpoint, transfer.length) or b""
+            else:
+                self.data_out(transfer.endpoint, bytes(transfer.data))
+        transfer.finish(Status.SUCCESS, data, len(transfer.data))
 
     def cancel(self, transfer: Transfer) -> None:
         """Take a transfer out of its queue."""
@@ -326,6 +343,11 @@ class Device:
 def bulk_size(speed: Speed) -> int:
     """wMaxPacketSize of a bulk endpoint (5.8.3; USB 3.0, 9.6.6)."""
     return {Speed.FULL: 64, Speed.SUPER: 1024}.get(speed, 512)
+
+
+def isochronous(address: int, size: int, speed: Speed) -> descriptors.Endpoint:
+    """An isochronous endpoint without synchronisation (5.12.4.1), of a packet each millisecond."""
+    return descriptors.Endpoint(address, TransferType.ISO, size, 1 if speed is Speed.FULL else 4)
 
 
 def bulk(address: int, speed: Speed) -> descriptors.Endpoint:

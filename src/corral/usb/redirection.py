@@ -21,8 +21,10 @@ from itertools import count
 from typing import Any, Final
 
 from corral.errors import InvalidArgument
+from corral.usb import isochronous
 from corral.usb import packets as p
 from corral.usb.connection import MAX_TRANSFER, Connection, Lost
+from corral.usb.descriptors import Endpoint
 from corral.usb.filter import Filter
 from corral.usb.packets import DATA_IN, Packet, Speed, Status, TransferType
 from corral.usb.state import Phase
@@ -52,6 +54,7 @@ class Redirection:
         self._order = count()
         self._transfers: dict[tuple[type[Packet], int], Transfer] = {}
         self._receiving: dict[int, _Receiving] = {}
+        self._streams: dict[int, isochronous.Stream] = {}
 
     @property
     def connected(self) -> bool:
@@ -111,6 +114,7 @@ class Redirection:
 
     def _drop_all(self) -> None:
         """End all that is in progress: the guest is told of each ("cancelled") before the device leaves."""
+        self._streams.clear()
         receiving, self._receiving = self._receiving, {}
         for stream in receiving.values():
             stream.stop(self.device)
@@ -185,8 +189,10 @@ class Redirection:
     def _set_alt_setting(self, packet: p.SetAltSetting) -> None:
         done = partial(self._alt_set, packet.id, packet.interface)
         for endpoint, interface in list(self.device.endpoints()):
-            if interface == packet.interface and endpoint.address in self._receiving:
-                self._receiving.pop(endpoint.address).stop(self.device)
+            if interface == packet.interface:
+                self._streams.pop(endpoint.address, None)
+                if endpoint.address in self._receiving:
+                    self._receiving.pop(endpoint.address).stop(self.device)
         self.device.set_alt_setting(packet.interface, packet.alt, done)
 
     def _alt_set(self, id: int, interface: int, status: Status) -> None:
@@ -265,16 +271,16 @@ class Redirection:
 
     # -- endpoints that are polled ------------------------------------------------------------------------------------
 
-    def _place(self, endpoint: int, type: TransferType) -> Any:
+    def _place(self, endpoint: int, type: TransferType) -> Endpoint | None:
         found = (each.endpoint for each in self.device.endpoints() if each.endpoint.address == endpoint)
         return next((each for each in found if each.type is type), None)
 
     def _start_interrupt(self, packet: p.StartInterruptReceiving) -> None:
         place = self._place(packet.endpoint, TransferType.INTERRUPT)
-        good = place is not None and packet.endpoint not in self._receiving
-        status = Status.SUCCESS if good else Status.INVAL
-        self.connection.send(p.InterruptReceivingStatus(status, packet.endpoint, packet.id))
-        if good:
+        if place is None or packet.endpoint in self._receiving:
+            self.connection.send(p.InterruptReceivingStatus(Status.INVAL, packet.endpoint, packet.id))
+        else:
+            self.connection.send(p.InterruptReceivingStatus(Status.SUCCESS, packet.endpoint, packet.id))
             pause = _interval(place.interval, self.device.speed) if self.device.paced else 0.0
             size = place.max_packet & 0x7FF
             stream = _Receiving(TransferType.INTERRUPT, packet.endpoint, size, pause, id=packet.id)
@@ -287,8 +293,8 @@ class Redirection:
     def _start_bulk(self, packet: p.StartBulkReceiving) -> None:
         place = self._place(packet.endpoint, TransferType.BULK)
         size = packet.bytes_per_transfer
-        good = place is not None and packet.endpoint not in self._receiving and not packet.stream_id
-        good = good and 0 < size <= MAX_TRANSFER and size % place.max_packet == 0
+        whole = place is not None and 0 < size <= MAX_TRANSFER and size % place.max_packet == 0
+        good = whole and packet.endpoint not in self._receiving and not packet.stream_id
         good = good and 0 < packet.no_transfers <= MAX_RECEIVING
         status = Status.SUCCESS if good else Status.INVAL
         self.connection.send(p.BulkReceivingStatus(packet.stream_id, packet.endpoint, status, packet.id))
@@ -332,15 +338,53 @@ class Redirection:
         self.connection.send(stream.packet(bytes(transfer.data)))
         # Even without a pause it is the timer that polls again: a device that always has data must not recurse.
         again: Callable[[], None] = partial(self._poll, stream)
-        heapq.heappush(self._timers, (self._now + stream.pause, next(self._order), again))
+        self._at(self._now + stream.pause, again)
 
-    # -- isochronous streams: no device here has them -----------------------------------------------------------------
+    # -- isochronous streams ------------------------------------------------------------------------------------------
 
-    def _iso_stream(self, packet: p.StartIsoStream | p.StopIsoStream) -> None:
-        self.connection.send(p.IsoStreamStatus(Status.INVAL, packet.endpoint, packet.id))
+    def _start_iso(self, packet: p.StartIsoStream) -> None:
+        """Only for a device that is at our pace: a physical one has its own, and libusb's is not driven here."""
+        place = self._place(packet.endpoint, TransferType.ISO)
+        status = Status.INVAL
+        if place is not None and self.device.paced and packet.pkts_per_urb and packet.no_urbs:
+            shape = packet.pkts_per_urb, packet.no_urbs
+            stream = isochronous.Stream(place, self.device.speed, *shape, self._now)
+            if self._streams.setdefault(packet.endpoint, stream) is stream:
+                status = Status.SUCCESS
+                if packet.endpoint & DATA_IN:
+                    self._at(stream.next, partial(self._iso_due, stream))
+        self.connection.send(p.IsoStreamStatus(status, packet.endpoint, packet.id))
+
+    def _stop_iso(self, packet: p.StopIsoStream) -> None:
+        self._streams.pop(packet.endpoint, None)
+        self.connection.send(p.IsoStreamStatus(Status.SUCCESS, packet.endpoint, packet.id))
+
+    def _iso_due(self, stream: isochronous.Stream) -> None:
+        """Fetch what the device has for the time that has passed."""
+        for _ in range(stream.due(self._now)):
+            if self._streams.get(stream.endpoint) is not stream:
+                return
+            done = partial(self._iso_in, stream)
+            self.device.submit(Transfer(TransferType.ISO, stream.endpoint, stream.size, done))
+        self._at(stream.next, partial(self._iso_due, stream))
+
+    def _iso_in(self, stream: isochronous.Stream, transfer: Transfer) -> None:
+        if self._streams.get(stream.endpoint) is stream and self._open():
+            data = transfer.data[: stream.size]
+            packet = p.IsoPacket(stream.endpoint, transfer.status, len(data), next(stream.ids), data)
+            self.connection.send(packet)
+
+    def _iso_out(self, packet: p.IsoPacket) -> None:
+        """Data for the device, without an answer; that of no stream is dropped."""
+        if packet.endpoint in self._streams:
+            transfer = Transfer(TransferType.ISO, packet.endpoint, packet.length, _untold, data=bytes(packet.data))
+            self.device.submit(transfer)
+
+    def _at(self, when: float, do: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._order), do))
 
     def _ignore(self, _packet: Packet) -> None:
-        """Data of a stream that is not running; an acknowledgement."""
+        """An acknowledgement."""
 
 
 class _Receiving:
@@ -381,6 +425,10 @@ def _interval(interval: int, speed: Speed) -> float:
     return max(interval, 1) * 0.001
 
 
+def _untold(_transfer: Transfer) -> None:
+    """Nobody is told how an isochronous packet fared."""
+
+
 def _unset(_transfer: Transfer) -> None:
     raise AssertionError("a transfer without an end")
 
@@ -396,8 +444,8 @@ _HANDLERS: dict[type[Packet], Callable[[Redirection, Any], None]] = {
     p.GetConfiguration: Redirection._get_configuration,
     p.SetAltSetting: Redirection._set_alt_setting,
     p.GetAltSetting: Redirection._get_alt_setting,
-    p.StartIsoStream: Redirection._iso_stream,
-    p.StopIsoStream: Redirection._iso_stream,
+    p.StartIsoStream: Redirection._start_iso,
+    p.StopIsoStream: Redirection._stop_iso,
     p.StartInterruptReceiving: Redirection._start_interrupt,
     p.StopInterruptReceiving: Redirection._stop_interrupt,
     p.AllocBulkStreams: Redirection._bulk_streams,
@@ -407,6 +455,6 @@ _HANDLERS: dict[type[Packet], Callable[[Redirection, Any], None]] = {
     p.StopBulkReceiving: Redirection._stop_bulk,
     p.ControlPacket: Redirection._control_packet,
     p.BulkPacket: Redirection._bulk_packet,
-    p.IsoPacket: Redirection._ignore,
+    p.IsoPacket: Redirection._iso_out,
     p.InterruptPacket: Redirection._interrupt_packet,
 }
