@@ -19,9 +19,14 @@ from corral.guests.cpio import Archive
 FOLDERS = tuple(Path(each) for each in ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64"))
 RUN = "PYTHONHOME=/py PYTHONPATH=/py/modules /py/loader --library-path /py/lib /py/python -S"
 _LISTED = """
-import json, sys
+import contextlib, json, pkgutil, sys
 for name in sys.argv[1:]:
-    __import__(name)
+    package = __import__(name.removesuffix(".*"), fromlist=["*"])
+    if name.endswith(".*"):
+        for each in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            if not each.name.endswith("__main__"):
+                with contextlib.suppress(ImportError, AssertionError):  # it is for another system
+                    __import__(each.name)
 files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
 print(json.dumps([pair for pair in files.items() if pair[1]]))
 """
@@ -29,7 +34,7 @@ _ALWAYS = ("asyncio", "concurrent.futures.thread", "encodings.idna", "runpy", "z
 
 
 def imported(names: tuple[str, ...]) -> dict[str, Path]:
-    """The files of all modules that importing these takes, by module name."""
+    """The files of all modules that importing these takes, by module name; `typer.*` is all that is in typer."""
     code = [sys.executable, "-c", _LISTED, *_ALWAYS, *names]
     done = subprocess.run(code, capture_output=True, text=True, check=True)
     return {name: Path(file) for name, file in json.loads(done.stdout) if name != "__main__"}
