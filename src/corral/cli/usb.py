@@ -119,7 +119,9 @@ def _choose(computer: Computer) -> Found:
         raise InvalidArgument("which USB device?", hint="name it; corral usb ls lists them")
     for number, each in enumerate(devices, 1):
         print(f"{number:3}  {each}", file=sys.stderr)
-    chosen: int = typer.prompt("Which", type=typer.IntRange(1, len(devices)), err=True)  # type: ignore[attr-defined]
+    chosen: int = typer.prompt("Which", type=int, err=True)
+    if not 1 <= chosen <= len(devices):
+        raise InvalidArgument(f"there is no USB device {chosen} in the list")
     return devices[chosen - 1]
 
 

@@ -202,8 +202,8 @@ class _Writing(asyncio.Transport):
         super().__init__()
         self._writer = writer
 
-    def write(self, data: object) -> None:
-        self._writer.write(data)  # type: ignore[arg-type]
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._writer.write(data)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self._writer.transport.set_write_buffer_limits(high, low)
