@@ -60,18 +60,20 @@ class Desk:
         return seen
 
     @contextlib.contextmanager
-    def redirected(self, disc: Path) -> Iterator[subprocess.Popen[str]]:
-        """A SPICE viewer that offers a disc to the guest for as long as the block lasts."""
-        wanted = {"uri": self.display("spice").split("?")[0], "password": "sesame", "cd": str(disc)}
+    def watching(self, ready: str, **wanted: Any) -> Iterator[dict[str, Any]]:
+        """A SPICE viewer for as long as the block lasts, from when it says `ready`; what it saw is there afterwards."""
+        wanted = {"uri": self.display("spice").split("?")[0], "password": "sesame"} | wanted
         command = ["/usr/bin/python3", str(HERE / "spice_viewer.py"), json.dumps(wanted)]
+        seen: dict[str, Any] = {}
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as viewer:
             assert viewer.stdin is not None
             assert viewer.stdout is not None
             try:
-                assert viewer.stdout.readline() == "plugged\n", viewer.stdout.read()
-                yield viewer
+                assert viewer.stdout.readline() == f"{ready}\n", viewer.stdout.read()
+                yield seen
                 viewer.stdin.close()
-                assert json.loads(viewer.stdout.read())["events"] == ["opened"]
+                seen.update(json.loads(viewer.stdout.read()))
+                assert seen["events"] == ["opened"]
             finally:
                 viewer.kill()
 

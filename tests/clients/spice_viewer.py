@@ -5,10 +5,13 @@ One JSON object on standard output: how the connection went, which channels ther
 is a file for the screen as a PPM, taken a second after the last key. `cd` is an ISO, which the library offers to the
 guest as a drive of its own making over a channel for USB: "plugged" is printed when it is there, and it stays until
 standard input ends. `agent` is {"offer": a text for the guest's clipboard, "file": a file to send}: both are tried once
-the guest has an agent, then a size of the screen is asked for, and it stays until standard input ends.
+the guest has an agent, then a size of the screen is asked for, and it stays until standard input ends. `sound` has it
+listen until then: "listening" is printed when it does, and the loud samples and their pitch in Hz are told at the end.
 """
 
+import array
 import ctypes
+import itertools
 import json
 import pathlib
 import sys
@@ -23,6 +26,7 @@ address = ctypes.pythonapi.PyCapsule_GetPointer
 address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 WAIT, PACE = 1000, 40  # milliseconds
 DEADLINE = 60_000
+LOUD = 1000
 TEXT = 1  # VD_AGENT_CLIPBOARD_UTF8_TEXT
 MONITORS, ON_DEMAND, NO_FILES = 1, 5, 13  # VD_AGENT_CAP_MONITORS_CONFIG, CLIPBOARD_BY_DEMAND, FILE_XFER_DISABLED
 
@@ -52,6 +56,8 @@ class Viewer:
         self.display = None
         self.inputs = None
         self.conversing = False
+        self.samples = array.array("h")
+        self.rate = 0
         self.session = SpiceClientGLib.Session()
         self.session.set_property("uri", wanted["uri"])
         if wanted.get("password") is not None:
@@ -85,6 +91,10 @@ class Viewer:
         listen(channel, "channel-event", self.channel_event, kind)
         if kind == "display" and channel.get_property("channel-id") == 0:
             self.display = channel
+            SpiceClientGLib.Channel.connect(channel)
+        if kind == "playback" and self.wanted.get("sound"):
+            listen(channel, "playback-start", self.start)
+            listen(channel, "playback-data", self.hear)
             SpiceClientGLib.Channel.connect(channel)
         if kind == "main" and self.wanted.get("agent"):
             listen(channel, "notify::agent-connected", self.converse)
@@ -173,6 +183,21 @@ class Viewer:
         self.end()
         return False
 
+    def hear(self, channel, data, size):
+        """Samples of 16 bits, of two channels."""
+        left = array.array("h", ctypes.string_at(data, size))[::2]
+        self.samples.extend(each for each in left if abs(each) > LOUD)
+
+    def hush(self, stream, condition):
+        rises = sum(before < 0 <= after for before, after in itertools.pairwise(self.samples))
+        self.seen["loud"] = len(self.samples)
+        self.seen["pitch"] = rises * self.rate / max(1, len(self.samples))
+        self.end()
+        return False
+
+    def start(self, channel, kind, channels, rate):
+        self.rate = rate
+
     def channel_event(self, channel, event, kind):
         name = event.value_nick
         if kind == "main":
@@ -184,7 +209,11 @@ class Viewer:
             elif self.manager is not None:
                 GLib.timeout_add(PACE, self.plug)
         elif name == "opened":
-            if kind == "inputs" and self.manager is None and not self.wanted.get("agent"):
+            if kind == "playback":
+                print("listening", flush=True)
+                watch = GLib.IOCondition.HUP | GLib.IOCondition.IN
+                GLib.io_add_watch(sys.stdin, GLib.PRIORITY_DEFAULT, watch, self.hush)
+            if kind == "inputs" and self.manager is None and not self.wanted.keys() & {"agent", "sound"}:
                 self.keys = list(self.wanted.get("keys", []))
                 GLib.timeout_add(PACE, self.type_key)
         elif name != "closed":

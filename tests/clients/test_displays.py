@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import gc
 import hashlib
@@ -25,6 +26,7 @@ pytest.importorskip("asyncvnc", reason="asyncvnc is not installed")
 image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
 from tests.clients.desk import HERE, NAME, SCANCODES, Desk, booted, desktop, until  # noqa: E402
+from tests.hypervisor.test_guest_sound import LOUDER, SECOND, TONE, program  # noqa: E402
 
 from corral.client.domain import Domain  # noqa: E402
 from labs import corrald  # noqa: E402
@@ -41,6 +43,7 @@ DEVICES = """
 <graphics type='spice' autoport='yes' passwd='sesame'><image compression='off'/><streaming mode='off'/></graphics>
 <video><model type='vga'/></video>
 <channel type='spicevmc'><target type='virtio'/></channel>
+<sound model='ich9'/>
 """
 SSH = """#!{python}
 import os, select, socket, sys
@@ -186,16 +189,26 @@ def test_a_disc_of_the_viewers_comes_over_spices_usb_channel(desk: Desk) -> None
     iso.close()
     slot.write_text("<redirdev bus='usb' type='spicevmc'><alias name='ua-slot'/></redirdev>")
     desk.virsh("attach-device", NAME, str(slot), "--live")
-    with desk.redirected(disc) as viewer:
+    with desk.watching("plugged", cd=str(disc)):
         until(lambda: "sr0" in desk.inside("ls /sys/block"), "the drive in the guest")
         assert hashlib.sha256(disc.read_bytes()).hexdigest() in desk.inside("sha256sum /dev/sr0")
         inside = desk.inside("mount -t iso9660 /dev/sr0 /mnt && sha256sum /mnt/bytes; umount /mnt")
         assert hashlib.sha256(content).hexdigest() in inside
         assert "Spice CD" in desk.inside("cat /sys/bus/usb/devices/*/product")
-        assert viewer.poll() is None
     until(lambda: desk.inside("test -e /sys/block/sr0 || echo gone") == "gone", "the drive's leaving")
     desk.virsh("detach-device", NAME, str(slot), "--live")
     assert "redirdev" not in desk.virsh("dumpxml", NAME)
+
+
+def test_the_viewer_hears_what_the_guest_plays(desk: Desk) -> None:
+    """A tone of the guest's sound card over SPICE's playback channel."""
+    louder, second = (base64.b64encode(data).decode() for data in (program(LOUDER), SECOND))
+    desk.inside(f"modprobe snd_pcm_oss; echo {louder} | base64 -d >/tmp/louder; chmod +x /tmp/louder")
+    assert desk.inside("/tmp/louder </dev/mixer && echo loud") == "loud"
+    with desk.watching("listening", sound=True) as seen:
+        desk.inside(f"echo {second} | base64 -d >/dev/dsp")
+    assert seen["loud"] > 10_000, "a good part of a second: a busy machine drops some"
+    assert seen["pitch"] == pytest.approx(TONE, rel=0.1)
 
 
 needs_viewer = pytest.mark.skipif(
