@@ -43,6 +43,7 @@ TEXTS = {
 }
 PATHS = {
     "path",
+    "database",
     "file",
     "kernel",
     "initrd",
@@ -296,6 +297,9 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("FilesystemSource", "socket"): ({"dir": None}, {}),
     ("Smartcard", "mode=passthrough"): ({"type": "spicevmc"}, {}),
     ("Smartcard", "type"): ({"mode": "passthrough"}, {}),
+    ("Smartcard", "mode=host-certificates"): ({"certificates": ["a", "b", "c"]}, {}),
+    ("Smartcard", "certificates"): ({"mode": "host-certificates"}, {}),
+    ("Smartcard", "database"): ({"mode": "host-certificates", "certificates": ["a", "b", "c"]}, {}),
 }
 for _field, _types in audio_rules.BACKEND.items():
     CONTEXT["Audio", _field] = ({"type": _types[0]}, {})

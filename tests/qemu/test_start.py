@@ -82,8 +82,22 @@ def make_image(path: Path) -> None:
             path.write_bytes(header)
         case _ if path.name == "initrd":
             path.write_bytes(b"nothing")
+        case _ if path.name == "nssdb":
+            make_certificates(path)
         case _ if path.name == "pipe":
             subprocess.run(["mkfifo", path], check=True)
+
+
+def make_certificates(path: Path) -> None:
+    """A database of NSS's with three certificates."""
+    path.mkdir()
+    noise = path / "noise"
+    noise.write_bytes(bytes(range(200)))
+    certutil = ["certutil", "-d", f"sql:{path}"]
+    subprocess.run([*certutil, "-N", "--empty-password"], check=True)
+    for name in ("one", "two", "three"):
+        words = ["-S", "-x", "-n", name, "-s", f"CN={name}", "-t", "CT,CT,CT", "-z", str(noise)]
+        subprocess.run([*certutil, *words], check=True, capture_output=True)
 
 
 def free_port(first: int = 0) -> int:
