@@ -103,6 +103,32 @@ def directories_come_and_go(corral: Run, folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"back", "copy", "dev", "there", "tree"}
 
 
+def what_the_guest_says(corral: Run, daemon: Daemon) -> None:
+    """Of itself, and who says it: this guest's agent is too old to know of its load and its routes."""
+    info = json.loads(corral("info", "web", "--format", "json").stdout)
+    assert info["os.id"] == "tiny" and "10.0.2.15" in info["addresses"]
+    assert info["load"]["source"] == "/proc/loadavg" and 0 <= info["load"]["one"] < 50
+    assert info["routes"]["source"].startswith("/proc/net/route")
+    way = {"destination": "0.0.0.0/0", "gateway": "10.0.2.2", "interface": "eth0", "metric": 0}
+    assert way in info["routes"]["routes"]
+    shown = corral("info", "web").stdout
+    assert "0.0.0.0/0 via 10.0.2.2" in shown and "(by /proc/loadavg)" in shown
+    known = json.loads(corral("nic", "addresses", "web", "--format", "json").stdout)
+    assert ("10.0.2.15", "agent", "eth0") in {
+        (each["address"], each["source"], each["name"]) for each in known["known"]
+    }
+    assert known["silent"] == {"lease": "knows none", "arp": "knows none"}
+    asyncio.run(memory_in_pieces(daemon))
+
+
+async def memory_in_pieces(daemon: Daemon) -> None:
+    async with connect(daemon.uri) as host:
+        vm = await host.domain("web")
+        blocks = await vm.memory_blocks()
+        assert len(blocks) == 2 and all(block.online for block in blocks), blocks
+        await vm.set_memory_blocks([block.number for block in blocks], online=True)  # as they are
+
+
 @pytest.mark.timeout(300)
 def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     said = corral("run", "tiny", "--name", "web", "--cpus", "2", "--memory", "256M").stdout
@@ -123,6 +149,7 @@ def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     until = time.monotonic() + 20  # its network comes up beside the agent
     while "10.0.2.15" not in (listed := corral("ps", "-A").stdout):
         assert time.monotonic() < until, listed
+    what_the_guest_says(corral, daemon)
     assert "Linux" in corral("console", "web", stdin="\nuname\n").stdout
     assert "char device redirected" in corral("logs", "web").stdout
     assert "already exists" in corral("run", "tiny", "--name", "web", status=1).stderr

@@ -19,16 +19,30 @@ def info(name: Name, connect: Connect = None, output: Format = Output.table) -> 
         return
     width = max((len(key) for key in facts), default=0)
     for key, value in facts.items():
-        typer.echo(f"{key:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
+        typer.echo(f"{key:<{width}}  {_line(value)}")
 
 
 async def _info(uri: str | None, name: str) -> dict[str, Any]:
+    from corral.client import guest_facts
     from corral.client.host import connect
 
     async with connect(uri) as host:
         domain = await find(host, name)
         facts = await domain.guest_info()
-        return {"addresses": await domain.addresses(), **facts}
+        return {"addresses": await domain.addresses(), **facts, **await guest_facts.gathered(domain)}
+
+
+def _line(value: Any) -> str:
+    """A fact on one line; what has a source names it."""
+    match value:
+        case {"routes": routes, "source": source}:
+            ways = [(each["destination"], *(("via", each["gateway"]) if each["gateway"] else ())) for each in routes]
+            return f"{', '.join(map(' '.join, ways))} (by {source})"
+        case {"one": one, "five": five, "fifteen": fifteen, "source": source}:
+            return f"{one} {five} {fifteen} (by {source})"
+        case list():
+            return ", ".join(value)
+    return str(value)
 
 
 def sleep(

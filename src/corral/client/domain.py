@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from corral.client.displays import Display
     from corral.client.events import Event, Events
     from corral.client.execution import Execution
+    from corral.client.guest_facts import Load, MemoryBlock, Routes
     from corral.client.host import Host
     from corral.client.stream import Stream
     from corral.client.tuning import Tuning
@@ -502,6 +503,30 @@ class Domain:
         from corral.protocol.typed_params import unpack
 
         return unpack((await self._call("domain_get_guest_info", types=0, flags=0)).params)
+
+    async def load(self) -> Load:
+        """How busy the guest is, by its agent or its own files, and which of them told."""
+        from corral.client import guest_facts
+
+        return await guest_facts.load(self)
+
+    async def routes(self) -> Routes:
+        """The guest's routes, by its agent or its own files, and which of them told."""
+        from corral.client import guest_facts
+
+        return await guest_facts.routes(self)
+
+    async def memory_blocks(self) -> tuple[MemoryBlock, ...]:
+        """The pieces of the guest's memory, and which it uses, through its agent."""
+        from corral.client import guest_facts
+
+        return await guest_facts.memory_blocks(self)
+
+    async def set_memory_blocks(self, numbers: Sequence[int], *, online: bool) -> None:
+        """Have the guest use pieces of its memory, or not."""
+        from corral.client import guest_facts
+
+        await guest_facts.set_memory_blocks(self, numbers, online)
 
     async def agent_time(self) -> float:
         """The guest's clock, in seconds since 1970."""

@@ -10,7 +10,6 @@ from corral.qemu.context import Context, Properties, alias
 from corral.qemu.devices.chardev import backend_of
 from corral.qemu.runtime import Part
 
-
 #: Certificates that a card has, and where NSS keeps them unless told.
 CERTIFICATES = 3
 DATABASE = "/etc/pki/nssdb"
