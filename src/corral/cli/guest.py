@@ -8,9 +8,9 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -23,10 +23,11 @@ from corral.cli.target import find, refuse_unless_running, run
 from corral.errors import AgentUnresponsive, CorralError, InvalidArgument, OperationTimeout
 
 if TYPE_CHECKING:
-    from corral.client.agent import ExecResult
     from corral.client.domain import Domain
 
 PIECE = 1 << 20  # bytes read at a time
+
+T = TypeVar("T")
 
 # Exit statuses that are not the command's own, as podman's and the shell's.
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -77,7 +78,7 @@ def exec_(
         signal.signal(number, signal.default_int_handler)
     try:
         if output is Output.json:
-            result = run(_collected(connect, name, words, data, timeout, wait))
+            result = run(_in_guest(connect, name, wait, lambda vm: vm.exec(words, stdin=data, timeout=timeout)))
             emit_json(
                 {
                     "status": result.status,
@@ -88,7 +89,7 @@ def exec_(
             )
             status = result.status
         else:
-            status = run(_passed_on(connect, name, words, data, timeout, wait))
+            status = run(_in_guest(connect, name, wait, lambda vm: _passed_on(vm, words, data, timeout)))
     except CorralError as error:
         complain(error)
         raise typer.Exit(_status(error)) from error
@@ -115,43 +116,27 @@ def _status(error: CorralError) -> int:
     return NOT_EXECUTABLE if "Permission denied" in text else FAILED
 
 
-async def _collected(
-    uri: str | None,
-    name: str,
-    argv: list[str],
-    stdin: bytes | Iterable[bytes] | None,
-    timeout: float | None,
-    wait: float,
-) -> ExecResult:
+async def _in_guest(uri: str | None, name: str, wait: float, work: Callable[[Domain], Awaitable[T]]) -> T:
+    """What `work` gives, done once the machine's agent answers."""
     from corral.client.host import connect
 
     async with connect(uri) as host:
         domain = await find(host, name)
         await _ready(domain, wait)
-        return await domain.exec(argv, stdin=stdin, timeout=timeout)
+        return await work(domain)
 
 
 async def _passed_on(
-    uri: str | None,
-    name: str,
-    argv: list[str],
-    stdin: bytes | Iterable[bytes] | None,
-    timeout: float | None,
-    wait: float,
+    domain: Domain, argv: list[str], stdin: bytes | Iterable[bytes] | None, timeout: float | None
 ) -> int:
     """The command's exit status; its output goes to ours as it comes."""
-    from corral.client.host import connect
-
-    async with connect(uri) as host:
-        domain = await find(host, name)
-        await _ready(domain, wait)
-        try:
-            async with asyncio.timeout(timeout), reader_stays():
-                return await _pass_on(domain, argv, stdin)
-        except TimeoutError as error:
-            raise OperationTimeout(
-                f"{argv[0]} in {domain.name} has not ended after {timeout:g} s and was told to"
-            ) from error
+    try:
+        async with asyncio.timeout(timeout), reader_stays():
+            return await _pass_on(domain, argv, stdin)
+    except TimeoutError as error:
+        raise OperationTimeout(
+            f"{argv[0]} in {domain.name} has not ended after {timeout:g} s and was told to"
+        ) from error
 
 
 async def _pass_on(domain: Domain, argv: list[str], stdin: bytes | Iterable[bytes] | None) -> int:

@@ -164,26 +164,30 @@ class MemoryDeviceSizeChange(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceAdded(Event):
-    """A device was plugged in."""
+class DeviceEvent(Event):
+    """What became of one device."""
 
     dev_alias: str
+
+
+class DeviceAdded(DeviceEvent):
+    """A device was plugged in."""
+
+    __slots__ = ()
     event_id: ClassVar[int] = DomainEventID.DEVICE_ADDED
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRemoved(Event):
+class DeviceRemoved(DeviceEvent):
     """The guest let go of a device."""
 
-    dev_alias: str
+    __slots__ = ()
     event_id: ClassVar[int] = DomainEventID.DEVICE_REMOVED
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRemovalFailed(Event):
+class DeviceRemovalFailed(DeviceEvent):
     """The guest refused to let go of a device."""
 
-    dev_alias: str
+    __slots__ = ()
     event_id: ClassVar[int] = DomainEventID.DEVICE_REMOVAL_FAILED
 
 

@@ -103,28 +103,20 @@ def set_scheduler_parameters_flags(session: Session, domain: Domain, args: Any) 
     control_groups.refuse(domain, control_groups.SCHEDULER, args.flags)
 
 
-@on_domain("domain_get_memory_parameters", flags=READ)
-def get_memory_parameters(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """Limits of the host's memory."""
-    return _limits(domain, control_groups.MEMORY, args.nparams, args.flags)
+def _serve(name: str, kind: control_groups.Figures) -> None:
+    """The two procedures of what control groups would limit."""
+
+    @on_domain(f"domain_get_{name}_parameters", flags=READ)
+    def get(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
+        return _limits(domain, kind, args.nparams, args.flags)
+
+    @on_domain(f"domain_set_{name}_parameters", flags=IMPACT)
+    def change(session: Session, domain: Domain, args: Any) -> None:
+        control_groups.refuse(domain, kind, args.flags)
 
 
-@on_domain("domain_set_memory_parameters", flags=IMPACT)
-def set_memory_parameters(session: Session, domain: Domain, args: Any) -> None:
-    """Change them."""
-    control_groups.refuse(domain, control_groups.MEMORY, args.flags)
-
-
-@on_domain("domain_get_blkio_parameters", flags=READ)
-def get_blkio_parameters(session: Session, domain: Domain, args: Any) -> dict[str, Any]:
-    """Weights and limits of all disks together."""
-    return _limits(domain, control_groups.BLOCK, args.nparams, args.flags)
-
-
-@on_domain("domain_set_blkio_parameters", flags=IMPACT)
-def set_blkio_parameters(session: Session, domain: Domain, args: Any) -> None:
-    """Change them."""
-    control_groups.refuse(domain, control_groups.BLOCK, args.flags)
+_serve("memory", control_groups.MEMORY)
+_serve("blkio", control_groups.BLOCK)
 
 
 def _limits(domain: Domain, kind: control_groups.Figures, room: int, flags: int) -> dict[str, Any]:
