@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from corral.hypervisor.domain import Domain
 CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>"
 
 MEGABYTE = "<size unit='M'>1</size>"
+SHARED = f"corral-plug-{os.getpid()}"
 ANY_PORT = "<source mode='bind' host='127.0.0.1' service='0'/>"
 
 
@@ -49,7 +51,7 @@ def kinds(path: Path) -> dict[str, str]:
         "random numbers": "<rng model='virtio'><rate bytes='100'/><backend model='builtin'/></rng>",
         "random numbers of a device": "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
         "serial port on usb": "<serial type='null'><target type='usb-serial'/></serial>",
-        "shared memory": f"<shmem name='corral-plug' role='peer'><model type='ivshmem-plain'/>{MEGABYTE}</shmem>",
+        "shared memory": f"<shmem name='{SHARED}' role='peer'><model type='ivshmem-plain'/>{MEGABYTE}</shmem>",
         "crypto": "<crypto model='virtio' type='qemu'><backend model='builtin' queues='1'/></crypto>",
         "smart card": f"<smartcard mode='passthrough' type='tcp'>{ANY_PORT}</smartcard>",
         "virtio sound": "<sound model='virtio'/>",

@@ -58,6 +58,13 @@ class Host:
     def domain(self) -> Domain:
         return self.hypervisor.lookup_by_name("a")
 
+    async def device(self, kind: str) -> str:
+        """A device of that kind; skips where this QEMU has none, which the daemon itself would say."""
+        binary = await self.hypervisor.offer.binary(self.domain.require_run().live.document.devices.emulator)
+        if kind == "virtio sound" and not binary.has_device("virtio-sound-pci"):
+            pytest.skip(f"'{binary.path}' has no virtio sound card (QEMU 8.2 brought it)")
+        return plugs.kinds(self.image)[kind]
+
     def added(self) -> list[str]:
         return [event.dev_alias for event in self.heard if isinstance(event, DeviceAdded)]
 
@@ -81,6 +88,7 @@ async def host(short_path: Path) -> AsyncIterator[Host]:
             yield found
     finally:
         life.end_machines(short_path)
+        Path(f"/dev/shm/{plugs.SHARED}").unlink(missing_ok=True)  # noqa: ASYNC240 (QEMU leaves it)
 
 
 async def documents(domain: Domain) -> tuple[str, str, str, Any]:
@@ -95,7 +103,7 @@ async def documents(domain: Domain) -> tuple[str, str, str, Any]:
 @pytest.mark.parametrize("kind", plugs.kinds(Path("x")))
 async def test_every_kind(host: Host, kind: str) -> None:
     """Plugged live and for good: in QEMU, in the documents, told; a new start has it again, and at the same place."""
-    domain, xml = host.domain, plugs.kinds(host.image)[kind]
+    domain, xml = host.domain, await host.device(kind)
     before = await plugs.view(domain)
     await hotplug.attach(domain, xml, BOTH)
     after = await plugs.view(domain)
@@ -146,7 +154,7 @@ async def test_there_and_back(host: Host, kind: str) -> None:
 @pytest.mark.parametrize("kind", plugs.kinds(Path("x")))
 async def test_refused_at_each_step(host: Host, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """QEMU refuses each command of a plug in turn; afterwards nothing has changed anywhere."""
-    xml = plugs.kinds(host.image)[kind]
+    xml = await host.device(kind)
     if " and its controller" in kind:
         monkeypatch.setattr(unplug, "UNDO_TIMEOUT", 0.1)
     step = 0
