@@ -100,6 +100,28 @@ async def test_a_life(daemon: Libvirtd) -> None:
         assert "stopped (destroyed)" in seen
 
 
+async def test_its_threads_and_its_memory_have_their_places(daemon: Libvirtd) -> None:
+    async with corral.connect(daemon.uri) as host:
+        domain = await host.create(DOCUMENT.format(name="placed").replace("<os>", "<iothreads>1</iothreads><os>"))
+        tuning = domain.tuning
+        (anywhere,) = await tuning.vcpu_pins()
+        assert await tuning.emulator_pin() == anywhere
+        last = max(anywhere)
+        await tuning.pin_vcpu(0, {last})
+        await tuning.pin_emulator({last})
+        await tuning.add_iothread(3)
+        await tuning.pin_iothread(3, {last})
+        await tuning.tune_iothread(3, {"poll_max_ns": 1000, "thread_pool_max": 8})
+        assert await tuning.vcpu_pins() == [{last}]
+        assert await tuning.emulator_pin() == {last}
+        assert {each.number: each.cpus for each in await tuning.iothreads()} == {1: anywhere, 3: {last}}
+        assert virsh(daemon, "vcpupin", "placed", "--live").split()[-1] == str(last)
+        await tuning.remove_iothread(3)
+        assert [each.number for each in await tuning.iothreads()] == [1]
+        assert await tuning.numa() == ("strict", "")
+        await domain.destroy()
+
+
 async def test_a_transient_domain_ends_with_its_connection(daemon: Libvirtd) -> None:
     async with corral.connect(daemon.uri) as watcher, watcher.events("lifecycle") as events:
         async with corral.connect(daemon.uri) as host:

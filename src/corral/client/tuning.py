@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from corral.constants import DomainModificationImpact, DomainNumatuneMemMode, name_of
+from corral.constants import DomainModificationImpact, DomainNumatuneMemMode, TypedParameterFlags, name_of
 from corral.errors import InvalidArgument
 from corral.protocol.typed_params import TypedParam, pack, unpack
 
@@ -124,11 +124,11 @@ class Tuning:
 
     async def numa(self, *, config: bool = False) -> tuple[str, str]:
         """(mode, the host's nodes as `0-1,3`, "" being any) of the memory; `config`: of the next start's."""
-        flags = DomainModificationImpact.CONFIG * config
+        flags = DomainModificationImpact.CONFIG * config | TypedParameterFlags.PARAM_STRING_OKAY
         answer = await self._call("domain_get_numa_parameters", nparams=16, flags=flags)
         found = unpack(answer.params)
         mode = int(found["numa_mode"])
-        return name_of(DomainNumatuneMemMode, mode) or str(mode), str(found["numa_nodeset"])
+        return name_of(DomainNumatuneMemMode, mode) or str(mode), str(found.get("numa_nodeset", ""))
 
     async def set_numa(self, *, mode: NUMAMode | None = None, nodes: str | None = None) -> None:
         """Which of the host's NUMA nodes the memory comes from, and how strictly, from the next start on."""
