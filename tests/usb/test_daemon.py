@@ -299,6 +299,35 @@ async def test_answer_that_nobody_asked_for(guest: Guest) -> None:
     assert await guest.holdings() == before
 
 
+@pytest.mark.parametrize("what", GARBAGE)
+async def test_malformed_packets_of_the_guests_side(guest: Guest, what: str) -> None:
+    """A peer in QEMU's place at a slot's socket: the client learns who broke the protocol, and all else goes on."""
+    path = open_place(guest) / f"liar{list(GARBAGE).index(what)}"
+    await guest.vm.attach(f"<redirdev bus='usb' type='unix'><source mode='bind' path='{path}'/></redirdev>", live=True)
+    slot = (await guest.vm.document()).devices.redirdevs[0]
+    assert slot.alias is not None
+    path.unlink()
+
+    async def lie(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GARBAGE[what])
+
+    async with await asyncio.start_unix_server(lie, str(path)):
+        async with guest.vm.usb(usb.Keyboard(), slot=slot.alias.name) as plugged, asyncio.timeout(10):
+            with pytest.raises(OperationFailed, match="the guest's side"):
+                await plugged.ended()
+    await guest.vm.detach(slot, live=True)
+    assert await guest.sh("echo well") == "well\n"
+
+
+def open_place(guest: Guest) -> Path:
+    """A directory in which QEMU, who is somebody else, may make sockets."""
+    guest.directory.chmod(0o711)
+    place = guest.directory / "open"
+    place.mkdir(exist_ok=True)
+    place.chmod(0o777)
+    return place
+
+
 async def test_connection_that_breaks_unplugs(guest: Guest, tmp_path: Path) -> None:
     """A client that dies in the midst of it, as kill -9 would have it."""
     before = await guest.holdings()
@@ -317,10 +346,7 @@ async def test_connection_that_breaks_unplugs(guest: Guest, tmp_path: Path) -> N
 
 
 async def test_declared_slot_is_filled_and_stays(guest: Guest, tmp_path: Path) -> None:
-    guest.directory.chmod(0o711)  # QEMU, who is somebody else, makes the socket
-    path = guest.directory / "open" / "slot"
-    path.parent.mkdir()
-    path.parent.chmod(0o777)
+    path = open_place(guest) / "slot"
     await guest.vm.attach(f"<redirdev bus='usb' type='unix'><source mode='bind' path='{path}'/></redirdev>", live=True)
     slot = (await guest.vm.document()).devices.redirdevs[0]
     assert slot.alias is not None

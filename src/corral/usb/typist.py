@@ -60,13 +60,13 @@ async def _fetched(keyboard: Keyboard, changed: asyncio.Event, true: Callable[[]
 
 
 async def _knock(keyboard: Keyboard, changed: asyncio.Event) -> bool:
-    """Press Num Lock until its lamp answers."""
+    """Press Num Lock, and let it go, until its lamp answers."""
     before = keyboard.lamps & 1
     for attempt in range(KNOCKS):
         keyboard.press(0, NUM_LOCK)
         keyboard.release()
         deadline = asyncio.get_running_loop().time() + FIRST_KNOCK * 2**attempt
-        while keyboard.lamps & 1 == before:
+        while keyboard.lamps & 1 == before or keyboard.waiting:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0 or not await _soon(changed, left):
                 break
