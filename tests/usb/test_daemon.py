@@ -142,7 +142,7 @@ async def keeps(guest: Guest, stick: Stick, disk: str, mebibytes: int, seconds: 
         mount -t vfat /dev/{disk} /mnt/stick; md5sum </mnt/stick/data; umount /mnt/stick; echo whole"""
     output = await guest.sh(script, seconds)
     first, second, end = (output + "\n\n").split("\n")[:3]
-    assert (second, end) == (first, "whole"), output
+    assert (second, end) == (first, "whole"), f"{output}\n{await guest.sh('dmesg | tail -n 20')}"
     assert min(stick.bytes_written, stick.bytes_read) > mebibytes << 20
 
 
@@ -311,10 +311,10 @@ async def test_malformed_packets_of_the_guests_side(guest: Guest, what: str) -> 
     async def lie(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(GARBAGE[what])
 
-    async with await asyncio.start_unix_server(lie, str(path)):
-        async with guest.vm.usb(usb.Keyboard(), slot=slot.alias.name) as plugged, asyncio.timeout(10):
-            with pytest.raises(OperationFailed, match="the guest's side"):
-                await plugged.ended()
+    liar = await asyncio.start_unix_server(lie, str(path))
+    async with liar, guest.vm.usb(usb.Keyboard(), slot=slot.alias.name) as plugged, asyncio.timeout(10):
+        with pytest.raises(OperationFailed, match="the guest's side"):
+            await plugged.ended()
     await guest.vm.detach(slot, live=True)
     assert await guest.sh("echo well") == "well\n"
 

@@ -116,6 +116,22 @@ def test_what_the_two_agreed_on_is_what_is_followed(capabilities: Capability) ->
         inspection.pass_on("host", header(p.ConfigurationStatus.kind, 2, 6, guest) + b"\0\1")
 
 
+def test_a_guest_with_a_filter_says_it_with_its_hello() -> None:
+    """It has heard the host's hello, and its own and the filter come in one piece."""
+    inspection = Inspection()
+    host, guest = Connection("host"), Connection("guest")
+    hello = host.data_to_send()
+    inspection.pass_on("host", hello)
+    guest.receive_data(hello)
+    guest.send(p.FilterFilter("-1,-1,-1,-1,0"))
+    both = guest.data_to_send()
+    inspection.pass_on("guest", both)
+    received = host.receive_data(both)
+    assert [type(each) for each in received] == [p.Hello, p.FilterFilter]
+    with pytest.raises(Refused, match="more than a hello"):
+        Inspection().pass_on("guest", both)
+
+
 def header(kind: int, length: int, id: int, connection: Connection) -> bytes:
     wide = connection.negotiated & Capability.IDS_64BITS
     return kind.to_bytes(4, "little") + length.to_bytes(4, "little") + id.to_bytes(8 if wide else 4, "little")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,14 +28,19 @@ pytestmark = [
     *(pytest.mark.guest, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)),
 ]
 
-PROGRAM = """
-import asyncio, sys, threading
 
-async def carry(reader, writer):
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Bytes from one to the other, until the end: one direction of a bridge, here and in the guest."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
     writer.close()
+
+
+PROGRAM = f"""
+import asyncio, sys, threading
+
+{inspect.getsource(carry)}
 
 async def bridge(port, ready):
     async def accept(reader, writer):
@@ -83,12 +89,6 @@ async def giver(disk: Path) -> AsyncIterator[guestlab.Guest]:
 @asynccontextmanager
 async def reachable(guest: Guest) -> AsyncIterator[int]:
     """A port that leads to the daemon's socket."""
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_unix_connection(str(guest.daemon.socket))

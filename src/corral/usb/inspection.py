@@ -63,12 +63,12 @@ class Inspection:
             if kind != Hello.kind or not _HELLO.size <= length <= _MAX_HELLO:
                 raise InvalidArgument(f"a packet of type {kind} and {length} bytes before the hello")
             size += length
-        if len(hello) > size and len(hello) > _HEADER.size:
-            raise InvalidArgument("more than a hello before the other side's")
-        self._hellos[side] = hello
+        self._hellos[side], rest = hello[:size], hello[size:]
         if all(map(_complete, self._hellos.values())):
             self._begin()
-        return b""
+        elif rest:
+            raise InvalidArgument("more than a hello before the other side's")
+        return rest
 
     def _begin(self) -> None:
         said: dict[Side, Hello] = {}
