@@ -65,6 +65,8 @@ def _edit_until_valid(uri: str | None, name: str, draft: Path, before: str, text
             xml = read(after, origin="the text")
             print(f"{run(_replace(uri, name, xml, before))} is changed; a running machine uses it at its next start")
             return
+        except EditorFailed:
+            raise
         except CorralError as error:
             if not sys.stdin.isatty():
                 raise

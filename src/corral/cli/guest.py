@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,6 +24,7 @@ from corral.errors import AgentUnresponsive, CorralError, InvalidArgument, Opera
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
+    from corral.client.execution import Input
 
 PIECE = 1 << 20  # bytes read at a time
 
@@ -126,9 +127,7 @@ async def _in_guest(uri: str | None, name: str, wait: float, work: Callable[[Dom
         return await work(domain)
 
 
-async def _passed_on(
-    domain: Domain, argv: list[str], stdin: bytes | Iterable[bytes] | None, timeout: float | None
-) -> int:
+async def _passed_on(domain: Domain, argv: list[str], stdin: Input, timeout: float | None) -> int:
     """The command's exit status; its output goes to ours as it comes."""
     try:
         async with asyncio.timeout(timeout), reader_stays():
@@ -139,7 +138,7 @@ async def _passed_on(
         ) from error
 
 
-async def _pass_on(domain: Domain, argv: list[str], stdin: bytes | Iterable[bytes] | None) -> int:
+async def _pass_on(domain: Domain, argv: list[str], stdin: Input) -> int:
     async with domain.execution(argv, stdin=stdin) as running:
         async for number, data in running:
             await asyncio.to_thread(_write, number, data)

@@ -6,13 +6,13 @@ Commands and their fields: QEMU's guest agent protocol reference (qga/qapi-schem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from corral.client.execution import STDERR, STDOUT, Execution
+from corral.client.execution import STDERR, STDOUT, Execution, Input
 from corral.errors import AgentCommandFailed, OperationTimeout
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def execute(
     domain: Domain,
     argv: Sequence[str],
     *,
-    stdin: bytes | Iterable[bytes] | None,
+    stdin: Input,
     timeout: float | None,
     agent_timeout: float,
 ) -> ExecResult:

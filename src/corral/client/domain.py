@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from corral.client.connection import Connection
     from corral.client.displays import Display
     from corral.client.events import Event, Events
-    from corral.client.execution import Execution
+    from corral.client.execution import Execution, Input
     from corral.client.guest_facts import Load, MemoryBlock, Routes
     from corral.client.host import Host
     from corral.client.stream import Stream
@@ -463,7 +463,7 @@ class Domain:
         self,
         argv: Sequence[str],
         *,
-        stdin: bytes | Iterable[bytes] | None = None,
+        stdin: Input = None,
         timeout: float | None = None,
         agent_timeout: float = 5.0,
     ) -> ExecResult:
@@ -475,9 +475,7 @@ class Domain:
 
         return await execute(self, argv, stdin=stdin, timeout=timeout, agent_timeout=agent_timeout)
 
-    def execution(
-        self, argv: Sequence[str], *, stdin: bytes | Iterable[bytes] | None = None, agent_timeout: float = 5.0
-    ) -> Execution:
+    def execution(self, argv: Sequence[str], *, stdin: Input = None, agent_timeout: float = 5.0) -> Execution:
         """Run a program in the guest and have what it writes while it runs:
 
         `async with vm.execution(["dmesg", "-w"]) as running: async for stream, data in running: …`; `stream` is 1 or 2.

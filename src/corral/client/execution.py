@@ -17,7 +17,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from corral.errors import AgentCommandFailed, CorralError, InvalidArgument
 
@@ -82,6 +82,10 @@ rm -rf "/run/$1" "/tmp/$1"
 """
 
 
+#: What a program reads: nothing, all of it, or pieces as they come.
+Input: TypeAlias = bytes | Iterable[bytes] | None
+
+
 class Execution:
     """A program that runs in the guest: `async with` starts it, iteration gives (1 or 2, bytes) until it has ended.
 
@@ -89,9 +93,7 @@ class Execution:
     end, with all that it has started.
     """
 
-    def __init__(
-        self, domain: Domain, argv: Sequence[str], *, stdin: bytes | Iterable[bytes] | None, agent_timeout: float
-    ) -> None:
+    def __init__(self, domain: Domain, argv: Sequence[str], *, stdin: Input, agent_timeout: float) -> None:
         if isinstance(argv, str | bytes):
             raise TypeError("argv is a list of a program and its arguments, not a text: ['sh', '-c', text] runs a line")
         if not argv or not argv[0]:
