@@ -118,6 +118,9 @@ TABLE = {
         domdisplay on --all
         domdisplay on --type spice
         domdisplay off
+        domdisplay on --include-password
+        domdisplay off --all
+        domdisplay-reload off --type nothing
         vncdisplay on
         vncdisplay off
         ttyconsole on

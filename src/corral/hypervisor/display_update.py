@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corral.errors import ConfigUnsupported, OperationUnsupported
+from corral.errors import DeviceMissing, InvalidArgument, OperationUnsupported
 from corral.hypervisor.device_changes import Change, Edit, carry_out
 
 if TYPE_CHECKING:
@@ -20,16 +20,19 @@ PORTS = ("port", "tls_port", "autoport", "websocket")
 
 
 def find(document: DomainDocument, wanted: Graphics) -> Graphics:
-    """The display of that type; there is one of each at most."""
+    """The display of that type, of which there is one at most; DeviceMissing where there is none."""
     for display in document.devices.graphics:
         if display.type == wanted.type:
             return display
-    raise OperationUnsupported("cannot find existing graphics device to modify")
+    raise DeviceMissing(f"cannot find existing graphics device to modify of type '{wanted.type}'")
 
 
 def put(document: DomainDocument, new: Graphics) -> None:
-    """Put a display in the place of the one of its kind."""
-    old = find(document, new)
+    """Put a display in the place of the one of its kind; InvalidArgument, as libvirt has it, where there is none."""
+    try:
+        old = find(document, new)
+    except DeviceMissing as error:
+        raise InvalidArgument(f"cannot find existing graphics type '{new.type}' device to modify") from error
     document.devices.graphics = [new if each is old else each for each in document.devices.graphics]
 
 
@@ -42,7 +45,8 @@ async def update(domain: Domain, run: Run, wanted: Graphics, config: Edit | None
     for _, message, error in displays.of_display(wanted):
         raise error(message)
     for name in _differences(display, wanted):
-        raise ConfigUnsupported(f"cannot change {name} setting{'s' * (name == 'port')} on {wanted.type} graphics")
+        kind = f"'{wanted.type}'" if name.startswith("listen") else wanted.type  # libvirt's words
+        raise OperationUnsupported(f"cannot change {name} setting{'s' * (name == 'port')} on {kind} graphics")
     if (display.passwd is None) != (wanted.passwd is None):
         raise OperationUnsupported(
             "a password cannot be added or removed while the display is open, only changed",

@@ -71,9 +71,11 @@ def _head(run: Run, screen: int) -> tuple[str | None, int]:
     for video in videos:
         heads = (video.model.heads if video.model else None) or 1
         if left < heads:
+            if video.model is not None and video.model.type == "qxl":
+                left = 0  # its heads are parts of one picture
             return (None, 0) if screen == 0 else (video.alias.name if video.alias else None, left)
         left -= heads
-    raise InvalidArgument(f"no such screen ID: {screen}")
+    raise OperationInvalid(f"no such screen ID: {screen}")
 
 
 async def open_console(domain: Domain, name: str | None, flags: int) -> ByteStream:
