@@ -232,3 +232,26 @@ async def test_a_freeze_without_an_answer_is_thawed(directory: Path) -> None:
         fake.script = freezing
         await fails(AgentCommandTimeout, "didn't respond to command", guest_agent.freeze(domain, []), 4)
         assert asked == ["guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]
+
+
+async def test_a_chosen_deadline_outlives_stops_and_daemons(directory: Path) -> None:
+    def chosen(domain: Domain) -> float | None:
+        agent = domain.require_run().agent
+        assert agent is not None
+        return agent.response_timeout
+
+    async with opened(directory) as (hypervisor, _heard):
+        domain = await hypervisor.define(document("odd", devices=CHANNEL))
+        await guest_agent.set_response_timeout(domain, 3)
+        await domain.create()
+        assert chosen(domain) == 3
+        await guest_agent.set_response_timeout(domain, 4)
+        await domain.destroy()
+        await domain.create()
+        assert chosen(domain) == 4
+    async with opened(directory) as (hypervisor, _heard):
+        domain = hypervisor.lookup_by_name("odd")
+        assert chosen(domain) == 4
+        await guest_agent.set_response_timeout(domain, -1)
+        assert chosen(domain) is None
+        await domain.destroy()
