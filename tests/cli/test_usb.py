@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from corral.cli import main
 from corral.cli import usb as commands
 from corral.errors import DeviceMissing, InvalidArgument
 from corral.usb import Speed
@@ -51,3 +52,13 @@ def test_what_cannot_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(InvalidArgument, match="which USB device"):
         commands._choose(Computer(STICK))
+
+
+def test_text_without_keys_is_refused_before_a_machine_is_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        sys, "argv", ["corral", "-c", "qemu+unix:///system?socket=/nowhere", "usb", "keyboard", "x", "\u20ac"]
+    )
+    assert main() == 1
+    assert "a US keyboard has no key for '\u20ac'" in capsys.readouterr().err

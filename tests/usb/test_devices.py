@@ -253,3 +253,23 @@ def test_isochronous_stream_keeps_the_pace_of_the_bus() -> None:
     assert desk.ask(p.StopIsoStream(0x81)).status == Status.SUCCESS
     assert desk.pass_time(1.0) == [] and sampler.given == [b"abc"]
     assert desk.ask(p.StartIsoStream(0x81, 0, 3)).status == Status.INVAL
+
+
+def test_super_speed_is_told_and_its_requests_are_taken() -> None:
+    """USB 3.0, 9.6: version 3.00, a binary object store, a companion to each endpoint; others stall at all of it."""
+    desk = Desk(usb.MassStorage(Memory(8), speed=Speed.SUPER))
+    connect = next(each for each in desk.news if isinstance(each, p.DeviceConnect))
+    endpoints = next(each for each in desk.news if isinstance(each, p.EpInfo))
+    assert connect.speed == Speed.SUPER
+    assert [endpoints.max_packet_size[p.index(each)] for each in (0, 0x80, 0x81, 2)] == [512, 512, 1024, 1024]
+    assert desk.control(0x80, 6, 0x0100, 0, 18).data[:8] == bytes((18, 1, 0x00, 0x03, 0, 0, 0, 9))
+    store = desk.control(0x80, 6, 0x0F00, 0, 255).data
+    assert store[:5] == bytes((5, 15, 22, 0, 2)) and len(store) == 22
+    configuration = unpack_configuration(desk.control(0x80, 6, 0x0200, 0, 255).data)
+    assert [each.extra for each in configuration.interfaces[0].endpoints] == [bytes((6, 48, 15, 0, 0, 0))] * 2
+    asked = ((0x00, 48, 0, bytes(6)), (0x00, 49, 40, b""), (0x00, 3, 48, b""), (0x00, 1, 49, b""))
+    slower = Desk(usb.MassStorage(Memory(8)))
+    for kind, request, value, data in asked:
+        assert desk.control(kind, request, value, 0, data).status == Status.SUCCESS
+        assert slower.control(kind, request, value, 0, data).status == Status.STALL
+    assert slower.control(0x80, 6, 0x0F00, 0, 255).status == Status.STALL

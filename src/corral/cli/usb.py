@@ -197,8 +197,10 @@ def keyboard(
         from corral import usb
         from corral.client.host import connect as open_host
         from corral.client.usb import xhci
+        from corral.usb.keys import strokes
         from corral.usb.typist import type_text
 
+        strokes(typed)  # what has no key is refused before anything is plugged in
         device = usb.Keyboard()
         async with open_host(connect) as host:
             vm = await find(host, name)
