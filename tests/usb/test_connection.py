@@ -338,3 +338,27 @@ def test_garbage_ends_the_connection_or_waits(garbage: bytes) -> None:
         connection = Connection(side)  # type: ignore[arg-type]
         for packet in connection.receive_data(garbage):
             assert isinstance(packet, Lost | p.Hello)
+
+
+def test_id_of_a_cancelled_packet_is_free_at_once() -> None:
+    """As QEMU's UHCI does it: the answers come in the order of the requests."""
+    host, guest = Connection("host"), Connection("guest")
+    for one, other in ((host, guest), (guest, host)):
+        other.receive_data(one.data_to_send())
+    for packet in (p.EpInfo(), p.InterfaceInfo(((0, 8, 6, 80),)), p.DeviceConnect(p.Speed.FULL)):
+        host.send(packet)
+    guest.receive_data(host.data_to_send())
+    for length in (512, 64):
+        guest.send(p.BulkPacket(2, 0, length, 0, 9, bytes(length)))
+        if length == 512:
+            guest.send(p.CancelDataPacket(9))
+    assert [type(each) for each in host.receive_data(guest.data_to_send())] == [
+        *(p.BulkPacket, p.CancelDataPacket, p.BulkPacket)
+    ]
+    host.send(p.BulkPacket(2, p.Status.CANCELLED, 512, 0, 9))
+    host.send(p.BulkPacket(2, 0, 64, 0, 9))
+    answers = guest.receive_data(host.data_to_send())
+    assert [(each.status, each.length) for each in answers] == [(1, 512), (0, 64)]  # type: ignore[attr-defined]
+    assert not host.in_flight and not guest.in_flight
+    with pytest.raises(InvalidArgument, match="nobody asked for"):
+        host.send(p.BulkPacket(2, 0, 64, 0, 9))

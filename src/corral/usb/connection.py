@@ -13,6 +13,7 @@ A lost connection takes and gives nothing more; `lost` says why.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from corral.usb.packets import (
     BufferedBulkPacket,
     BulkPacket,
     BulkReceivingStatus,
+    CancelDataPacket,
     Capability,
     ControlPacket,
     DeviceConnect,
@@ -44,7 +46,7 @@ from corral.usb.packets import (
     StopInterruptReceiving,
     layouts,
 )
-from corral.usb.state import ANSWER, ANSWERS, SENDABLE, Phase
+from corral.usb.state import ANSWER, ANSWERS, CANCELLED, SENDABLE, Phase
 
 if TYPE_CHECKING:
     from typing import Final
@@ -105,6 +107,8 @@ class Connection:
         """What both sides can do; nothing before the peer's hello."""
         self.in_flight: dict[tuple[type[Packet], int], Packet] = {}
         """The guest's requests that wait for an answer, by the type and id of the answer."""
+        self._cancelled: dict[tuple[type[Packet], int], deque[Packet]] = {}  # their ids may be in use again
+        self._asked = 0  # requests of both kinds
         self._waiting = 0  # bytes of data in them
         self._capabilities = capabilities
         self._max_transfer = max_transfer
@@ -212,6 +216,8 @@ class Connection:
         answer = ANSWER.get(type(packet))
         if answer is not None:
             self._remember(answer, packet)
+        elif isinstance(packet, CancelDataPacket):
+            self._free(packet.id)
         return True
 
     def _accept_answer(self, packet: Packet) -> None:
@@ -236,16 +242,34 @@ class Connection:
         key = answer, packet.id  # type: ignore[attr-defined]
         if key in self.in_flight:
             raise _Refused(f"{type(packet).__name__} with the id {key[1]}, which is in use")
+        self._asked += 1
         self._waiting += _size(packet)
-        if len(self.in_flight) >= MAX_IN_FLIGHT or self._waiting > max(MAX_WAITING, self._max_transfer):
-            raise _Refused(f"too many requests at once: {len(self.in_flight) + 1} of {self._waiting} bytes")
+        if self._asked > MAX_IN_FLIGHT or self._waiting > max(MAX_WAITING, self._max_transfer):
+            raise _Refused(f"too many requests at once: {self._asked} of {self._waiting} bytes")
         self.in_flight[key] = packet
+
+    def _free(self, id: int) -> None:
+        """A request is cancelled: its answer still comes, but its id may be used at once."""
+        for answer in CANCELLED:
+            if (request := self.in_flight.pop((answer, id), None)) is not None:
+                self._cancelled.setdefault((answer, id), deque()).append(request)
+
+    def _answered(self, answer: type[Packet], id: int) -> Packet | None:
+        """The request that an answer is for: a cancelled one was there before the one that has its id now."""
+        key = answer, id
+        if (cancelled := self._cancelled.get(key)) is None:
+            return self.in_flight.pop(key, None)
+        request = cancelled.popleft()
+        if not cancelled:
+            del self._cancelled[key]
+        return request
 
     def _settle(self, packet: Packet, error: type[Exception]) -> None:
         """An answer: the request that it belongs to is done."""
-        request = self.in_flight.pop((type(packet), packet.id), None)  # type: ignore[attr-defined]
+        request = self._answered(type(packet), packet.id)  # type: ignore[attr-defined]
         if request is None:
             raise error(f"{type(packet).__name__} with the id {packet.id}, which nobody asked for")  # type: ignore[attr-defined]
+        self._asked -= 1
         self._waiting -= _size(request)
         if isinstance(packet, BulkPacket | ControlPacket | InterruptPacket):
             asked: BulkPacket | ControlPacket | InterruptPacket = request  # type: ignore[assignment]
@@ -255,7 +279,8 @@ class Connection:
 
     def _forget_device(self) -> None:
         self.in_flight.clear()
-        self._waiting = 0
+        self._cancelled.clear()
+        self._asked = self._waiting = 0
         self._announced.clear()
 
     # -- out --------------------------------------------------------------------------------------------------------
@@ -275,6 +300,8 @@ class Connection:
             if (answer := ANSWER.get(cls)) is not None:
                 self._send_request(answer, packet)
                 return
+            if isinstance(packet, CancelDataPacket):
+                self._free(packet.id)
         elif cls in ANSWERS and not _unasked(packet):
             self._settle(packet, InvalidArgument)
         elif isinstance(packet, DeviceConnect):

@@ -27,7 +27,7 @@ from corral.usb.connection import MAX_TRANSFER, Connection, Lost
 from corral.usb.descriptors import Endpoint
 from corral.usb.filter import Filter
 from corral.usb.packets import DATA_IN, Packet, Speed, Status, TransferType
-from corral.usb.state import Phase
+from corral.usb.state import CANCELLED, Phase
 from corral.usb.transfer import Job, Setup, Target, Transfer
 
 MAX_RECEIVING: Final = 64
@@ -239,7 +239,9 @@ class Redirection:
         self.device.submit(transfer)
 
     def _finished(self, packet: p.ControlPacket | p.BulkPacket | p.InterruptPacket, transfer: Transfer) -> None:
-        self._transfers.pop((type(packet), packet.id), None)
+        key = type(packet), packet.id
+        if self._transfers.get(key) is transfer:  # a cancelled one's id may be another's by now
+            del self._transfers[key]
         self._answer(packet, transfer.status, transfer.data, transfer.actual)
 
     def _answer(
@@ -264,7 +266,7 @@ class Redirection:
 
     def _cancel(self, packet: p.CancelDataPacket) -> None:
         """Cancel what is still in progress; what is done has been answered already."""
-        for cls in (p.BulkPacket, p.ControlPacket, p.InterruptPacket):
+        for cls in CANCELLED:
             transfer = self._transfers.get((cls, packet.id))
             if transfer is not None:
                 self.device.cancel(transfer)

@@ -9,6 +9,8 @@ What the usbredir protocol document says, and what is made of it here:
 * A data packet of the guest has exactly one answer of the same type and id, cancelled or not
   ("usb_redir_cancel_data_packet"); so have the configuration, alternate setting and bulk stream requests. An answer
   that nobody asked for and an id that is in use end the connection: the two sides disagree about what was said.
+  The id of a cancelled packet is free at once: QEMU makes ids of the places of the guest's descriptors, and a guest
+  that tries a transfer again has the same.
 * Interrupt and isochronous packets from the device and buffered bulk packets come unasked, and so do the statuses that
   tell of a stream's end.
 * After DeviceDisconnect packets for the old device may be under way. They are dropped until the guest acknowledges, or
@@ -91,3 +93,6 @@ ANSWER: dict[type[Packet], type[Packet]] = {
 """Requests of the guest that have exactly one answer with their id."""
 
 ANSWERS = frozenset(ANSWER.values())
+
+CANCELLED: tuple[type[Packet], ...] = (p.ControlPacket, p.BulkPacket, p.InterruptPacket)
+"""What CancelDataPacket may be for."""
