@@ -49,7 +49,10 @@ class Guest(guestlab.Guest):
     async def given(self, device: Target, **where: int | str | None) -> AsyncIterator[Plugged]:
         """A device in the guest; taken out at the end."""
         async with self.vm.usb(device, **where) as plugged:  # type: ignore[arg-type]
-            yield plugged
+            try:
+                yield plugged
+            finally:
+                print("the redirection:", plugged.service.redirection.ended or "goes on")  # shown if the test fails
         device.close()
         # The next device may have the same name: the guest is to have let go of this one.
         await self.until("grep -ls Corral /sys/bus/usb/devices/*/manufacturer || echo none", "none")
