@@ -23,6 +23,7 @@ FILES = {
     "dom.xml": DOCUMENT,
     "rng.xml": "<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>",
     "tablet.xml": "<input type='tablet' bus='usb'/>",
+    "named.xml": "<input type='tablet' bus='usb'><alias name='ua-mine'/></input>",
     "redir.xml": "<redirdev bus='usb' type='unix'><source mode='bind' path='DIR/sockets/r'/></redirdev>",
     "far.xml": "<redirdev bus='usb' type='null'><address type='usb' bus='0' port='9'/></redirdev>",
     "balloon.xml": "<memballoon model='virtio'/>",
@@ -72,6 +73,11 @@ detach-device v DIR/rng.xml --config
 attach-device v DIR/tablet.xml --live
 detach-device v DIR/tablet.xml --live
 detach-device v DIR/tablet.xml --live
+attach-device v DIR/named.xml --live --config
+detach-device-alias v ua-none --live
+detach-device-alias v ua-none --config
+detach-device-alias v ua-mine --config
+detach-device-alias v ua-mine --live
 attach-device v DIR/redir.xml --live --config
 dumpxml v --xpath //redirdev/address
 detach-device v DIR/redir.xml --live --config

@@ -19,12 +19,13 @@ from tests.hypervisor import life, plugs
 from tests.hypervisor.life import Heard
 
 from corral.constants import DomainDeviceModifyFlags as Flags
-from corral.constants import DomainState
+from corral.constants import DomainState, DomainXMLFlags
 from corral.errors import (
     ConfigUnsupported,
     CorralError,
     DeviceMissing,
     HostError,
+    NoSecret,
     OperationTimeout,
     OperationUnsupported,
     ResourceBusy,
@@ -263,6 +264,40 @@ async def test_many_at_once(host: Host) -> None:
     await asyncio.gather(*(hotplug.detach(domain, tablets[0], BOTH) for _ in tablets))
     with pytest.raises(DeviceMissing, match="matching input device not found"):
         await hotplug.detach(domain, tablets[0], BOTH)
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
+async def test_an_encrypted_image(host: Host, short_path: Path, kind: str) -> None:
+    """Opened with the secret's value, refused in QEMU's words with another, and without one before QEMU is asked."""
+    passphrase, image, uuid = short_path / "passphrase", short_path / "image", "00000000-0000-4000-8000-0000000000d1"
+    passphrase.write_text("open sesame")
+    options = ["-f", "luks", "-o", "key-secret=s,iter-time=10"]
+    if kind == "qcow2":
+        options = ["-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"]
+    words = ["qemu-img", "create", "-q", "--object", f"secret,id=s,file={passphrase}", *options, str(image), "1M"]
+    await asyncio.to_thread(subprocess.run, words, check=True, timeout=60)
+    secret = f"<encryption format='luks'><secret type='passphrase' uuid='{uuid}'/></encryption>"
+    xml = plugs.disk(image, "sdb", "scsi", kind=kind).replace(f"'{image}'/>", f"'{image}'>{secret}</source>")
+    domain, secrets = host.domain, host.hypervisor.secrets
+    before, written = await plugs.view(domain), await documents(domain)
+    with pytest.raises(NoSecret, match="no secret with matching uuid"):
+        await hotplug.attach(domain, xml, BOTH)
+    usage = f"<usage type='volume'><volume>{image}</volume></usage>"
+    known = await secrets.define(f"<secret ephemeral='yes'><uuid>{uuid}</uuid>{usage}</secret>")
+    await secrets.set_value(known, b"let me in")
+    with pytest.raises(MonitorCommandFailed, match="Invalid password, cannot unlock any keyslot"):
+        await hotplug.attach(domain, xml, BOTH)
+    assert await plugs.view(domain) == before and await documents(domain) == written
+    await secrets.set_value(known, b"open sesame")
+    await hotplug.attach(domain, xml, BOTH)
+    nodes = await domain.require_run().require_machine().monitor.execute("query-named-block-nodes", {"flat": True})
+    assert any(node["encrypted"] and node["node-name"].endswith("-format") for node in nodes)
+    assert "open sesame" not in domain.xml(DomainXMLFlags.SECURE)
+    assert not [path for path in domain.require_run().directory.iterdir() if "passphrase" in path.name]
+    await hotplug.detach(domain, xml, LIVE)
+    assert await plugs.view(domain) == before
+    await domain.destroy()
+    await domain.create()  # and from a cold start
 
 
 async def test_two_at_once_of_which_one_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from corral.errors import ConfigUnsupported, XMLError
-from corral.model import device_set
+from corral.guests import tiny
+from corral.model import device_set, growth
 from corral.model.address import DriveAddress
 from corral.model.devices.disk import Disk
 from corral.model.devices.hub import Redirdev
@@ -111,3 +112,27 @@ def test_a_slot_for_spice_needs_spice(binary: Binary, host: Host) -> None:
     with pytest.raises(ConfigUnsupported, match="chardev 'spicevmc' not supported without spice graphics"):
         plugging.prepare(running(binary, host, "<graphics type='vnc'/>"), slot, binary, RUNTIME)
     assert plugging.prepare(running(binary, host, "<graphics type='spice'/>"), slot, binary, RUNTIME).parts
+
+
+def test_room_in_a_machine_of_ours(binary: Binary, host: Host) -> None:
+    """What we start leaves ports free; a port that is free again is the next to be used; a restart moves nothing."""
+    xml = tiny.document("room", tiny=tiny.Tiny(Path("/k"), Path("/i"), "", Path("/p"))).to_xml()
+    live = settle(complete(Domain.from_xml(xml), binary, host), RUNTIME)
+
+    def virtio(number: int) -> Disk:
+        name = f"vd{chr(ord('b') + number)}"
+        return Disk.from_xml(f"<disk type='file'><source file='/d/{name}'/><target dev='{name}' bus='virtio'/></disk>")
+
+    plugged = 0
+    with pytest.raises(XMLError, match="No more available PCI slots"):
+        for number in range(32):
+            live = plugging.prepare(live, virtio(number), binary, RUNTIME).document
+            plugged += 1
+    assert plugged == growth.ROOT_PORTS - 5  # a card, USB, the agent's serial bus, random numbers, the balloon
+    gone = live.devices.disks[3]
+    device_set.remove(live, gone)
+    again = plugging.prepare(live, virtio(20), binary, RUNTIME)
+    assert str(again.devices[-1].address) == str(gone.address)
+    places = [str(each.address) for each in device_set.all_of(again.document)]
+    restarted = settle(complete(again.document, binary, host), RUNTIME)
+    assert [str(each.address) for each in device_set.all_of(restarted)] == places

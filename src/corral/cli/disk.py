@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corral.cli import device_table
 from corral.cli.options import Connect, Format, Name, Output
-from corral.cli.output import emit_json, table
 from corral.cli.target import find
 from corral.cli.target import run as finish
 from corral.errors import DeviceMissing
@@ -23,20 +23,8 @@ Now = Annotated[bool, typer.Option("--now", help="Only while it runs: the next s
 
 def ls(name: Name, connect: Connect = None, output: Format = Output.table) -> None:
     """List a machine's disks."""
-
-    async def body() -> list[dict[str, Any]]:
-        from corral.client.host import connect as open_host
-
-        async with open_host(connect) as host:
-            document = await (await find(host, name)).document()
-            return [_row(disk) for disk in document.devices.disks]
-
-    rows = finish(body())
-    if output is Output.json:
-        emit_json(rows)
-    else:
-        header = ["TARGET", "BUS", "DEVICE", "FORMAT", "IMAGE"]
-        print(table(header, [[row[column.lower()] or "-" for column in header] for row in rows]))
+    columns = ["TARGET", "BUS", "DEVICE", "FORMAT", "IMAGE"]
+    device_table.show(name, connect, output, lambda document: [_row(each) for each in document.devices.disks], columns)
 
 
 def _row(disk: Disk) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corral.cli import device_table
 from corral.cli.disk import Now, act
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json, table
@@ -31,20 +32,10 @@ class Cable(StrEnum):
 
 def ls(name: Name, connect: Connect = None, output: Format = Output.table) -> None:
     """List a machine's network cards."""
-
-    async def body() -> list[dict[str, Any]]:
-        from corral.client.host import connect as open_host
-
-        async with open_host(connect) as host:
-            document = await (await find(host, name)).document()
-            return [_row(each) for each in document.devices.interfaces]
-
-    rows = run(body())
-    if output is Output.json:
-        emit_json(rows)
-    else:
-        header = ["MAC", "TYPE", "SOURCE", "MODEL", "LINK", "HOST", "ALIAS"]
-        print(table(header, [[row[column.lower()] or "-" for column in header] for row in rows]))
+    columns = ["MAC", "TYPE", "SOURCE", "MODEL", "LINK", "HOST", "ALIAS"]
+    device_table.show(
+        name, connect, output, lambda document: [_row(each) for each in document.devices.interfaces], columns
+    )
 
 
 def _row(interface: Interface) -> dict[str, Any]:

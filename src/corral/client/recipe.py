@@ -217,6 +217,7 @@ class Recipe:
   <features><acpi/><apic/></features>
   <cpu mode='{"host-passthrough" if kvm else "maximum"}'/>
   <devices>
+    {growth.ports()}
     {disks}
     <interface type='user'>{_forwarded(self.ports)}<model type='virtio'/></interface>
     <console type='pty'/>

@@ -336,6 +336,7 @@ _DOCUMENT = """\
   {cpu}
   <clock offset='utc'/>
   <devices>
+    {ports}
     <interface type='user'>
       <model type='virtio'/>
       <rom enabled='no'/>
@@ -381,6 +382,7 @@ def document(
             name=escape(name),
             uuid=f"<uuid>{uuid}</uuid>" if uuid else "",
             memory=growth.sizes(memory_kib, max_memory_kib),
+            ports=growth.ports(),
             growing=growth.device(memory_kib, max_memory_kib),
             current=f" current='{cpus}'" if max_cpus and max_cpus > cpus else "",
             cpus=max(cpus, max_cpus or cpus),

@@ -21,13 +21,13 @@ from corral.constants import ConnectListAllSecretsFlags, ErrorDomain, SecretEven
 from corral.errors import CorralError, HostError, InternalError, NoSecret, OperationDenied, XMLError
 from corral.hypervisor.events import EventBus
 from corral.model.secret import Secret
-from corral.qemu.devices.storage import secret_file
+from corral.qemu.devices.storage import passphrase_file, secret_file
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.run import Run
     from corral.model.devices.device import Device
-    from corral.model.devices.remote import Auth
+    from corral.model.devices.remote import AuthSecret, EncryptionSecret
 
 log = logging.getLogger(__name__)
 
@@ -197,11 +197,12 @@ class Secrets:
             replace_file(self._directory / f"{secret.uuid}.value", secret.value)
         replace_file(self._directory / f"{secret.uuid}.xml", secret.document.to_xml().encode())
 
-    def of(self, auth: Auth) -> bytes:
-        """The value of the secret that a document names."""
-        if auth.secret.uuid is not None:
-            return self.value(self.by_uuid(auth.secret.uuid))
-        return self.value(self.by_usage(USAGES[auth.secret.type], auth.secret.usage or ""))
+    def of(self, named: AuthSecret | EncryptionSecret) -> bytes:
+        """The value of the secret that a document names; a passphrase is for a volume."""
+        if named.uuid is not None:
+            return self.value(self.by_uuid(named.uuid))
+        kind = USAGES["volume" if named.type == "passphrase" else named.type]
+        return self.value(self.by_usage(kind, named.usage or ""))
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -215,13 +216,16 @@ def replace_file(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def auths(devices: Iterable[Device]) -> dict[str, Auth]:
-    """The accounts at other machines that devices of a live document name, by the device's alias."""
-    found: dict[str, Auth] = {}
+def needed(devices: Iterable[Device]) -> dict[str, AuthSecret | EncryptionSecret]:
+    """The secrets that devices of a live document name, by the file in which QEMU looks for the value."""
+    found: dict[str, AuthSecret | EncryptionSecret] = {}
     for device in devices:
-        auth = getattr(getattr(device, "source", None), "auth", None)
-        if auth is not None and device.alias is not None:
-            found[device.alias.name] = auth
+        source = getattr(device, "source", None)
+        auth, encryption = getattr(source, "auth", None), getattr(source, "encryption", None)
+        if device.alias is not None and auth is not None:
+            found[secret_file(device.alias.name)] = auth.secret
+        if device.alias is not None and encryption is not None:
+            found[passphrase_file(device.alias.name)] = encryption.secret
     return found
 
 
@@ -231,7 +235,7 @@ async def lent(domain: Domain, run: Run, devices: Iterable[Device]) -> AsyncIter
 
     Raises NoSecret for one that is not there or has no value.
     """
-    wanted = {secret_file(alias): domain.hypervisor.secrets.of(auth) for alias, auth in auths(devices).items()}
+    wanted = {file: domain.hypervisor.secrets.of(secret) for file, secret in needed(devices).items()}
     account = domain.hypervisor.account
     paths = [run.directory / name for name in wanted]
     try:

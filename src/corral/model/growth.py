@@ -1,4 +1,4 @@
-"""The parts of a domain's document for memory that can grow while it runs: a virtio-mem device for what is beyond."""
+"""The parts of a domain's document that leave it room while it runs: memory by virtio-mem, and slots for devices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from __future__ import annotations
 BLOCK = 2048
 #: Slots for modules that may be plugged besides.
 SLOTS = 16
+
+#: As many as virt-install gives: a PCI Express device is plugged into a root port that nothing else has.
+ROOT_PORTS = 14
+
+
+def ports() -> str:
+    """Root ports, for what the machine starts with and for what comes later; two slots of the root bus hold them."""
+    return "<controller type='pci' model='pcie-root-port'/>" * ROOT_PORTS
 
 
 def most_kib(kib: int, most: int | None) -> int | None:

@@ -12,6 +12,7 @@ from corral.model.devices.iotune import IOTune
 from corral.model.devices.remote import (
     SSL,
     Auth,
+    Encryption,
     Initiator,
     Protocol,
     Readahead,
@@ -98,6 +99,7 @@ class DiskSource(Element, tag="source"):
     timeout: Timeout | None = element(default=None)
     reconnect: Reconnect | None = element(default=None)
     auth: Auth | None = element(default=None)
+    encryption: Encryption | None = element(default=None)
     initiator: Initiator | None = element(default=None)
     reservations: Reservations | None = element(default=None)
     seclabels: list[DeviceSeclabel] = element(tag="seclabel", default_factory=list)

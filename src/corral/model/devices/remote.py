@@ -51,6 +51,22 @@ class Auth(Element, tag="auth"):
     secret: AuthSecret = element()
 
 
+class EncryptionSecret(Element, tag="secret"):
+    """The passphrase: the secret with that UUID, or for that volume."""
+
+    type: Literal["passphrase"] = attr()
+    uuid: UUID | None = attr(default=None)
+    usage: str | None = attr(default=None)
+
+
+class Encryption(Element, tag="encryption"):
+    """An image that is encrypted: raw ones as a whole, qcow2 ones by themselves."""
+
+    format: Literal["luks"] = attr()
+    engine: Literal["qemu"] | None = attr(default=None)
+    secret: EncryptionSecret = element()
+
+
 class Iqn(Element, tag="iqn"):
     name: str = attr()
 

@@ -15,7 +15,7 @@ from corral.model.devices.disk import BackingStore, Disk, DiskDriver, DiskSource
 from corral.qemu import descriptors
 from corral.qemu.binary import Binary
 from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
-from corral.qemu.devices.storage import storage
+from corral.qemu.devices.storage import passphrase, storage
 from corral.qemu.devices.throttle import group_id
 from corral.qemu.runtime import Part
 
@@ -100,6 +100,12 @@ def _image(
     ahead, node = storage(source, context, number=index or 0, writable=not readonly, direct=direct, owner=owner)
     if source.path is not None:
         node |= given(aio=_aio(driver, context))
+    unlocking, key = passphrase(source.encryption, owner)
+    if key is not None and (disk is None or qemu_format not in ("raw", "qcow2")):
+        raise ConfigUnsupported("encryption is supported for raw and qcow2 images that are no transient disk's")
+    if key is not None and qemu_format == "raw":
+        qemu_format = "luks"
+    ahead += unlocking
     tuning: Properties = {"read-only": readonly} | cache
     if disk is not None and not readonly:
         tuning |= given({"discard": driver.discard, "detect-zeroes": driver.detect_zeroes})
@@ -110,6 +116,8 @@ def _image(
     node |= {"discard": "unmap"} | cache
     top: Properties = {"driver": qemu_format, "file": f"libvirt-{index}-storage"} | tuning
     top |= _tables(driver, qemu_format, source, context)
+    if key is not None:
+        top |= {"key-secret": key} if qemu_format == "luks" else {"encrypt": {"format": "luks", "key-secret": key}}
     if qemu_format in ("qcow2", "qcow", "qed", "vmdk") and (below is not None or closed):
         top["backing"] = below
     nodes = [Part("blockdev", f"libvirt-{index}-storage", node), Part("blockdev", f"libvirt-{index}-format", top)]

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from corral.errors import ConfigUnsupported
 from corral.model.devices.disk import DiskSource
-from corral.model.devices.remote import Auth, Initiator, Reservations, SourceHost
+from corral.model.devices.remote import Auth, Encryption, Initiator, Reservations, SourceHost
 from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, given
 from corral.qemu.runtime import Part
@@ -68,6 +68,19 @@ def password(auth: Auth | None, owner: str) -> tuple[list[Part], Properties]:
         return [], {}
     secret = Part("object", f"{owner}-secret", {"qom-type": "secret", "format": "raw", "file": secret_file(owner)})
     return [secret], {"user": auth.username, "password-secret": secret.id}
+
+
+def passphrase(encryption: Encryption | None, owner: str) -> tuple[list[Part], str | None]:
+    """The object that holds the passphrase of an encrypted image, and its name."""
+    if encryption is None:
+        return [], None
+    name = f"{owner}-encryption-secret"
+    return [Part("object", name, {"qom-type": "secret", "format": "raw", "file": passphrase_file(owner)})], name
+
+
+def passphrase_file(owner: str) -> str:
+    """Where QEMU reads the passphrase of a device's image."""
+    return f"{owner}.passphrase"
 
 
 def secret_file(owner: str) -> str:
