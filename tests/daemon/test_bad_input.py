@@ -98,7 +98,7 @@ DOCUMENTS = {
     "negative size": (edited(">32<", ">-32<"), E.XML_ERROR, "memory"),
     "absurd size": (edited(">32<", ">99999999999999999999<"), E.XML_ERROR, "memory"),
     "negative count": (edited("<vcpu>1", "<vcpu>-1"), E.XML_ERROR, "vcpu"),
-    "more vCPUs than the machine": (edited("<vcpu>1", "<vcpu>5000"), E.CONFIG_UNSUPPORTED, "limit 4096"),
+    "more vCPUs than the machine": (edited("<vcpu>1", "<vcpu>5000"), E.CONFIG_UNSUPPORTED, "machine type limit"),
     "duplicate target": (
         devices(DISK.format(file="/a", target="vda", more=""), DISK.format(file="/b", target="vda", more="")),
         E.XML_ERROR,

@@ -379,7 +379,8 @@ def test_image(tmp_path: Path) -> None:
     assert image.size == 512
     image.write(100, [b"a", b"", b"bc" * 3])
     image.flush()
-    assert image.read(99, 9) == b"\0abcbcbc\0" == image.read_now(99, 9)
+    assert image.read(99, 9) == b"\0abcbcbc\0"
+    assert image.read_now(99, 9) in (b"\0abcbcbc\0", None)  # None where the file system never says, as tmpfs
     image.close()
     image.close()
     with pytest.raises(HostError, match="cannot open"):
