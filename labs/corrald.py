@@ -34,10 +34,11 @@ class Daemon:
         return f"qemu+unix:///{driver}?socket={self.socket}"
 
 
-def start(directory: Path, *options: str, within: Sequence[str] = (), deadline: float = 30.0) -> Daemon:
+def start(directory: Path, *options: str, within: Sequence[str] = (), deadline: float = 90.0) -> Daemon:
     """Start a daemon with everything under `directory` and return once it accepts connections.
 
-    `within` are words before the command: `ip netns exec NAME`.
+    `within` are words before the command: `ip netns exec NAME`. It asks all QEMUs what they can before it listens: one
+    second alone, half a minute on a machine with ten times as much to do as it has CPUs.
     """
     path, state, log = directory / "sock", directory / "state", directory / "daemon.log"
     command = [

@@ -149,8 +149,9 @@ async def keeps(guest: Guest, stick: Stick, disk: str, mebibytes: int, seconds: 
     assert min(stick.bytes_written, stick.bytes_read) > mebibytes << 20
 
 
-async def test_stick_at_high_speed_keeps_64_megabytes(guest: Guest, tmp_path: Path) -> None:
-    stick = Stick(blank(tmp_path / "stick.img", 80))
+@pytest.mark.parametrize("mebibytes", [8, pytest.param(64, marks=pytest.mark.slow)])
+async def test_stick_at_high_speed_keeps_what_it_is_given(guest: Guest, tmp_path: Path, mebibytes: int) -> None:
+    stick = Stick(blank(tmp_path / "stick.img", mebibytes + 16))
     before = await guest.holdings()
     async with guest.vm.events(*USB_EVENTS) as events:
         async with guest.given(stick) as plugged:
@@ -161,7 +162,7 @@ async def test_stick_at_high_speed_keeps_64_megabytes(guest: Guest, tmp_path: Pa
             disk = await guest.disk("Python stick")
             assert (await guest.sh(SPEEDS)).split("\n")[:2] == ["480", "Python stick"]
             assert "new high-speed USB device" in await guest.sh("dmesg | grep 'USB device number' | tail -n 1")
-            await keeps(guest, stick, disk, 64, seconds=250)
+            await keeps(guest, stick, disk, mebibytes, seconds=250)
         removed = await anext(events)
     assert (added.alias, removed.alias) == ("redir0", "redir0")  # type: ignore[attr-defined]
     assert await guest.holdings() == before
@@ -243,7 +244,8 @@ async def test_serial_port_echoes(guest: Guest) -> None:
                 os.close(terminal)
 
 
-async def test_plugged_and_unplugged_fifty_times(guest: Guest, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [12, pytest.param(50, marks=pytest.mark.slow)])
+async def test_plugged_and_unplugged_again_and_again(guest: Guest, tmp_path: Path, times: int) -> None:
     """Neither the guest, nor QEMU, nor the daemon keeps anything."""
     image = blank(tmp_path / "often.img", 4)
     qemu = corrald.machines(guest.daemon.state)[0]
@@ -256,7 +258,7 @@ async def test_plugged_and_unplugged_fifty_times(guest: Guest, tmp_path: Path) -
     for _ in range(3):
         await once()
     before, memory = await guest.holdings(), (resident(guest.daemon.pid), resident(qemu))
-    for _ in range(50):
+    for _ in range(times):
         await once()
     assert await guest.holdings() == before
     grown = [after - then for after, then in zip((resident(guest.daemon.pid), resident(qemu)), memory, strict=True)]

@@ -24,7 +24,7 @@ from corral.errors import NoConnect
 if TYPE_CHECKING:
     from corral.client.connection import Connection
 
-START_TIMEOUT = 30.0  # seconds; the first start of all asks QEMU what it can do, which takes a few
+START_TIMEOUT = 60.0  # seconds; the first start of all asks QEMU what it can do: two alone, forty on a busy machine
 RETREAT = 0.3  # seconds before the second attempt to start it
 LOCK_INTERVAL = 0.02  # seconds between looks at the lock: flock(2) tells nobody when it comes free
 
