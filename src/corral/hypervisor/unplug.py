@@ -53,8 +53,8 @@ async def run_unplug(domain: Domain, run: Run, device: Device, config: Edit | No
             await memory_devices.drain(domain, run, module)
         try:
             await take_out(run, parts, timeout=UNPLUG_TIMEOUT)
-        except CorralError:
-            for module in growing:  # its guest gets back what it gave for nothing
+        except (OperationFailed, OperationUnsupported):
+            for module in growing:  # its guest gets back what it gave; while QEMU still waits for it, it could not
                 await memory_devices.ask_again(domain, run, module)
             raise
     except BaseException:
