@@ -89,8 +89,7 @@ class Desk:
                     else:
                         client.keyboard.write(letter)
                     await client.drain()
-                    await asyncio.sleep(0.04)
-                await asyncio.sleep(0.5 if typed else 0)
+                    await asyncio.sleep(0.04)  # a PS/2 keyboard holds few keys that the guest has not taken yet
                 return Image.fromarray(await client.screenshot()).convert("RGB")
 
         return asyncio.run(session())

@@ -314,6 +314,8 @@ def test_corral_display_lists_and_changes_passwords(desk: Desk) -> None:
     assert rows["spice"]["uri"] == desk.display("spice")
     assert (rows["spice"]["password"], rows["vnc"]["password"]) == ("sesame", "open-me")
     assert "sesame" not in desk.corral("display", "ls", NAME)
+    shown = json.loads(desk.corral("info", NAME, "--format", "json"))["displays"]
+    assert shown == [rows["vnc"]["uri"], rows["spice"]["uri"]]
 
     said = change("short", "--expires", "1h")
     assert said.startswith(f"{NAME} has a new password for VNC and SPICE, until 20")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from corral.constants import DomainDeviceModifyFlags, DomainXMLFlags
+from corral.constants import DomainDeviceModifyFlags, DomainGraphicsReloadType, DomainXMLFlags
 from corral.errors import (
     ConfigUnsupported,
     DeviceMissing,
@@ -20,14 +24,17 @@ from corral.errors import (
     OperationUnsupported,
 )
 from corral.hypervisor import displays, hotplug
+from corral.hypervisor.hypervisor import Hypervisor
+from corral.hypervisor.settings import Displays
 
-from .life import document, end_machines, opened
+from .life import document, end_machines, opened, settings
 
 pytestmark = pytest.mark.qemu
 
 PNG = b"\x89PNG"
 #: A link message that asks for a main channel without capabilities (SPICE protocol, link stage).
 LINK = b"REDQ" + struct.pack("<IIIIBBIII", 2, 2, 18, 0, 1, 0, 0, 0, 18)
+VENCRYPT, X509_NONE = 19, 260
 VNC = "<graphics type='vnc' autoport='yes'/>"
 SPICE = "<graphics type='spice' autoport='yes'/>"
 
@@ -130,3 +137,57 @@ async def test_what_can_be_changed_while_a_display_is_open(directory: Path) -> N
         await hotplug.update(domain, "<graphics type='vnc' passwd='two' passwdValidTo='2031-01-01T00:00:00'/>", live)
         assert "passwd='two' passwdValidTo='2031-01-01T00:00:00'" in domain.xml(DomainXMLFlags.SECURE)
         await domain.destroy()
+
+
+def secured(port: int, authority: Path) -> bytes:
+    """Speak RFB with a VNC server until it has let us in over TLS; its certificate. RFC 6143, 7.1; VeNCrypt 0.2."""
+    trust = ssl.create_default_context(cafile=str(authority))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+        assert plain.recv(12) == b"RFB 003.008\n"
+        plain.sendall(b"RFB 003.008\n")
+        assert plain.recv(2) == bytes([1, VENCRYPT])
+        plain.sendall(bytes([VENCRYPT]))
+        assert plain.recv(2) == b"\0\2"
+        plain.sendall(b"\0\2")
+        assert plain.recv(6) == b"\0\1" + X509_NONE.to_bytes(4)
+        plain.sendall(X509_NONE.to_bytes(4))
+        assert plain.recv(1) == b"\1"
+        with trust.wrap_socket(plain, server_hostname="127.0.0.1") as safe:
+            assert safe.recv(4) == bytes(4)  # SecurityResult
+            return safe.getpeercert(binary_form=True) or b""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (apt-get install openssl)")
+async def test_vnc_over_tls_and_certificates_that_are_renewed(directory: Path) -> None:
+    certificates = directory / "certificates"
+    authority = certificates / "ca-cert.pem"
+
+    async def certify() -> None:
+        script = Path(__file__).parents[2] / "scripts" / "display-certificates.sh"
+        done = await asyncio.create_subprocess_exec(
+            script, certificates, "127.0.0.1", stdout=asyncio.subprocess.DEVNULL
+        )
+        assert await done.wait() == 0
+
+    await certify()
+    chosen = replace(settings(directory), displays=Displays(certificates=certificates, vnc_tls="on"))
+    hypervisor = await Hypervisor.open(chosen)
+    try:
+        domain = await hypervisor.define(document("a", devices=VNC))
+        await domain.create()
+        port = int(re.findall(r"<graphics type='vnc' port='(\d+)'", domain.xml())[0])
+        first = await asyncio.to_thread(secured, port, authority)
+        assert await asyncio.to_thread(secured, port, authority) == first
+
+        await certify()
+        await domain.graphics_reload(DomainGraphicsReloadType.VNC)
+        second = await asyncio.to_thread(secured, port, authority)
+        assert second != first
+
+        (certificates / "server-cert.pem").write_text("no certificate")
+        with pytest.raises(InternalError):
+            await domain.graphics_reload(DomainGraphicsReloadType.VNC)
+        assert await asyncio.to_thread(secured, port, authority) == second, "the last good ones stay"
+        await domain.destroy()
+    finally:
+        await hypervisor.close()

@@ -29,7 +29,8 @@ async def _info(uri: str | None, name: str) -> dict[str, Any]:
     async with connect(uri) as host:
         domain = await find(host, name)
         facts = await domain.guest_info()
-        return {"addresses": await domain.addresses(), **facts, **await guest_facts.gathered(domain)}
+        shown = [each.uri() or f"{each.type} through the daemon" for each in await domain.displays()]
+        return {"addresses": await domain.addresses(), "displays": shown, **facts, **await guest_facts.gathered(domain)}
 
 
 def _line(value: Any) -> str:
