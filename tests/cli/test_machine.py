@@ -75,30 +75,6 @@ def files_come_and_go(corral: Run, folder: Path) -> None:
     assert (folder / "back").read_bytes() == content
     assert "No such file" in corral("cp", "web:/no/such", str(folder / "none"), status=1).stderr
     assert sorted(path.name for path in folder.iterdir()) == ["back", "there"]
-    much = "x" * (STDIN_LIMIT + 1)
-    assert corral("exec", "-i", "web", "--", "wc", "-c", stdin=much).stdout == f"{STDIN_LIMIT + 1}\n"
-    corral("exec", "web", "--", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/tmp")
-    assert "No space left on device" in corral("exec", "-i", "web", "--", "cat", stdin=much, status=125).stderr
-    assert corral("exec", "web", "--", "ls", "/tmp").stdout == ""
-    corral("exec", "web", "--", "umount", "/tmp")
-    directories_come_and_go(corral, folder)
-
-
-def directories_come_and_go(corral: Run, folder: Path) -> None:
-    """With modes and links, into a directory that is there; nothing is written over."""
-    (folder / "tree/a/b").mkdir(parents=True)
-    (folder / "tree/a/b/file").write_text("deep")
-    (folder / "tree/a/b/file").chmod(0o640)
-    (folder / "tree/a/link").symlink_to("b/file")
-    corral("cp", str(folder / "tree"), "web:/root/")
-    assert corral("exec", "web", "--", "stat", "-c", "%a %u %s", "/root/tree/a/b/file").stdout == "640 0 4\n"
-    (folder / "copies").mkdir()
-    corral("cp", "web:/root/tree", str(folder / "copies"))
-    copy = folder / "copies/tree/a"
-    assert ((copy / "link").readlink(), (copy / "b/file").read_text()) == (Path("b/file"), "deep")
-    assert (copy / "b/file").stat().st_mode & 0o777 == 0o640
-    assert "is there already" in corral("cp", "web:/root/tree", str(folder / "copies"), status=1).stderr
-    assert {path.name for path in folder.iterdir()} == {"back", "copies", "there", "tree"}
 
 
 def what_the_guest_says(corral: Run, daemon: Daemon) -> None:
@@ -125,6 +101,7 @@ async def memory_in_pieces(daemon: Daemon) -> None:
         blocks = await vm.memory_blocks()
         assert len(blocks) == 2 and all(block.online for block in blocks), blocks
         await vm.set_memory_blocks([block.number for block in blocks], online=True)  # as they are
+    corral("kill", "web")
 
 
 @pytest.mark.timeout(300)
@@ -132,7 +109,7 @@ def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     said = corral("run", "tiny", "--name", "web", "--cpus", "2", "--memory", "256M").stdout
     assert said.startswith("web is running (2 vCPUs, 256 MiB); reach it with: corral -c 'qemu+unix:")
     assert "console web, or corral -c" in said
-    assert corral("exec", "web", "--", "nproc").stdout == "2\n"  # waits for the agent by itself
+    assert corral("exec", "--wait", "90", "web", "--", "nproc").stdout == "2\n"  # waits for the agent by itself
     assert corral("exec", "-i", "web", "--", "cat", stdin="through\n").stdout == "through\n"
     failed = corral("exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 7", status=7)
     assert (failed.stdout, failed.stderr) == ("out\n", "err\n")
@@ -152,12 +129,37 @@ def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     assert "char device redirected" in corral("logs", "web").stdout
     assert "already exists" in corral("run", "tiny", "--name", "web", status=1).stderr
     corral("restart", "web")
-    assert corral("exec", "web", "--", "true").stdout == ""
+    assert corral("exec", "--wait", "90", "web", "--", "true").stdout == ""
     corral("stop", "web")
     row = json.loads(corral("ps", "-a", "--format", "json").stdout)[0]
     assert (row["name"], row["state"], row["reason"], row["id"]) == ("web", "shutoff", "shutdown", None)
     corral("rm", "web")
     assert json.loads(corral("ps", "-a", "--format", "json").stdout) == []
+
+
+@pytest.mark.timeout(300)
+def test_much_input_and_directories(corral: Run, short_path: Path) -> None:
+    """Input beyond what a command carries, or the guest has room for; directories with modes and links."""
+    corral("run", "tiny", "--name", "web", "--rm", "--wait")
+    much = "x" * (STDIN_LIMIT + 1)
+    assert corral("exec", "-i", "web", "--", "wc", "-c", stdin=much).stdout == f"{STDIN_LIMIT + 1}\n"
+    corral("exec", "web", "--", "mount", "-t", "tmpfs", "-o", "size=1m", "none", "/tmp")
+    assert "No space left on device" in corral("exec", "-i", "web", "--", "cat", stdin=much, status=125).stderr
+    assert corral("exec", "web", "--", "ls", "/tmp").stdout == ""
+    corral("exec", "web", "--", "umount", "/tmp")
+    (short_path / "tree/a/b").mkdir(parents=True)
+    (short_path / "tree/a/b/file").write_text("deep")
+    (short_path / "tree/a/b/file").chmod(0o640)
+    (short_path / "tree/a/link").symlink_to("b/file")
+    corral("cp", str(short_path / "tree"), "web:/root/")
+    assert corral("exec", "web", "--", "stat", "-c", "%a %u %s", "/root/tree/a/b/file").stdout == "640 0 4\n"
+    (short_path / "copies").mkdir()
+    corral("cp", "web:/root/tree", str(short_path / "copies"))
+    copy = short_path / "copies/tree/a"
+    assert ((copy / "link").readlink(), (copy / "b/file").read_text()) == (Path("b/file"), "deep")
+    assert (copy / "b/file").stat().st_mode & 0o777 == 0o640
+    assert "is there already" in corral("cp", "web:/root/tree", str(short_path / "copies"), status=1).stderr
+    assert {path.name for path in short_path.iterdir()} == {"copies", "tree"}
 
 
 def test_stop_while_it_boots(corral: Run) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STDIN_LIMIT = 2 << 20  # bytes that go along with the command: a call carries 4 MiB, and base64 makes four of three
 PIECE = 2 << 20  # bytes of a file in one answer, for the same reason
+PIECE_TIMEOUT = 30.0  # seconds: a guest in emulation on a busy host needs more than five for that much
 FIRST_LOOK, LAST_LOOK = 0.02, 0.3  # seconds between looks at a running program: the agent tells of nothing by itself
 PATIENCE = 0.1  # seconds that a program may take before its files are looked for
 STDOUT, STDERR = 1, 2
@@ -265,7 +266,8 @@ class _Output:
             self._handle = self._next = None
 
     async def _piece(self, handle: int) -> bytes:
-        answer = await self._execution.ask("guest-file-read", {"handle": handle, "count": PIECE})
+        request = {"handle": handle, "count": PIECE}
+        answer = await self._execution.domain.agent("guest-file-read", request, timeout=PIECE_TIMEOUT)
         data = base64.b64decode(answer.get("buf-b64", ""))
         self.read_bytes += len(data)
         return data
