@@ -187,7 +187,7 @@ def test_a_place_where_nobody_can_listen(short_path: Path) -> None:
         [*COMMAND, "--state", str(short_path / "state"), "--socket", str(long)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=90,
     )
     assert done.returncode == 1
     assert "is longer than 107 bytes" in done.stderr and "Traceback" not in done.stderr
@@ -197,7 +197,7 @@ def test_a_socket_in_a_directory_that_is_not_there(short_path: Path) -> None:
     """A slip of the pen makes no directories, and the daemon says what to do."""
     place = short_path / "nonexistent" / "x"
     command = [*COMMAND, "--state", str(short_path / "state"), "--socket", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert done.returncode == 1
     assert f"cannot listen on '{place}': there is no directory '{place.parent}'; make it first" in done.stderr
     assert "Traceback" not in done.stderr and not place.parent.exists()
