@@ -45,7 +45,7 @@ async def answers(domain: Domain) -> bool:
 
 async def booted(domain: Domain) -> None:
     """Wait until the guest's agent answers."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not await answers(domain):  # noqa: ASYNC110 (a guest announces its agent's port, not its readiness)
             await asyncio.sleep(0.1)
 

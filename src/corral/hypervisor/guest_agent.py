@@ -251,11 +251,11 @@ async def set_response_timeout(domain: Domain, seconds: int) -> None:
     """From now on every command of the guest's agent has so long to be answered, by virDomainAgentResponseTimeout…."""
     if seconds < DomainAgentResponseTimeout.BLOCK:
         raise InvalidArgument(f"guest agent timeout '{seconds}' is less than the minimum '-2'")
-    if domain.run is not None:
-        await asyncio.to_thread((domain.run.directory / _TIMEOUT_FILE).write_text, str(seconds))
     domain.agent_timeout = seconds
     if domain.run is not None:
         _choose(domain.run.agent, seconds)
+        with contextlib.suppress(FileNotFoundError):  # a start that has yet to make the directory keeps it by itself
+            await asyncio.to_thread((domain.run.directory / _TIMEOUT_FILE).write_text, str(seconds))
 
 
 def appear(domain: Domain, run: Run) -> None:
