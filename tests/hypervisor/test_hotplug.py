@@ -25,6 +25,7 @@ from corral.errors import (
     CorralError,
     DeviceMissing,
     HostError,
+    InternalError,
     NoSecret,
     OperationTimeout,
     OperationUnsupported,
@@ -358,7 +359,7 @@ async def test_refusals(host: Host, tmp_path: Path) -> None:
     await refused(ConfigUnsupported, "unknown device type 'nonsense'", attach(domain, "<nonsense/>", LIVE))
     await refused(DeviceMissing, "disk vdx not found", detach(domain, plugs.disk(host.image, "vdx"), LIVE))
     await refused(DeviceMissing, "no target device vdx", detach(domain, plugs.disk(host.image, "vdx"), CONFIG))
-    await refused(DeviceMissing, "no device found with alias", hotplug.detach_alias(domain, "ua-none", LIVE))
+    await refused(InternalError, "no device found with alias", hotplug.detach_alias(domain, "ua-none", LIVE))
     await refused(
         OperationUnsupported,
         "disk source can be changed only in removable drives",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from corral.model import device_set, growth
 from corral.model.address import DriveAddress
 from corral.model.devices.disk import Disk
 from corral.model.devices.hub import Redirdev
+from corral.model.devices.interface import Interface
 from corral.model.domain import Domain
 from corral.qemu import plugging
 from corral.qemu.binary import Binary
@@ -23,8 +25,8 @@ RUNTIME = Runtime(accel="tcg", run_dir=Path("/run/d1"))
 SCSI = "<controller type='scsi' model='virtio-scsi'/>"
 
 
-def running(binary: Binary, host: Host, devices: str, machine: str = "q35") -> Domain:
-    xml = f"""<domain type='qemu'><name>a</name><memory unit='MiB'>64</memory>
+def running(binary: Binary, host: Host, devices: str, machine: str = "q35", memory: str = "") -> Domain:
+    xml = f"""<domain type='qemu'><name>a</name><memory unit='MiB'>64</memory>{memory}
     <os><type arch='x86_64' machine='{machine}'>hvm</type></os><devices>{devices}</devices></domain>"""
     return settle(complete(Domain.from_xml(xml), binary, host), RUNTIME)
 
@@ -136,3 +138,17 @@ def test_room_in_a_machine_of_ours(binary: Binary, host: Host) -> None:
     places = [str(each.address) for each in device_set.all_of(again.document)]
     restarted = settle(complete(again.document, binary, host), RUNTIME)
     assert [str(each.address) for each in device_set.all_of(restarted)] == places
+
+
+def test_an_old_qemu_gets_no_vhost_user_card_in_emulation(binary: Binary, host: Host) -> None:
+    """One that cannot reconnect sockets would end by a signal; with KVM it may have the card."""
+    known = (name for name in binary.arguments if not name.startswith("netdev_add/type=stream"))
+    old = replace(binary, arguments=frozenset(known))
+    live = running(old, host, "", memory="<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>")
+    card = Interface.from_xml(
+        "<interface type='vhostuser'><source type='unix' path='/s' mode='client'/><model type='virtio'/></interface>"
+    )
+    with pytest.raises(ConfigUnsupported, match="too old for vhost-user cards in software emulation"):
+        plugging.prepare(live, card, old, RUNTIME)
+    assert plugging.prepare(live, card, old, replace(RUNTIME, accel="kvm")).parts
+    assert plugging.prepare(live, card, binary, RUNTIME).parts

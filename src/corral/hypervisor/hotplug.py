@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from corral.constants import DomainDeviceModifyFlags
-from corral.errors import DeviceMissing, OperationFailed, OperationInvalid, OperationUnsupported
+from corral.errors import DeviceMissing, InternalError, OperationFailed, OperationInvalid, OperationUnsupported
 from corral.hypervisor import device_update, media, plug, unplug
 from corral.hypervisor.device_changes import Change, Edit, configured, write
 
@@ -71,13 +71,13 @@ async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
 
 
 async def detach_alias(domain: Domain, alias: str, flags: int = 0) -> None:
-    """Take away the device with that alias."""
+    """Take away the device with that alias. InternalError, as libvirt has it, when there is none."""
     from corral.model import device_set
 
     def named(document: DomainDocument) -> Device:
         found = device_set.by_alias(document, alias)
         if found is None:
-            raise DeviceMissing(f"no device found with alias {alias}")
+            raise InternalError(f"no device found with alias {alias}")
         return found
 
     def edit(document: DomainDocument) -> None:

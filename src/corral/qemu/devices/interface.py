@@ -80,6 +80,11 @@ def _backend(interface: Interface, context: Context) -> Properties:
         case "bridge" | "ethernet" | "direct":
             return _tap(interface, context)
         case "vhostuser":
+            if context.runtime.accel == "tcg" and not can_reconnect(context.binary):  # that old, QEMU ends by SIGSEGV
+                raise ConfigUnsupported(
+                    f"QEMU binary '{context.binary.path}' is too old for vhost-user cards in software emulation",
+                    hint="use KVM, QEMU 8.0 or newer, or a card on a bridge",
+                )
             props: Properties = {"type": _netdev("vhost-user", context), "chardev": f"char{alias(interface)}"}
             return props | ({"queues": interface.queues} if interface.queues > 1 else {})
         case "server":
