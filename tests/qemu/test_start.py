@@ -147,6 +147,10 @@ async def running(planned: Plan, listener: Listener, place: Path) -> AsyncIterat
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_starts_paused(name: str, installed: Binary, place: Path) -> None:
+    if name == "sound" and not installed.has_device("virtio-sound-pci"):
+        pytest.skip(f"'{installed.path}' has no virtio sound card (QEMU 8.2 brought it)")
+    if name == "iommu-many-vcpus" and "x2apic" not in installed.available_features("tcg"):
+        pytest.skip(f"the software emulation of '{installed.path}' knows no x2APIC, which so many vCPUs need")
     text = (GOLDEN / f"{name}.xml").read_text()
     full = completed(read(text, place), installed, place)
     with Listener(place / "monitor") as listener:
