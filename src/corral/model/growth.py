@@ -13,7 +13,9 @@ ROOT_PORTS = 14
 
 def ports() -> str:
     """Root ports, for what the machine starts with and for what comes later; two slots of the root bus hold them."""
-    return "<controller type='pci' model='pcie-root-port'/>" * ROOT_PORTS
+    # Numbered, behind the root: libvirtd takes the first that has no number for the root.
+    behind = "".join(f"<controller type='pci' index='{n}' model='pcie-root-port'/>" for n in range(1, ROOT_PORTS + 1))
+    return f"<controller type='pci' index='0' model='pcie-root'/>{behind}"
 
 
 def most_kib(kib: int, most: int | None) -> int | None:
