@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+import resource
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -170,6 +171,16 @@ async def test_half_made_files_go_and_others_stay(tmp_path: Path) -> None:
     assert names == ["another", "old", made.name]
 
 
+@pytest.fixture
+def files_up_to_a_tebibyte() -> Iterator[None]:
+    """A limit of the process: a tmpfs takes every size that a number can say."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("files_up_to_a_tebibyte")
 async def test_a_volume_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(tmp_path) as pools:
         pool = await started(pools, tmp_path / "p")
