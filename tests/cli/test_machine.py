@@ -101,7 +101,6 @@ async def memory_in_pieces(daemon: Daemon) -> None:
         blocks = await vm.memory_blocks()
         assert len(blocks) == 2 and all(block.online for block in blocks), blocks
         await vm.set_memory_blocks([block.number for block in blocks], online=True)  # as they are
-    corral("kill", "web")
 
 
 @pytest.mark.timeout(300)
@@ -160,6 +159,7 @@ def test_much_input_and_directories(corral: Run, short_path: Path) -> None:
     assert (copy / "b/file").stat().st_mode & 0o777 == 0o640
     assert "is there already" in corral("cp", "web:/root/tree", str(short_path / "copies"), status=1).stderr
     assert {path.name for path in short_path.iterdir()} == {"copies", "tree"}
+    corral("kill", "web")
 
 
 def test_stop_while_it_boots(corral: Run) -> None:
