@@ -47,8 +47,9 @@ def test_how_to_see_a_screen_on_another_host() -> None:
 
 
 def test_how_to_see_a_screen_that_has_no_port() -> None:
-    lines = instructions(replace(SPICE, address=None), "web", "corral:///system", "corral", "none", False)
-    assert lines[1:] == [
+    lines = instructions(replace(SPICE, address=None), "web", "corral:///system", "corral", "", False)
+    assert lines == [
+        "web shows its screen by SPICE on this host.",
         "It is reached through the daemon alone, so the viewer runs there:",
         "    corral view web",
         "It asks for no password.",

@@ -19,7 +19,7 @@ import typer
 from corral.cli.display import Kind
 from corral.cli.options import Connect, Name
 from corral.cli.target import command, find, run
-from corral.errors import CorralError, InvalidArgument, OperationFailed, OperationUnsupported
+from corral.errors import InvalidArgument, OperationDenied, OperationFailed, OperationUnsupported
 
 if TYPE_CHECKING:
     from corral.client.displays import Display
@@ -46,7 +46,7 @@ def view(
 
     corral -c corral+ssh://me@vm.example.org/system view web
     """
-    missing = "you asked" if tell else _missing()
+    missing = "" if tell else _missing()
     if missing is None:
         raise typer.Exit(run(_open(connect, name, kind, ca)))
     for line in run(_tell(connect, name, kind, missing)):
@@ -64,12 +64,11 @@ def _missing() -> str | None:
 
 async def _open(uri: str | None, name: str, kind: Literal["spice", "vnc"] | None, ca: Path | None) -> int:
     """Run a viewer until its window is closed."""
-    from corral.client.displays import choose
     from corral.client.host import connect
 
     async with connect(uri) as host, contextlib.AsyncExitStack() as stack:
         domain = await find(host, name)
-        display = await choose(domain, kind, secure=True)
+        display, _ = await _choose(domain, kind)
         if display.address is None:
             return await _run(attaching(host.uri, domain, display), b"")
         display = await stack.enter_async_context(_near(host.uri, display))
@@ -153,18 +152,23 @@ def attaching(uri: str, domain: Domain, display: Display) -> list[str]:
 
 
 async def _tell(uri: str | None, name: str, kind: Literal["spice", "vnc"] | None, missing: str) -> list[str]:
-    from corral.client.displays import choose
     from corral.client.host import connect
 
     async with connect(uri) as host:
         domain = await find(host, name)
-        protected: bool | None = None
-        try:
-            display = await choose(domain, kind, secure=True)
-            protected = display.password is not None
-        except CorralError:  # a connection that may only read
-            display = await choose(domain, kind)
+        display, protected = await _choose(domain, kind)
         return instructions(display, domain.name, host.uri, command(uri), missing, protected)
+
+
+async def _choose(domain: Domain, kind: Literal["spice", "vnc"] | None) -> tuple[Display, bool | None]:
+    """The display with its password, and whether it has one; None for a connection that may not ask for it."""
+    from corral.client.displays import choose
+
+    try:
+        display = await choose(domain, kind, secure=True)
+    except OperationDenied:
+        return await choose(domain, kind), None
+    return display, display.password is not None
 
 
 def instructions(
@@ -173,7 +177,7 @@ def instructions(
     """How a person gets to see the screen, line by line; `corral` is the word for a command to this daemon."""
     far = urlsplit(uri).hostname
     place = f"on {far}" if far else "on this host"
-    lines = [f"{name} shows its screen by {display.type.upper()} {place}; {missing}."]
+    lines = [f"{name} shows its screen by {display.type.upper()} {place}{f'; {missing}' if missing else ''}."]
     if display.address is None:
         where = f"at the UNIX socket {display.socket}" if display.socket else "through the daemon alone"
         lines.append(f"It is reached {where}, so the viewer runs there:")
