@@ -80,3 +80,19 @@ def test_a_daemon_that_goes_away(peer: Peer, corral_: Corral) -> None:
         "corral: the daemon closed the connection\n"
         "        machines run on without their daemon: see corral ps before you try it again\n"
     )
+
+
+def test_a_machine_that_starts_with_the_daemon(peer: Peer, corral_: Corral) -> None:
+    peer.add("web")
+    asked: list[int] = []
+    peer.answers["domain_set_autostart"] = lambda session, args: asked.append(args.autostart)
+    assert corral_("autostart", "web").out == "web\n"
+    assert corral_("autostart", "web", "--off").out == "web\n"
+    assert asked == [1, 0]
+
+
+def test_another_name(peer: Peer, corral_: Corral) -> None:
+    peer.add("web")
+    result = corral_("rename", "web", "shop")
+    assert (result.status, result.out, result.err) == (0, "shop\n", "")
+    assert corral_("ps", "-aq").out == "shop\n"

@@ -141,6 +141,7 @@ class Peer:
             "domain_suspend": lambda session, args: self._of(args, self._suspend),
             "domain_resume": lambda session, args: self._of(args, self._resume),
             "domain_undefine_flags": lambda session, args: self.domains.pop(self.find(args.dom.name)["name"]) and None,
+            "domain_rename": lambda session, args: self._of(args, lambda domain: self._rename(domain, args.new_name)),
             "domain_open_console": lambda session, args: self._of(args, self._console),
             "qemu.domain_agent_command": self._agent,
             "corral.logs": lambda session, args: {"text": self.log},
@@ -250,6 +251,10 @@ class Peer:
 
     def _resume(self, domain: dict[str, Any]) -> None:
         domain["state_reason"] = {"state": DomainState.RUNNING, "reason": 5}
+
+    def _rename(self, domain: dict[str, Any], name: str) -> Any:
+        self.domains[name] = {**self.domains.pop(domain["name"]), "name": name}
+        return {"retcode": 0}
 
     def _console(self, domain: dict[str, Any]) -> None:
         if domain["id"] < 0:

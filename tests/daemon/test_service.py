@@ -78,7 +78,9 @@ def test_a_daemon_that_started_by_itself_makes_way_for_one_that_was_started_on_p
         with socket.socket(socket.AF_UNIX) as systemd:  # listens where the first did, and hands over to the second
             systemd.bind(str(path))
             systemd.listen()
-            with started(short_path, "--socket", str(short_path / "other")):
+            with started(short_path, "--socket", str(short_path / "other")) as second:
+                assert second.stderr is not None
+                assert f"took over from the daemon of process {first.pid}" in second.stderr.readline()
                 assert first.wait(1) == 0
                 assert ask(short_path / "other") == "QEMU"
                 assert path.is_socket(), "the first daemon removed what was not its own"

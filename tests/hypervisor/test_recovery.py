@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,21 @@ async def test_started_paused_stays_paused(directory: Path) -> None:
     assert await kill_at(directory, "paused", NEVER)
     async with opened(directory) as (hypervisor, _):
         assert outline(hypervisor) == (False, True, (3, 1))
+
+
+async def test_a_daemon_with_other_directories_finds_what_the_last_one_started(directory: Path) -> None:
+    async with opened(directory) as (hypervisor, _):
+        await hypervisor.create_xml(document("a"))
+    (directory / "o").mkdir()
+    elsewhere = replace(settings(directory), run=directory / "o", log=directory / "o")
+    hypervisor = await Hypervisor.open(elsewhere)
+    try:
+        domain = hypervisor.lookup_by_name("a")
+        assert "running" in await domain.monitor_command("info status", 1)
+        await domain.destroy()
+        assert list((directory / "run").iterdir()) == [], "its sockets go with it"
+    finally:
+        await hypervisor.close()
 
 
 AGENT = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 
 from corral.errors import HostError, ResourceBusy, StoreDamaged
-from corral.hypervisor.store import SCHEMA_VERSION, LiveRow, Store
+from corral.hypervisor.store import APPLICATION_ID, MIGRATIONS, SCHEMA, SCHEMA_VERSION, LiveRow, Store
 
 A, B = UUID(int=1), UUID(int=2)
 ROW = LiveRow(uuid=A, name="a", id=0, phase="starting", boot="boot", base_xml="<domain/>", autodestroy=True)
@@ -125,6 +125,23 @@ async def test_a_newer_store_is_refused_and_not_touched(path: Path) -> None:
     with pytest.raises(StoreDamaged, match=f"newer Corral \\(schema {SCHEMA_VERSION + 1}"):
         await Store.open(path)
     assert path.read_bytes() == before
+
+
+async def test_the_store_of_an_older_corral_is_taken_over(path: Path) -> None:
+    """Machines that it started run on; where their sockets are it did not write down."""
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{SCHEMA} {MIGRATIONS[1]} PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version=2;")
+    connection.execute(
+        "INSERT INTO live (uuid, name, id, phase, boot, base_xml) VALUES (?, 'a', 7, 'running', 'b', 'x')", [str(A)]
+    )
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        store = await Store.open(path)
+        (_, (row,)) = await store.load()
+        assert (row.id, row.run, row.log) == (7, "", "")
+        await store.close()
 
 
 async def test_another_programs_database_is_refused(path: Path) -> None:

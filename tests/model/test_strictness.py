@@ -110,7 +110,8 @@ def test_contradictions_and_nonsense(top: str, device: str, message: str) -> Non
         (
             "",
             "<interface type='network'><source network='default'/></interface>",
-            "network interface type 'network' is not supported yet: use type='bridge' with the network's bridge"
+            "network interface type 'network' is not supported yet: use type='bridge' with the network's bridge, "
+            "or a user network (type='user'; --network user in virt-install)"
             " (/domain/devices/interface/@type, line 8)",
         ),
         ("", "<graphics type='vnc'/><graphics type='vnc'/>", "only 1 graphics device of each type"),

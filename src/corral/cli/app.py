@@ -33,6 +33,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "set": ("size", "Change a machine's CPUs and memory, also while it runs"),
         "pin": ("placement", "Choose the host's CPUs that a machine runs on, or show them"),
         "numa": ("placement", "Choose the host's nodes that a machine's memory comes from, or show them"),
+        "autostart": ("life", "Have machines start with the daemon, or no longer"),
+        "rename": ("life", "Give a machine another name"),
         "rm": ("life", "Remove machines"),
     },
     "Inside": {
@@ -140,7 +142,7 @@ ALIASES |= {
     "inspect": "show",
     "create": "run",
 }
-ALIASES |= {"attach": "console", "launch": "run", "shell": "console", "rum": "run", "copy": "cp"}
+ALIASES |= {"attach": "console", "launch": "run", "shell": "console", "rum": "run", "copy": "cp", "mv": "rename"}
 
 
 def _version(wanted: bool) -> None:

@@ -46,7 +46,7 @@ def daemon(
     """Be the daemon, in the foreground.
 
     Without options it serves its user, or the whole system when root starts it. SIGHUP reloads, SIGTERM ends it;
-    machines run on either way.
+    machines run on either way. It takes over from a daemon that a command has started by itself, with its machines.
     """
     from corral.daemon import Options, run
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corral.cli.errors import complain
-from corral.cli.options import Connect, Format, Names, Output, SomeNames
+from corral.cli.options import Connect, Format, Name, Names, Output, SomeNames
 from corral.cli.output import emit_json
 from corral.cli.progress import Progress
 from corral.cli.target import find, run
@@ -140,6 +140,26 @@ def rm(
     from corral.client import volumes
 
     _each(connect, _chosen(names, False), output, "removing", action)
+
+
+def autostart(
+    names: Names,
+    off: Annotated[bool, typer.Option("--off", help="No longer.")] = False,
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Have machines start with the daemon, which a unit of systemd's starts with the host (docs/installing.md)."""
+    _each(connect, _chosen(names, False), output, "changing", lambda domain: domain.set_autostart(not off))
+
+
+def rename(
+    name: Name,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="What it is to be called.")],
+    connect: Connect = None,
+    output: Format = Output.table,
+) -> None:
+    """Give a machine another name; it must be off."""
+    _each(connect, _chosen([name], False), output, "renaming", lambda domain: domain.rename(new))
 
 
 async def _images(domain: Domain) -> list[str]:

@@ -12,6 +12,8 @@ import contextlib
 import logging
 import shutil
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.constants import DomainPausedReason, DomainShutoffReason, DomainState
@@ -40,6 +42,7 @@ from corral.qemu.process import Process, find_by_marker, last_words
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.hypervisor import Hypervisor
+    from corral.hypervisor.settings import Settings
     from corral.hypervisor.store import LiveRow
 
 log = logging.getLogger(__name__)
@@ -87,7 +90,7 @@ async def _restore(hypervisor: Hypervisor, row: LiveRow) -> None:
 
 async def _undo_start(hypervisor: Hypervisor, row: LiveRow) -> None:
     """Nobody was told that it runs: it does not."""
-    directory = hypervisor.settings.domain_run(row.id)
+    directory = _settings_of(hypervisor, row).domain_run(row.id)
     for pid, start_time in await asyncio.to_thread(find_by_marker, str(row.uuid), cwd=directory):
         try:
             process = Process.adopt(pid, start_time)
@@ -108,6 +111,11 @@ async def _undo_start(hypervisor: Hypervisor, row: LiveRow) -> None:
         domain.restore(State(DomainState.SHUTOFF, DomainShutoffReason.FAILED))
 
 
+def _settings_of(hypervisor: Hypervisor, row: LiveRow) -> Settings:
+    """Ours, with the directories of the daemon that started the machine: its sockets and its log are there."""
+    return replace(hypervisor.settings, run=Path(row.run), log=Path(row.log)) if row.run else hypervisor.settings
+
+
 def _known(hypervisor: Hypervisor, row: LiveRow) -> Domain | None:
     try:
         return hypervisor.lookup_by_uuid(row.uuid)
@@ -118,10 +126,11 @@ def _known(hypervisor: Hypervisor, row: LiveRow) -> Domain | None:
 async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
     """A row `running` or `stopping`: find its process and go on from there."""
     domain = _known(hypervisor, row) or hypervisor.add(row.uuid, row.name)
+    settings = _settings_of(hypervisor, row)
     run = Run(
         id=row.id,
-        directory=hypervisor.settings.domain_run(row.id),
-        log=hypervisor.settings.domain_log(row.name),
+        directory=settings.domain_run(row.id),
+        log=settings.domain_log(row.name),
         log_offset=row.log_offset,
         base=Definition(row.base_xml),
         live=Definition(row.xml),

@@ -111,6 +111,8 @@ async def _begin(domain: Domain, base: Definition, flags: int, owner: object | N
         reason=DomainPausedReason.STARTING_UP,
         start_paused=bool(flags & DomainCreateFlags.START_PAUSED),
         autodestroy=owner is not None,
+        run=str(settings.run),
+        log=str(settings.log),
     )
     domain_id = await hypervisor.store.add_live(row)
     domain.last_boot = hypervisor.boot

@@ -7,6 +7,7 @@ purpose, by systemd say, which could otherwise not start while anybody's machine
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import signal
@@ -16,6 +17,8 @@ from typing import Self
 
 from corral.errors import HostError, ResourceBusy
 from corral.qemu.process import start_time
+
+log = logging.getLogger(__name__)
 
 #: Seconds in which a daemon that makes way finishes what is under way; its own patience is the same.
 PATIENCE = 15.0
@@ -82,6 +85,8 @@ def acquire(path: Path, *, temporary: bool) -> int:
             if not gone or not _locked(lock):
                 who = f" (process {holder.pid})" if holder else ""
                 raise ResourceBusy(f"another Corral daemon{who} keeps its state in {path.parent}")
+            if holder:
+                log.info("took over from the daemon of process %d, which had started by itself", holder.pid)
         Holder.us(temporary=temporary).write(lock)
     except BaseException:
         os.close(lock)

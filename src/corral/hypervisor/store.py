@@ -28,7 +28,7 @@ from corral.hypervisor import pool_rows, state_lock
 T = TypeVar("T")
 
 APPLICATION_ID = 0x436F7272  # "Corr", so that file(1) and we can tell the store from any other SQLite file
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: The first schema; MIGRATIONS say how it became what it is.
 SCHEMA = """
 CREATE TABLE domains (
@@ -61,7 +61,13 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 INSERT INTO meta VALUES ('next_id', '1');
 """
 #: Schema version → what makes the next one of it.
-MIGRATIONS = {1: pool_rows.SCHEMA}
+MIGRATIONS = {
+    1: pool_rows.SCHEMA,
+    2: """
+ALTER TABLE live ADD COLUMN run TEXT NOT NULL DEFAULT '';
+ALTER TABLE live ADD COLUMN log TEXT NOT NULL DEFAULT '';
+""",
+}
 
 Phase = Literal["starting", "running", "stopping"]
 
@@ -83,7 +89,8 @@ class LiveRow:
     """One domain that runs, or is about to, or is about to end; `id` 0 asks `add_live` for the next one.
 
     `base_xml` is its document as started, `xml` the same with what only a running domain has; `log_offset` is where
-    this run's part of QEMU's log begins; `pid` is 0 until the process is known.
+    this run's part of QEMU's log begins; `pid` is 0 until the process is known. `run` and `log` are the directories of
+    the daemon that started it ('': one that did not write them down): the next daemon's may be others.
     """
 
     uuid: UUID
@@ -102,6 +109,8 @@ class LiveRow:
     autodestroy: bool = False
     fake_reboot: bool = False
     stop_reason: int = 0
+    run: str = ""
+    log: str = ""
 
 
 _LIVE_COLUMNS = tuple(field.name for field in fields(LiveRow))

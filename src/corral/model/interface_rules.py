@@ -33,7 +33,10 @@ _NAME_MAX = 15
 def objections(interface: Interface, domain: Domain) -> Iterator[Objection]:
     """Everything in the interface that contradicts itself or would not be honoured."""
     if interface.type == "network":
-        text = "network interface type 'network' is not supported yet: use type='bridge' with the network's bridge"
+        text = (
+            "network interface type 'network' is not supported yet: use type='bridge' with the network's bridge, "
+            "or a user network (type='user'; --network user in virt-install)"
+        )
         yield ("type",), text, ConfigUnsupported
     yield from _source(interface)
     yield from _user(interface)
