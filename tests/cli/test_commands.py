@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Corral
-from tests.client.peer import Peer
+from tests.client.peer import NODE, Peer
 
+from corral.cli.app import COMMANDS, GROUPS
 from corral.errors import AgentCommandFailed
 
 
@@ -161,6 +163,26 @@ def test_help(corral_: Corral) -> None:
     assert corral_("--version").out.startswith("corral 0.")
 
 
+COMMAND_LINES = [[name, *group] for name in COMMANDS for group in ([], *([each] for each in GROUPS.get(name, ())))]
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_help_speaks_no_python(corral_: Corral, words: list[str]) -> None:
+    told = " ".join(corral_(*words, "--help").out.split())
+    assert told.startswith(f"Usage: corral {' '.join(words)} ")
+    assert re.findall(r" \[?{[\w\[]|\[\[|<(?:str|int|float|list|path)|x[<>]=|default: \(|\d\.0\b[;\]]", told) == []
+
+
+def test_help_says_what_may_be_typed(corral_: Corral) -> None:
+    told = corral_("run", "--help").out
+    assert told.startswith("Usage: corral run [OPTIONS] [IMAGE]\n")
+    assert "How many vCPUs.  [default: 1; at least 1]" in told
+    assert "Such as 512M or 2G.  [default: 1G, and 256M for tiny]" in told
+    assert corral_("exec", "--help").out.startswith("Usage: corral exec [OPTIONS] NAME [--] COMMAND…\n")
+    assert "STATE  Plugged in, or pulled.  [up|down]" in corral_("nic", "link", "--help").out
+    assert "[default: 80; 10 to 100]" in " ".join(corral_("autoscale", "--help").out.split())
+
+
 def executed(peer: Peer) -> list[str]:
     """The arguments of the last program that the agent was to run."""
     calls = [call for call in peer.agent_calls if call["execute"] == "guest-exec"]
@@ -288,3 +310,11 @@ def test_the_output_of_a_pipe_that_closed_is_no_error(peer: Peer, uri: str) -> N
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert result.stdout.splitlines()[-1] == "0"
     assert result.stderr == ""
+
+
+def test_more_memory_than_the_host_has_is_said_and_done(peer: Peer, corral_: Corral) -> None:
+    peer.answers["node_get_info"] = lambda session, args: {**NODE, "memory": 4 << 20}
+    result = corral_("run", "--kernel", __file__, "--name", "big", "--memory", "5G")
+    assert result.status == 0, result.err
+    assert "corral: 5 GiB is more than this host's 4 GiB" in result.err
+    assert "more than" not in corral_("run", "--kernel", __file__, "--name", "small", "--memory", "3G").err

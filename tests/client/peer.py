@@ -96,6 +96,10 @@ class Session(asyncio.Protocol):
         self.peer.lost += 1
 
 
+#: A host of one processor and 64 GiB, as NODE_GET_INFO tells it.
+NODE = dict.fromkeys(("cpus", "nodes", "sockets", "cores", "threads"), 1) | {"model": "x", "mhz": 0, "memory": 64 << 20}
+
+
 class Peer:
     """The daemon: `answers` by procedure name, and a handful of domains that start and stop."""
 
@@ -141,6 +145,7 @@ class Peer:
             "domain_suspend": lambda session, args: self._of(args, self._suspend),
             "domain_resume": lambda session, args: self._of(args, self._resume),
             "domain_undefine_flags": lambda session, args: self.domains.pop(self.find(args.dom.name)["name"]) and None,
+            "node_get_info": lambda session, args: NODE,
             "domain_rename": lambda session, args: self._of(args, lambda domain: self._rename(domain, args.new_name)),
             "domain_open_console": lambda session, args: self._of(args, self._console),
             "qemu.domain_agent_command": self._agent,

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from corral import __version__
 from corral.cli.errors import guarded
+from corral.cli.help import Command
 
 # Command → its module here, and its one-line help; the function has the command's name. The order is the help's.
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -92,7 +93,11 @@ class Commands(TyperGroup):
         if cmd_name in GROUPS:
             return typer.main.get_command(_group(cmd_name, module))
         app = typer.Typer(**PLAIN)  # type: ignore[arg-type]
-        settings = {"context_settings": HELP_OPTIONS, **getattr(module, "SETTINGS", {}).get(cmd_name, {})}
+        settings = {
+            "cls": Command,
+            "context_settings": HELP_OPTIONS,
+            **getattr(module, "SETTINGS", {}).get(cmd_name, {}),
+        }
         app.command(cmd_name, **settings)(getattr(module, f"{cmd_name}_" if cmd_name in KEYWORDS else cmd_name))
         return typer.main.get_command(app)
 
@@ -118,7 +123,7 @@ def _group(name: str, module: Any) -> typer.Typer:
     """A command with commands of its own: functions of its module."""
     app = typer.Typer(context_settings=HELP_OPTIONS, no_args_is_help=True, help=COMMANDS[name][1] + ".", **PLAIN)  # type: ignore[arg-type]
     for each in GROUPS[name]:
-        app.command(each, context_settings=HELP_OPTIONS)(getattr(module, each))
+        app.command(each, cls=Command, context_settings=HELP_OPTIONS)(getattr(module, each))
     return app
 
 

@@ -13,9 +13,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
 
 from corral.cli.errors import complain
+from corral.cli.help import Command
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json
 from corral.cli.progress import Progress
@@ -34,7 +34,7 @@ T = TypeVar("T")
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 
 
-class ExecCommand(TyperCommand):
+class ExecCommand(Command):
     """Everything after the machine's name is the command's, unless a `--` says where it begins."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

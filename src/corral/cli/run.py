@@ -35,7 +35,12 @@ def run(
     max_cpus: Annotated[
         int | None, typer.Option("--max-cpus", metavar="N", help="How many it can be given by corral set.", min=1)
     ] = None,
-    memory: Annotated[str, typer.Option("--memory", "-m", metavar="SIZE", help="Such as 512M or 2G.")] = "",
+    memory: Annotated[
+        str,
+        typer.Option(
+            "--memory", "-m", metavar="SIZE", help="Such as 512M or 2G.", show_default="1G, and 256M for tiny"
+        ),
+    ] = "",
     max_memory: Annotated[
         str | None, typer.Option("--max-memory", metavar="SIZE", help="How much it can be given by corral set.")
     ] = None,
@@ -123,6 +128,7 @@ async def _run(uri: str | None, recipe: Recipe, *, remove: bool, console: bool, 
     with Progress("connecting") as progress:
         async with connect(uri) as host:
             progress("preparing the machine")
+            await _warn_of_memory(host, recipe)
             domain = await _create(host, recipe, transient=remove, paused=console, progress=progress)
             if console:
                 progress.close()
@@ -133,6 +139,16 @@ async def _run(uri: str | None, recipe: Recipe, *, remove: bool, console: bool, 
                 await _answering(domain)
             progress.close()
             await _tell(uri, domain, output)
+
+
+async def _warn_of_memory(host: Host, recipe: Recipe) -> None:
+    """The guest finds its memory page by page: more than the host has is allowed, and said."""
+    from corral.client.recipe import memory_kib
+
+    wanted, there = memory_kib(recipe.memory), (await host.node_info()).memory
+    if wanted > there:
+        more = f"{size(wanted)} is more than this host's {size(there)}"
+        print(f"corral: {more}; a guest that uses it all may be killed", file=sys.stderr)
 
 
 async def _create(
