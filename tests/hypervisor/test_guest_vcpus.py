@@ -60,12 +60,18 @@ async def emulates_x2apic(domain: Domain) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def guest(directory: Path, *, cpus: int = 1, most: int = 4) -> AsyncIterator[tuple[Domain, Heard]]:
+async def guest(
+    directory: Path, *, cpus: int = 1, most: int = 4, cmdline: str = ""
+) -> AsyncIterator[tuple[Domain, Heard]]:
     files = await tiny.build()
+    document = tiny.document("grows", tiny=files, cpus=cpus, max_cpus=most)
+    document.os.cmdline = f"{document.os.cmdline} {cmdline}".strip()
     async with opened(directory) as (hypervisor, heard):
-        domain = await hypervisor.define(tiny.document("grows", tiny=files, cpus=cpus, max_cpus=most).to_xml())
+        domain = await hypervisor.define(document.to_xml())
         await domain.create()
         await booted(domain)
+        if not cmdline and most > cpus and await run(domain, "cat /sys/devices/system/cpu/possible") != f"0-{most - 1}":
+            pytest.skip("the guest's Linux takes no vCPU in software emulation")
         yield domain, heard
 
 
@@ -105,6 +111,16 @@ async def test_from_one_to_four_to_two_as_the_guest_counts(directory: Path) -> N
         await domain.set_vcpu("1", False)
         assert await run(domain, "nproc") == "2"
         assert "<vcpu id='3' enabled='yes' hotpluggable='yes' order='2'/>" in domain.xml()
+
+
+async def test_a_guest_that_takes_no_more_than_it_has(directory: Path) -> None:
+    async with guest(directory, cmdline="nr_cpus=2") as (domain, _):
+        assert await domain.set_vcpus(2) == 2
+        with pytest.raises(OperationFailed, match="the guest does not take vCPU 2: it has 2 after the plug, and had 2"):
+            await domain.set_vcpus(3)
+        assert domain.info().vcpus == 2
+        assert await run(domain, "nproc") == "2"
+        assert sorted(domain.require_run().require_machine().vcpu_threads) == [0, 1]
 
 
 async def test_the_guests_own_use_of_its_vcpus(directory: Path) -> None:

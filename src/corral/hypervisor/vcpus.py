@@ -174,6 +174,7 @@ async def _change(domain: Domain, plug: list[int], unplug: list[int]) -> int:
     slots = vcpus.slots(await machine.monitor.execute("query-hotpluggable-cpus"))
     listening = run.agent is not None and run.agent.port_open is True and _runs(domain)
     noticed: dict[int, asyncio.Future[str]] = {}
+    had = await _told_by_guest(run) if listening and plug else None
     done: list[int] = []
     try:
         for number in plug:
@@ -181,6 +182,8 @@ async def _change(domain: Domain, plug: list[int], unplug: list[int]) -> int:
                 noticed[number] = answers.expect(run, alias_of(number))
             await _plug(domain, run, machine, slots, number)
             done.append(number)
+        if noticed:
+            await _require_taken(run, noticed, had)
         for number in unplug:
             await _unplug(domain, run, machine, slots, number)
             done.append(number)
@@ -189,7 +192,7 @@ async def _change(domain: Domain, plug: list[int], unplug: list[int]) -> int:
         raise
     else:
         if listening and run.agent is not None:
-            return await _put_to_use(run, noticed)
+            return await _put_to_use(run)
         return len(vcpus.enabled(run.live.document))
     finally:
         for number in noticed:
@@ -310,12 +313,39 @@ async def _eject(run: Run, machine: Machine, number: int) -> str:
         answers.forget(run, alias_of(number))
 
 
-async def _put_to_use(run: Run, noticed: dict[int, asyncio.Future[str]]) -> int:
-    """Wait until the guest has noticed its new vCPUs, and have its agent bring those online that it left offline."""
-    if noticed:
-        _, late = await asyncio.wait(noticed.values(), timeout=PLUG_TIMEOUT)
-        if late:
-            log.info("a guest has not reported %d of its new vCPUs", len(late))
+async def _told_by_guest(run: Run) -> int | None:
+    """How many CPUs the guest has, used or not; None when its agent does not tell."""
+    assert run.agent is not None
+    try:
+        return len(await guest_vcpus.ask(run.agent))
+    except CorralError as error:
+        log.info("a guest's agent does not tell how many vCPUs it has: %s", error)
+        return None
+
+
+async def _require_taken(run: Run, noticed: dict[int, asyncio.Future[str]], had: int | None) -> None:
+    """Wait until the guest has noticed its new vCPUs; OperationFailed when it does not take one of them.
+
+    Linux from the end of 2025 on takes none under a hypervisor that it does not know, and it does not know software
+    emulation; its answer to the plug is "done" all the same, so the count of `had` before is compared.
+    """
+    _, late = await asyncio.wait(noticed.values(), timeout=PLUG_TIMEOUT)
+    if late:
+        log.info("a guest has not reported %d of its new vCPUs", len(late))
+    refusals = {number: answer.result() for number, answer in noticed.items() if answer.done() and answer.result()}
+    has = await _told_by_guest(run) if had is not None and not refusals else None
+    if had is not None and has is not None and has < had + len(noticed):
+        refusals = {max(noticed): f"it has {has} after the plug, and had {had} before"}
+    for number, reason in refusals.items():
+        raise OperationFailed(
+            f"the guest does not take vCPU {number}: {reason}",
+            hint="newer Linux kernels take no vCPU in software emulation: give the machine all of its vCPUs at its"
+            " start there; with KVM they do",
+        )
+
+
+async def _put_to_use(run: Run) -> int:
+    """Have the guest's agent bring the vCPUs online that the guest has left offline; how many it uses then."""
     try:
         return await guest_vcpus.use_all(run)
     except CorralError as error:
