@@ -66,7 +66,8 @@ def test_a_life(peer: Peer, corral_: Corral) -> None:
     assert corral_("start", "web").out == "web\n"
     again = corral_("start", "web")
     assert (again.status, again.out) == (1, "")
-    assert again.err == "corral: Requested operation is not valid: domain is already running\n"
+    assert again.err == "corral: Requested operation is not valid: web is running already\n"
+    assert "web is running already" in corral_("resume", "web").err
     assert corral_("pause", "web").status == 0
     assert "paused" in corral_("ps").out
     assert corral_("resume", "web").status == 0
@@ -88,7 +89,7 @@ def test_several_at_once_go_on_after_one_has_failed(peer: Peer, corral_: Corral)
     result = corral_("kill", "a", "c", "b", "a")
     assert result.status == 1
     assert sorted(result.out.split()) == ["a", "b"]
-    assert result.err == "corral: c: Requested operation is not valid: domain is not running\n"
+    assert result.err == "corral: c: Requested operation is not valid: c is off already\n"
     rows = json.loads(corral_("start", "a", "c", "--format", "json").out)
     assert [(row["name"], row["ok"]) for row in rows] == [("a", True), ("c", True)]
 
@@ -294,11 +295,14 @@ def test_run_from_a_kernel(peer: Peer, corral_: Corral, tmp_path: Path) -> None:
     again = corral_("run", "--kernel", str(kernel), "--name", "web")
     assert again.status == 1
     assert "already exists" in again.err
-    assert "corral rm NAME" in again.err
+    assert "corral rm --force web ends and removes it" in again.err
+    corral_("stop", "web")
+    assert "corral start web starts it" in corral_("run", "--kernel", str(kernel), "--name", "web").err
     answer = json.loads(corral_("run", "--kernel", str(kernel), "--format", "json", "--rm").out)
     assert answer["name"] == "vmlinuz"
-    assert corral_("run").status == 2
-    assert "nothing to run" in corral_("run", "--name", "x").err
+    nothing = corral_("run")
+    assert (nothing.status, nothing.out, len(nothing.err.splitlines())) == (2, "", 2)
+    assert "there is no image to run\n        name one: tiny, " in nothing.err
 
 
 def test_the_output_of_a_pipe_that_closed_is_no_error(peer: Peer, uri: str) -> None:

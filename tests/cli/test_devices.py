@@ -88,6 +88,11 @@ def test_disks(corral: Run, directory: Path) -> None:
     assert (rows["sdb"]["bus"], rows["sdb"]["image"], rows["sdb"]["serial"]) == ("scsi", str(image), "DATA")
     assert corral("disk", "resize", "web", "sdb", "2M") == "sdb of web is 2M\n"
     assert image.stat().st_size == 2 << 20
+    less = ("disk", "resize", "web", "sdb", "1M")
+    assert "sdb of web has 2 MiB, and would lose what is beyond 1 MiB" in corral(*less, status=1)
+    assert image.stat().st_size == 2 << 20
+    assert corral(*less, "--shrink") == "sdb of web is 1M\n"
+    assert image.stat().st_size == 1 << 20
     assert corral("disk", "limit", "web", "sdb", "--rate", "2M", "--iops", "50") == (
         "sdb of web: total_bytes_sec 2097152, total_iops_sec 50\n"
     )
@@ -97,6 +102,22 @@ def test_disks(corral: Run, directory: Path) -> None:
     assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
     assert "there is no disk sdb\n        there are: sda" in corral("disk", "rm", "web", "sdb", status=1)
     assert "No such file" in corral("disk", "add", "web", str(directory / "none"), status=1)
+
+
+def test_a_new_disk_of_a_size(corral: Run) -> None:
+    for name in ("web-disk", "web-disk-2"):
+        assert corral("disk", "add", "web", "3M") == "web has sdb\n"
+        row = next(
+            each for each in json.loads(corral("disk", "ls", "web", "--format", "json")) if each["target"] == "sdb"
+        )
+        assert (row["format"], Path(row["image"]).stem) == ("qcow2", name)
+        assert "has 3 MiB" in corral("disk", "resize", "web", "sdb", "2M", status=1)
+        assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
+
+
+def test_no_display_is_told_with_what_gives_one(corral: Run) -> None:
+    for words in (("display", "password", "web"), ("view", "web")):
+        assert "give it one with corral edit web: <graphics" in corral(*words, stdin="x\n", status=1)
 
 
 def test_cds(corral: Run, directory: Path) -> None:

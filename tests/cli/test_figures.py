@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.cli.conftest import Corral
@@ -46,7 +47,8 @@ def test_top_once(corral_: Corral) -> None:
 
 def test_top_json_is_the_same_data(corral_: Corral) -> None:
     (load,) = json.loads(corral_("top", "-d", "0.1", "--format", "json").out)
-    assert (load["name"], load["vcpus"], load["memory"]) == ("web", 1, 1 << 20)
+    assert (load["name"], load["vcpus"], load["memory_kib"]) == ("web", 1, 1 << 20)
+    assert load["uuid"] == str(UUID(load["uuid"]))
     lines = corral_("top", "-d", "0.1", "-n", "3", "--format", "json").out.splitlines()
     assert [json.loads(line)["domains"][0]["name"] for line in lines] == ["web"] * 3
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from tests.cli.conftest import Corral
-from tests.client.peer import LATER, Peer
+from tests.client.peer import LATER, Answer, Peer
 
 from corral.constants import DomainState
+from corral.errors import ConfigUnsupported
 
 
 def states(peer: Peer) -> dict[str, int]:
@@ -63,6 +64,35 @@ def test_a_paused_machine_hears_no_power_button(peer: Peer, corral_: Corral) -> 
     corral_("pause", "web")
     assert corral_("stop", "--force", "web").status == 0
     assert states(peer) == {"web": DomainState.SHUTOFF}
+
+
+def test_the_wrong_state_is_named_with_what_leads_out_of_it(peer: Peer, corral_: Corral) -> None:
+    peer.add("web")
+    assert "web is off already" in corral_("stop", "web").err
+    assert "web is off\n        corral start web starts it" in corral_("pause", "web").err
+    corral_("start", "web")
+    corral_("pause", "web")
+    assert "web is paused\n        corral resume web lets it go on" in corral_("start", "web").err
+
+
+def test_hints_are_for_the_command_line(peer: Peer, corral_: Corral) -> None:
+    def refuse(text: str) -> Answer:
+        def answer(session: object, args: object) -> None:
+            raise ConfigUnsupported(text)
+
+        return answer
+
+    words = ("run", "--kernel", "/etc/hostname", "--name", "web")
+    peer.answers["domain_create_with_flags"] = refuse(
+        "passt is not installed; apt-get install passt, or leave <backend>"
+    )
+    assert corral_(*words).err.endswith(
+        "passt is not installed\n        apt install passt where the daemon runs, or leave --port out\n"
+    )
+    peer.answers["domain_create_with_flags"] = refuse("disk image '/x' of domain 'web' is in use by 'b'; <shareable/>")
+    assert corral_(*words).err.endswith("by 'b'\n        corral stop that machine first, or run a copy of the image\n")
+    peer.answers["domain_create_with_flags"] = refuse("no; x")
+    assert "no; x" in corral_(*words).err
 
 
 def test_a_daemon_that_goes_away(peer: Peer, corral_: Corral) -> None:

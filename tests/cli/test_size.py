@@ -61,7 +61,8 @@ def test_more_and_less_while_it_runs(corral: Run) -> None:
     refused = corral("set", "web", "--cpus", "9", status=1).stderr
     assert "9 > 3" in refused
     assert "corral set web --max-cpus 9 --later" in refused
-    assert "--max-memory 512M" in corral("set", "web", "--memory", "512M", status=1).stderr
+    refused = corral("set", "web", "--memory", "512M", status=1).stderr
+    assert "web can have at most 384 MiB of memory\n        corral set web --max-memory 512M --later" in refused
     corral("set", "web", "--max-cpus", "4", "--max-memory", "300M", "--later")
     assert "say what to change" in corral("set", "web", status=2).stderr
     corral("kill", "web")

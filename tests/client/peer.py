@@ -252,9 +252,13 @@ class Peer:
                 session.event("domain_event_callback_reboot", callbackID=101, msg={"dom": self.reference(domain)})
 
     def _suspend(self, domain: dict[str, Any]) -> None:
+        if domain["id"] < 0:
+            raise OperationInvalid("domain is not running")
         domain["state_reason"] = {"state": DomainState.PAUSED, "reason": 1}
 
     def _resume(self, domain: dict[str, Any]) -> None:
+        if domain["state_reason"]["state"] == DomainState.RUNNING:
+            raise OperationInvalid("domain is already running")
         domain["state_reason"] = {"state": DomainState.RUNNING, "reason": 5}
 
     def _rename(self, domain: dict[str, Any], name: str) -> Any:

@@ -91,6 +91,15 @@ async def test_ports_that_lead_to_the_guest(short_path: Path, tiny: bool, monkey
     assert tiny or model.os.firmware == "efi"
 
 
+async def test_a_screen_for_the_tiny_guest(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = guest.Tiny(Path("/k"), Path("/i"), "c", Path("/p"))
+    monkeypatch.setattr(guest, "build", AsyncMock(return_value=built))
+    model = await _model(short_path, Recipe(graphics=True))
+    assert [(each.type, each.autoport) for each in model.devices.graphics] == [("vnc", "yes")]
+    assert len(model.devices.videos) == 1
+    assert not (await _model(short_path, Recipe())).devices.graphics
+
+
 async def test_a_name_that_is_taken_meanwhile_is_chosen_again(short_path: Path) -> None:
     peer = Peer()
     define = peer.answers["domain_define_xml_flags"]
@@ -148,6 +157,10 @@ async def test_a_kernel(short_path: Path) -> None:
         ({"image": "", "kernel": "/etc/hostname", "cpus": 0}, "0 vCPUs"),
         ({"image": "", "kernel": "/etc/hostname", "memory": "1G", "max_memory": "512M"}, "at most 512M"),
         ({"image": "", "kernel": "/etc/hostname", "accel": "xen"}, "accelerator 'xen'"),
+        ({"name": ""}, "'' is no name"),
+        ({"name": "a/b"}, "'a/b' is no name"),
+        ({"disk": "5X"}, "disk '5X' is neither a size nor a file"),
+        ({"disk": "/nowhere"}, "disk '/nowhere' is neither"),
     ],
 )
 async def test_mistakes(short_path: Path, choices: dict[str, object], complaint: str) -> None:

@@ -22,6 +22,7 @@ from corral.errors import (
     InternalError,
     InvalidArgument,
     OperationUnsupported,
+    ResourceBusy,
 )
 from corral.hypervisor import displays, hotplug
 from corral.hypervisor.hypervisor import Hypervisor
@@ -43,6 +44,19 @@ SPICE = "<graphics type='spice' autoport='yes'/>"
 def directory(short_path: Path) -> Iterator[Path]:
     yield short_path
     end_machines(short_path)
+
+
+@pytest.mark.parametrize("kind", ["vnc", "spice"])
+async def test_a_port_that_is_taken_is_named(directory: Path, kind: str) -> None:
+    async with opened(directory) as (hypervisor, _):
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            devices = f"<graphics type='{kind}' port='{port}' autoport='no'/>"
+            domain = await hypervisor.define(document("a", devices=devices))
+            with pytest.raises(ResourceBusy, match=f"^resource busy: port {port} at 127.0.0.1 is taken; end what"):
+                await domain.create()
+        await domain.create()
+        await domain.destroy()
 
 
 @pytest.mark.parametrize(

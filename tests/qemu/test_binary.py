@@ -90,6 +90,8 @@ def test_machines(installed: Binary) -> None:
     assert installed.canonical_machine().startswith("pc-i440fx-"), "QEMU's default, as libvirt takes it"
     with pytest.raises(ConfigUnsupported, match="machine type 'pdp11' is not supported by QEMU binary '/"):
         installed.canonical_machine("pdp11")
+    with pytest.raises(ConfigUnsupported, match="it has, for example, q35"):
+        installed.canonical_machine("q53")
 
 
 @pytest.mark.qemu

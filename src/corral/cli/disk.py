@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from corral.cli import device_table
+from corral.cli.errors import hinted
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.target import find
 from corral.cli.target import run as finish
-from corral.errors import DeviceMissing
+from corral.errors import CorralError, DeviceMissing
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -42,7 +44,11 @@ def _row(disk: Disk) -> dict[str, Any]:
 def add(
     name: Name,
     image: Annotated[
-        str, typer.Argument(metavar="IMAGE", help="A disk image or block device, or a URL: iscsi://, nbd://, https://.")
+        str,
+        typer.Argument(
+            metavar="IMAGE|SIZE",
+            help="A disk image or block device, a URL (iscsi://, nbd://, https://), or the size of a new one: 20G.",
+        ),
     ],
     bus: Annotated[str | None, typer.Option(help="virtio, scsi, usb or sata.", show_default=False)] = None,
     target: Annotated[str | None, typer.Option(help="Its name in the document.", show_default=False)] = None,
@@ -66,25 +72,40 @@ def add(
 
     corral disk add web data.qcow2
 
+    corral disk add web 20G
+
     corral disk add web iscsi://san.example.org/iqn.2026-01.org.example:disks/1 --passthrough
     """
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        from corral.client import devices
+        from corral.client import devices, volumes
+        from corral.client.image import there
+        from corral.client.recipe import byte_size
+        from corral.model.devices.disk import DiskSource
 
-        disk = await devices.disk(
-            document,
-            image,
-            bus=bus,
-            target=target,
-            image_format=image_format,
-            readonly=readonly,
-            cdrom=cdrom,
-            serial=serial,
-            passthrough=passthrough,
-            initiator=initiator,
-        )
-        await domain.attach(disk, config=False if now else None)
+        made = None
+        if (size := byte_size(image)) is not None and not there(image):
+            made = await volumes.fresh(domain.host, f"{domain.name}-disk", size)
+        try:
+            disk = await devices.disk(
+                document,
+                DiskSource(file=made) if made is not None else image,
+                bus=bus,
+                target=target,
+                image_format="qcow2" if made is not None else image_format,
+                readonly=readonly,
+                cdrom=cdrom,
+                serial=serial,
+                passthrough=passthrough,
+                initiator=initiator,
+            )
+            with hinted("is in use by", "corral stop that machine first, or add a copy of the image"):
+                await domain.attach(disk, config=False if now else None)
+        except BaseException:
+            if made is not None:
+                with suppress(CorralError):
+                    await volumes.remove(domain.host, made)
+            raise
         return f"{domain.name} has {disk.target.dev}"
 
     act(connect, name, change)
@@ -145,6 +166,9 @@ def resize(
     name: Name,
     target: Target,
     size: Annotated[str, typer.Argument(metavar="SIZE", help="Its new size: 512M, 20G.")],
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="Also to less than it has: what is at its end is lost.")
+    ] = False,
     connect: Connect = None,
 ) -> None:
     """Give a running machine's disk another size; the guest is told."""
@@ -152,8 +176,7 @@ def resize(
     async def change(domain: Domain, document: DomainDocument) -> str:
         from corral.client.recipe import memory_kib
 
-        kib = memory_kib(size)
-        await domain.host.call("domain_block_resize", dom=domain.reference, disk=target, size=kib, flags=0)
+        await domain.resize_disk(target, memory_kib(size) * 1024, shrink=shrink)
         return f"{target} of {domain.name} is {size}"
 
     act(connect, name, change)

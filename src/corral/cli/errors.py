@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from corral.errors import CorralError, InvalidConnection, NoConnect
 
@@ -22,6 +23,17 @@ def complain(error: CorralError, about: str = "") -> None:
     print(f"corral: {about}{': ' if about else ''}{text}", file=sys.stderr)
     if hint:
         print(f"        {hint}", file=sys.stderr)
+
+
+@contextmanager
+def hinted(words: str, hint: str) -> Iterator[None]:
+    """Give an error that has `words` in it this hint; the daemon's own is for whoever writes a document."""
+    try:
+        yield
+    except CorralError as error:
+        if words not in error.detail:
+            raise
+        raise type(error)(error.detail.partition("; ")[0], hint=hint) from error
 
 
 def guarded(body: Callable[[], object]) -> int:

@@ -12,7 +12,7 @@ import typer
 
 from corral.cli.errors import complain
 from corral.cli.options import Connect, Format, Name, Names, Output, SomeNames
-from corral.cli.output import emit_json
+from corral.cli.output import emit_json, state
 from corral.cli.progress import Progress
 from corral.cli.target import find, run
 from corral.errors import CorralError, InvalidArgument, InvalidConnection, OperationInvalid, OperationTimeout
@@ -38,7 +38,7 @@ def start(
 ) -> None:
     """Start machines."""
     chosen = _chosen(names, everything, "shutoff", "crashed")
-    _each(connect, chosen, output, "starting", lambda domain: domain.start(paused=paused))
+    _each(connect, chosen, output, "starting", lambda domain: domain.start(paused=paused), goal="running")
 
 
 def stop(
@@ -64,28 +64,49 @@ def stop(
                 raise
             await domain.destroy()
 
-    _each(connect, _chosen(names, everything, *RUNNING), output, "shutting down", action)
+    _each(connect, _chosen(names, everything, *RUNNING), output, "shutting down", action, goal="off")
 
 
 def kill(
     names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
 ) -> None:
     """Turn machines off at once, as pulling the plug would."""
-    _each(connect, _chosen(names, everything, *RUNNING), output, "turning off", lambda domain: domain.destroy())
+    _each(
+        connect,
+        _chosen(names, everything, *RUNNING),
+        output,
+        "turning off",
+        lambda domain: domain.destroy(),
+        goal="off",
+    )
 
 
 def pause(
     names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
 ) -> None:
     """Halt machines' CPUs; they keep their memory."""
-    _each(connect, _chosen(names, everything, "running"), output, "pausing", lambda domain: domain.suspend())
+    _each(
+        connect,
+        _chosen(names, everything, "running"),
+        output,
+        "pausing",
+        lambda domain: domain.suspend(),
+        goal="paused",
+    )
 
 
 def resume(
     names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
 ) -> None:
     """Let paused machines go on."""
-    _each(connect, _chosen(names, everything, "paused"), output, "resuming", lambda domain: domain.resume())
+    _each(
+        connect,
+        _chosen(names, everything, "paused"),
+        output,
+        "resuming",
+        lambda domain: domain.resume(),
+        goal="running",
+    )
 
 
 def restart(
@@ -213,10 +234,19 @@ def _chosen(names: list[str] | None, everything: bool, *states: str) -> Chosen:
 
 
 def _each(
-    uri: str | None, chosen: Chosen, output: Output, doing: str, action: Callable[[Domain], Awaitable[Any]]
+    uri: str | None,
+    chosen: Chosen,
+    output: Output,
+    doing: str,
+    action: Callable[[Domain], Awaitable[Any]],
+    *,
+    goal: str = "",
 ) -> None:
-    """Do `action` to each machine at once; print each name when it is done; exit status 1 when one failed."""
-    results = run(_all(uri, chosen, doing, action, quiet=output is Output.json))
+    """Do `action` to each machine at once; print each name when it is done; exit status 1 when one failed.
+
+    `goal` is the state that it leads to, in the words of `output.state`.
+    """
+    results = run(_all(uri, chosen, doing, action, goal, quiet=output is Output.json))
     if output is Output.json:
         emit_json(
             [{"name": name, "ok": error is None, "error": str(error) if error else None} for name, error in results]
@@ -229,14 +259,17 @@ def _each(
 
 
 async def _all(
-    uri: str | None, chosen: Chosen, doing: str, action: Callable[[Domain], Awaitable[Any]], *, quiet: bool
+    uri: str | None, chosen: Chosen, doing: str, action: Callable[[Domain], Awaitable[Any]], goal: str, *, quiet: bool
 ) -> list[tuple[str, CorralError | None]]:
     from corral.client.host import connect
 
     async def one(name: str) -> tuple[str, CorralError | None]:
         try:
             domain = await find(host, name)
-            await action(domain)
+            try:
+                await action(domain)
+            except OperationInvalid as error:
+                raise await _explained(error, domain, goal) from error
         except InvalidConnection:
             raise
         except CorralError as error:
@@ -248,6 +281,24 @@ async def _all(
     async with connect(uri) as host:
         with Progress(f"{doing} {chosen}"):
             return list(await asyncio.gather(*(one(name) for name in await chosen.of(host))))
+
+
+async def _explained(error: OperationInvalid, domain: Domain, goal: str) -> OperationInvalid:
+    """Where libvirt's words say only that the state is the wrong one: the machine's name, its state, and what helps."""
+    if error.detail not in ("domain is already running", "domain is not running"):
+        return error
+    now = state((await domain.state_or_gone()).name)
+    if now == goal:
+        return OperationInvalid(f"{domain.name} is {now} already")
+    return OperationInvalid(f"{domain.name} is {now}", hint=_WAYS.get(now, "").format(domain.name) or None)
+
+
+#: State → what leads out of it.
+_WAYS = {
+    "off": "corral start {} starts it",
+    "paused": "corral resume {} lets it go on",
+    "asleep": "corral wake {} wakes it",
+}
 
 
 async def _shut_down(domain: Domain, timeout: float) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from corral.cli import device_table
 from corral.cli.disk import Now, act
+from corral.cli.errors import hinted
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json, table
 from corral.cli.target import find, run
@@ -94,7 +95,8 @@ def add(
             bridge=bridge, macvtap=macvtap, mode=mode, tap=tap, listen=listen, connect=socket, multicast=multicast,
             passt=passt, publish=publish or (), model=model, mac=mac, mtu=mtu, queues=queues,
         )  # fmt: skip
-        await domain.attach(card, config=False if now else None)
+        with hinted("passt is not installed", "apt install passt where the daemon runs, or leave --publish out"):
+            await domain.attach(card, config=False if now else None)
         return f"{domain.name} has a card {card.mac.address if card.mac is not None else ''}"
 
     act(connect, name, change)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from corral.cli.errors import complain, hinted
 from corral.cli.options import Connect, Format, Output
 from corral.cli.output import emit_json, size
 from corral.cli.progress import Progress
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from corral.client.domain import Domain
     from corral.client.host import Host
     from corral.client.recipe import Recipe
-
-SETTINGS = {"run": {"no_args_is_help": True}}
 
 
 def run(
@@ -92,7 +91,9 @@ def run(
     if detach and console:
         raise InvalidArgument("--detach and --console contradict each other")
     if not image and not kernel:
-        raise InvalidArgument("nothing to run", hint="name an IMAGE (tiny, a disk image, an .iso) or a --kernel")
+        hint = "name one: tiny, the path of a disk image or of an .iso, or a --kernel; see: corral run --help"
+        complain(InvalidArgument("there is no image to run", hint=hint))
+        raise typer.Exit(2)
     from corral.client import recipe as recipes
     from corral.client import seed
 
@@ -117,6 +118,7 @@ def run(
         user_data=data,
         discard=remove,
     )
+    recipe.check()
     run_(_run(connect, recipe, remove=remove, console=console, wait=wait, output=output))
     if password:
         print(f"The image's own user may log in at the console with the password {password}", file=sys.stderr)
@@ -155,11 +157,24 @@ async def _create(
     host: Host, recipe: Recipe, *, transient: bool, paused: bool, progress: Callable[[str], None]
 ) -> Domain:
     try:
-        return await recipe.run(host, transient=transient, paused=paused, progress=progress)
+        with (
+            hinted("passt is not installed", "apt install passt where the daemon runs, or leave --port out"),
+            hinted("is in use by", "corral stop that machine first, or run a copy of the image"),
+        ):
+            return await recipe.run(host, transient=transient, paused=paused, progress=progress)
     except OperationFailed as error:
-        if isinstance(error, DomainExists) or "already exists" in str(error):
-            raise DomainExists(error.detail, hint="corral start NAME starts it, corral rm NAME removes it") from error
+        if recipe.name is not None and (isinstance(error, DomainExists) or "already exists" in str(error)):
+            raise await _exists(await host.domain(recipe.name)) from error
         raise
+
+
+async def _exists(domain: Domain) -> DomainExists:
+    name = shlex.quote(domain.name)
+    if await domain.active():
+        hint = f"it runs: corral console {name} shows it, corral rm --force {name} ends and removes it"
+    else:
+        hint = f"it is off: corral start {name} starts it, corral rm {name} removes it"
+    return DomainExists(f"machine '{domain.name}' already exists", hint=f"{hint}; or choose another --name")
 
 
 async def _answering(domain: Domain) -> None:

@@ -95,18 +95,25 @@ async def _set_cpus(domain: Domain, count: int | None, most: int | None, *, live
         raise
 
 
-async def _set_memory(domain: Domain, kib: int | None, most: int | None, *, live: bool, config: bool) -> None:
-    if most is not None:
-        await domain.set_memory(most, maximum=True, config=True)
+async def _set_memory(domain: Domain, kib: int | None, maximum: int | None, *, live: bool, config: bool) -> None:
+    if maximum is not None:
+        await domain.set_memory(maximum, maximum=True, config=True)
     if kib is None:
         return
     try:
         await domain.set_memory(kib, live=live, config=config)
     except InvalidArgument as error:
         if "higher than max memory" in str(error):
-            hint = f"corral set {domain.name} --max-memory {-(-kib // 1024)}M --later, then start it again"
-            raise InvalidArgument(error.detail, hint=hint) from error
+            most = size((await domain.info()).max_memory)
+            hint = f"corral set {domain.name} --max-memory {_typed(kib)} --later, then start it again"
+            raise InvalidArgument(f"{domain.name} can have at most {most} of memory", hint=hint) from error
         raise
+
+
+def _typed(kib: int) -> str:
+    """A size of memory as a person would type it, in whole units: `2T`, `1536M`."""
+    unit = next((power for power in (3, 2) if kib % 1024**power == 0), 1)
+    return f"{-(-kib // 1024**unit)}{'KMGT'[unit]}"
 
 
 async def _tell(domain: Domain, output: Output) -> None:

@@ -39,7 +39,7 @@ def _letters(number: int) -> str:
 
 async def disk(
     document: DomainDocument,
-    image: str,
+    image: str | DiskSource,
     *,
     bus: str | None = None,
     target: str | None = None,
@@ -52,6 +52,7 @@ async def disk(
 ) -> Disk:
     """A disk around an image file, block device or URL, as a model to attach to a machine with that document.
 
+    What is given as a source may be where only the daemon sees it; without `image_format` it is raw.
     URLs: `iscsi://HOST[:PORT]/IQN/LUN` (as whom: `initiator`), `nbd://HOST[:PORT]/EXPORT`, `nbd+unix:///EXPORT?socket=`
     and a path, `http://` and `https://`. `passthrough`: the guest speaks with the SCSI device itself.
     On the bus that holds most: SCSI where the machine has a virtio-scsi controller, else virtio. The format is that of
@@ -59,7 +60,9 @@ async def disk(
     """
     from corral.model.devices.disk import Disk, DiskDriver, DiskTarget
 
-    if "://" in image:
+    if not isinstance(image, str):
+        source, kind = image, "raw"
+    elif "://" in image:
         source, kind = _remote(image, initiator), "raw"
     else:
         source, kind = await asyncio.to_thread(_look, image, guess=image_format is None)

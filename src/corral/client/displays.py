@@ -113,8 +113,12 @@ async def choose(domain: Domain, kind: Kind | None = None, *, secure: bool = Fal
         if kind is None or display.type == kind:
             return display
     what = f"{kind.upper()} display" if kind is not None else "display that a viewer can reach"
+    raise _without(domain, what, kind)
+
+
+def _without(domain: Domain, what: str, kind: Kind | None) -> DeviceMissing:
     hint = f"give it one with corral edit {domain.name}: <graphics type='{kind or 'spice'}' autoport='yes'/>"
-    raise DeviceMissing(f"{domain.name} has no {what}", hint=hint)
+    return DeviceMissing(f"{domain.name} has no {what}", hint=hint)
 
 
 async def connect(domain: Domain, display: Display, *, skip_password: bool = True) -> socket.socket:
@@ -156,7 +160,7 @@ async def set_password(
     if running and kind is None:
         chosen = [each for each in chosen if each.passwd is not None] or chosen
     if not chosen:
-        raise DeviceMissing(f"{domain.name} has no {(kind or 'SPICE or VNC').upper()} display")
+        raise _without(domain, f"{kind.upper() if kind is not None else 'SPICE or VNC'} display", kind)
     until = valid_to.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") if valid_to is not None else None
     for each in chosen:
         changed = each.copy()

@@ -277,6 +277,22 @@ class Domain:
             await self.active() if live is None else live, await self.persistent() if config is None else config
         )
 
+    async def disk_size(self, target: str) -> int:
+        """How many bytes the guest sees of a disk; 0 for an empty drive."""
+        return int((await self._call("domain_get_block_info", path=target, flags=0)).capacity)
+
+    async def resize_disk(self, target: str, size: int, *, shrink: bool = False) -> None:
+        """Give a running machine's disk another size, in bytes; the guest is told.
+
+        InvalidArgument for a size that is less than the present one, unless `shrink` says that its end may be lost.
+        """
+        if not shrink and size < (present := await self.disk_size(target)):
+            raise InvalidArgument(
+                f"{target} of {self.name} has {_mib(present)}, and would lose what is beyond {_mib(size)}",
+                hint="if nothing there is needed any more: shrink (corral disk resize --shrink)",
+            )
+        await self._call("domain_block_resize", disk=target, size=size, flags=constants.DomainBlockResizeFlags.BYTES)
+
     async def disk_limits(self, target: str, *, config: bool = False) -> dict[str, Any]:
         """How fast a disk may be, by libvirt's names (`total_bytes_sec`, `read_iops_sec_max` …); 0 is no limit."""
         from corral.protocol.typed_params import unpack
@@ -605,3 +621,7 @@ def _parsed(text: str, who: str) -> dict[str, Any]:
     if failure := answer.get("error"):  # libvirt turns these into errors of its own; QEMU's passthrough hands them on
         raise InternalError(f"{who} refused: {failure.get('desc', failure) if isinstance(failure, dict) else failure}")
     return answer
+
+
+def _mib(size: int) -> str:
+    return f"{size / (1 << 20):,.12g} MiB"

@@ -40,6 +40,17 @@ PROMISES = (".qcow2", ".qcow", ".vmdk", ".vdi", ".vhdx", ".vhd")
 BINARY = bytes(range(7)) + bytes(range(14, 27)) + b"\x7f"
 
 
+def there(name: str) -> bool:
+    """Whether the file may be there: also where it cannot be seen."""
+    try:
+        Path(name).expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return bool(name)
+
+
 def look(name: str) -> tuple[Path, Kind, bool]:
     """The file's whole path, what it is, and whether it is a block device; blocks on the file system.
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 UNITS = {"": 1024, "k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}  # KiB; without a unit it is MiB
 PORT = re.compile(r"(?:(?P<address>[0-9.]+|\[[0-9a-fA-F:]+\]):)?(?P<host>\d+):(?P<guest>\d+)(?:/(?P<proto>tcp|udp))?")
 TINY_KIB = 160 << 10  # what the tiny guest needs to boot
+SCREEN = (
+    "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>"
+    "<input type='tablet' bus='usb'/>"
+)
 RACES = 50  # names that others may take before us
 MEMORY_MAX = 1 << 40  # KiB: a petabyte
 
@@ -116,7 +120,7 @@ class Recipe:
 
         The volumes that it needs are made; `made` gets their paths.
         """
-        self._check()
+        self.check()
         memory = memory_kib(self.memory)
         most = None if self.max_memory is None else memory_kib(self.max_memory)
         if most is not None and most < memory:
@@ -145,7 +149,13 @@ class Recipe:
         boot = self._boot(is_cd=is_cd, fresh=byte_size(self.disk or "") is not None)
         return self._xml(name, (memory, most), kvm, boot, first + more, screen=self.graphics or is_cd)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """InvalidArgument for what can be told to be wrong before a host is asked."""
+        if self.name is not None and (not self.name.strip() or "/" in self.name):
+            raise InvalidArgument(f"'{self.name}' is no name for a machine", hint="such as web, without a slash")
+        if self.disk is not None and byte_size(self.disk) is None and not image.there(self.disk):
+            hint = "write the size of a new one, such as 20G, or the path of an image that is there"
+            raise InvalidArgument(f"disk '{self.disk}' is neither a size nor a file", hint=hint)
         if self.cpus < 1:
             raise InvalidArgument(f"{self.cpus} vCPUs", hint="at least one is needed")
         if self.max_cpus is not None and self.max_cpus < self.cpus:
@@ -189,7 +199,8 @@ class Recipe:
     def _with_more(self, xml: str, disks: str) -> str:
         """The tiny guest's document with what else was asked for."""
         card = "<interface type='user'>"
-        return xml.replace(card, card + _forwarded(self.ports), 1).replace("<devices>", f"<devices>{disks}", 1)
+        devices = disks + (SCREEN if self.graphics else "")
+        return xml.replace(card, card + _forwarded(self.ports), 1).replace("<devices>", f"<devices>{devices}", 1)
 
     def _boot(self, *, is_cd: bool, fresh: bool) -> str:
         if self.kernel:
@@ -204,8 +215,6 @@ class Recipe:
         return "<boot dev='hd'/>"
 
     def _xml(self, name: str, memory: tuple[int, int | None], kvm: bool, boot: str, disks: str, *, screen: bool) -> str:
-        display = "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>"
-        tablet = "<input type='tablet' bus='usb'/>"
         more = self.max_cpus is not None and self.max_cpus > self.cpus
         vcpu = f"<vcpu current='{self.cpus}'>{self.max_cpus}</vcpu>" if more else f"<vcpu>{self.cpus}</vcpu>"
         return f"""\
@@ -224,7 +233,7 @@ class Recipe:
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
     {growth.device(*memory)}
-    {display + tablet if screen else ""}
+    {SCREEN if screen else ""}
   </devices>
 </domain>
 """

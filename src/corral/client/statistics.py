@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from corral.constants import (
     ConnectGetAllDomainStatsFlags,
@@ -35,6 +36,9 @@ GROUPS = (
 )
 #: Seconds that a guest's agent gets for its own figures, and for which one that has none is left alone.
 AGENT_PATIENCE, AGENT_REST = 1.5, 30.0
+
+#: Figures of a load that are KiB.
+IN_KIB = ("memory", "max_memory", "resident", "unused")
 
 Figures = Mapping[str, Any]
 
@@ -93,8 +97,8 @@ class Load:
     guest_steal_untold: bool = False
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self)
+        """As JSON has it; what is counted in KiB says so in its name."""
+        return {f"{name}_kib" if name in IN_KIB else name: value for name, value in asdict(self).items()}
 
 
 def loads(before: Sequence[Reading], after: Sequence[Reading], seconds: float) -> list[Load]:
@@ -196,7 +200,7 @@ class Meter:
         readings = [
             Reading(
                 name=str(each.dom.name),
-                uuid=each.dom.uuid.hex(),
+                uuid=str(UUID(bytes=each.dom.uuid)),
                 id=each.dom.id,
                 figures={param.field: param.value[1] for param in each.params},
             )

@@ -54,7 +54,8 @@ def _nobody(address: Address) -> NoConnect:
         hint = f"a daemon of Corral's listens there after `corral daemon --socket {address.sockets[0]}`"
     elif address.uri.startswith("corral:"):
         hint = (
-            "start the system's daemon with `sudo systemctl start corral`, or use your own: --connect corral:///session"
+            "root starts the system's daemon: `sudo corral daemon`, or `sudo systemctl start corral` where that "
+            "service is installed; your own is at --connect corral:///session"
         )
     else:
         hint = "start libvirtd, for example with `sudo systemctl start libvirtd`"

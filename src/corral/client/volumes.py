@@ -42,6 +42,17 @@ async def create(host: Host, name: str, capacity: int) -> str:
     return await _path(host, volume)
 
 
+async def fresh(host: Host, base: str, capacity: int) -> str:
+    """A new empty qcow2 volume of `capacity` bytes, called `base` or by the first number behind it that is free."""
+    number, name = 1, base
+    while True:
+        try:
+            return await create(host, f"{name}.qcow2", capacity)
+        except StorageVolumeExists:
+            number += 1
+            name = f"{base}-{number}"
+
+
 async def store(host: Host, name: str, content: bytes) -> str:
     """A volume with that content, in place of one that has the name; its path."""
     pool = await _pool(host)

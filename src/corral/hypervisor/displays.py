@@ -79,12 +79,12 @@ async def _port(domain: Domain, graphics: Graphics, wanted: int | None, candidat
     hypervisor = domain.hypervisor
     if wanted is None or wanted == 0:
         return None
-    if wanted > 0:
-        hypervisor.ports.claim(domain, wanted)
-        return wanted
     settings = hypervisor.settings.displays
     name = next((listen.address for listen in graphics.listens if listen.address), graphics.listen)
     address = await _resolved(name or settings.listen)
+    if wanted > 0:
+        hypervisor.ports.demand(domain, wanted, address)
+        return wanted
     return hypervisor.ports.take(domain, candidates or settings.ports, address)
 
 

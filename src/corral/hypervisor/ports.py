@@ -31,11 +31,19 @@ class Ports:
             f"Unable to find an unused port for graphics at {address}", hint="corral daemon --display-ports gives more"
         )
 
+    def demand(self, owner: object, port: int, address: str) -> None:
+        """Claim a port that a document demands for a start; ResourceBusy when somebody has it."""
+        self.claim(owner, port)
+        if not _free(address, port):
+            hint = "end what listens there, or name no port (autoport='yes'), so that a free one is chosen"
+            raise ResourceBusy(f"port {port} at {address} is taken", hint=hint)
+
     def claim(self, owner: object, port: int) -> None:
-        """A port that a document demands, or that a machine found again has."""
+        """A port that a machine has, or is about to have."""
         holder = self._taken.get(port, owner)
         if holder is not owner:
-            raise ResourceBusy(f"port {port} is taken by another domain")
+            hint = "name no port (autoport='yes'), so that a free one is chosen"
+            raise ResourceBusy(f"port {port} is taken by another domain", hint=hint)
         self._taken[port] = owner
 
     def release(self, owner: object) -> None:
@@ -53,5 +61,5 @@ def _free(address: str, port: int) -> bool:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise HostError(f"a display cannot listen at {address}: this host has no such address") from error
-            return False
+            return error.errno == errno.EACCES  # not ours to try, but perhaps QEMU's
         return True

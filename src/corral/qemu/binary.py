@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import hashlib
 import json
 import os
@@ -168,7 +169,12 @@ class Binary:
                 return machine
         if name is None:
             raise ConfigUnsupported(f"QEMU binary '{self.path}' has no default machine type; name one")
-        raise ConfigUnsupported(f"machine type '{name}' is not supported by QEMU binary '{self.path}'")
+        known = [known for machine in self.machines for known in (machine.alias, machine.name) if known]
+        near = difflib.get_close_matches(name, known, 3) or [each.alias for each in self.machines if each.alias]
+        raise ConfigUnsupported(
+            f"machine type '{name}' is not supported by QEMU binary '{self.path}'",
+            hint=f"it has, for example, {', '.join(near)}" if near else None,
+        )
 
     def canonical_machine(self, name: str | None = None) -> str:
         """The machine type's full name: `q35` is `pc-q35-10.0`. Raises ConfigUnsupported."""
