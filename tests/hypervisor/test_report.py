@@ -58,7 +58,7 @@ def facts() -> Facts:
 
 
 def row(facts: Facts, start: str) -> Row:
-    (found,) = [row for row in rows(facts) if row.name.strip().startswith(start)]
+    (found,) = [row for row in rows(facts) if start in (f"{row.number} ", row.name[: len(start)])]
     return found
 
 
@@ -80,8 +80,7 @@ def test_slow_kvm_by_option_is_not_called_hardware(facts: Facts) -> None:
 
 
 def test_all_sixteen_in_order(facts: Facts) -> None:
-    numbered = [row.name.split()[0] for row in rows(facts) if row.name.split()[0].isdigit()]
-    assert numbered == [str(number) for number in range(1, 17)]
+    assert [row.number for row in rows(facts) if row.number is not None] == list(range(1, 17))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_no_emulator(facts: Facts) -> None:
     assert [row.ok for row in emulators] == [False, False]
     assert "/opt/qemu" in emulators[0].text
     assert "apt install qemu-system-x86" in emulators[1].hint
-    assert not any(row.name.strip()[0].isdigit() for row in report_rows)
+    assert not any(row.number for row in report_rows)
 
 
 def test_programs(facts: Facts) -> None:
@@ -171,8 +170,10 @@ def test_json_is_what_the_wire_carries(facts: Facts) -> None:
     assert whole["images"] == "/x/images"
     decoded = whole["rows"]
     assert decoded[0] == {"name": "accelerator", "ok": None, "text": "tcg: runs machines in software"} | {
-        "hint": decoded[0]["hint"]
+        "hint": decoded[0]["hint"],
+        "number": None,
     }
+    assert {each["number"]: each["name"] for each in decoded}[6] == "guest agent"
 
 
 @pytest.mark.qemu
@@ -180,7 +181,7 @@ async def test_this_host(tmp_path: Path) -> None:
     found = await report(Settings.under(tmp_path))
     assert found[0].name == "accelerator"
     assert any(row.name == "QEMU x86_64" and row.ok for row in found)
-    assert sum(row.name.strip()[0].isdigit() for row in found) == 16
+    assert sum(row.number is not None for row in found) == 16
 
 
 @pytest.mark.qemu

@@ -27,14 +27,15 @@ def doctor(connect: Connect = None, output: Format = Output.table) -> None:
     if output is Output.json:
         emit_json(rows)
     else:
+        width = max(len(_title(row)) for row in rows)
         for row in rows:
-            _print(row, max(len(row["name"]) for row in rows))
+            _print(row, width)
     if rows[0]["ok"] is False:
         raise typer.Exit(1)
 
 
 async def _rows(uri: str | None) -> list[dict[str, Any]]:
-    """A row a fact: name, ok (None: neither), text, hint. The first is the daemon itself."""
+    """A row a fact: name, ok (None: neither), text, hint, number if it has one. The first is the daemon itself."""
     from corral.client.host import connect
 
     try:
@@ -64,13 +65,17 @@ async def _libvirt(host: Host) -> list[dict[str, Any]]:
 
 
 def _row(name: str, ok: bool | None, text: str, hint: str = "") -> dict[str, Any]:
-    return {"name": name, "ok": ok, "text": text, "hint": hint}
+    return {"name": name, "ok": ok, "text": text, "hint": hint, "number": None}
+
+
+def _title(row: dict[str, Any]) -> str:
+    return f"{row['number']:2} {row['name']}" if row.get("number") else str(row["name"])
 
 
 def _print(row: dict[str, Any], width: int) -> None:
     mark, color, word = MARKS[row["ok"]]
     terminal = sys.stdout.isatty()
     mark = f"\033[{color}m{mark}\033[0m" if terminal else word.ljust(2)
-    print(f"{mark} {row['name'].ljust(width)}  {row['text']}")
+    print(f"{mark} {_title(row).ljust(width)}  {row['text']}")
     if row.get("hint"):
         print(f"{' ' * (1 if terminal else 2)} {' ' * width}  → {row['hint']}")

@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 class Row:
     """One line of the report: `ok` is True (works), False (does not) or None (optional, or not offered yet).
 
-    `hint` says what to do about it, "" when nothing.
+    `hint` says what to do about it, "" when nothing. `number` is for the sixteen capabilities.
     """
 
     name: str
     ok: bool | None
     text: str
     hint: str = ""
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def sixteen(facts: Facts, binary: Binary) -> list[Row]:
 
 
 def _row(number: int, name: str, ok: bool | None, text: str, hint: str = "") -> Row:
-    return Row(f"{number:2} {name}", ok, text, hint)
+    return Row(name, ok, text, hint, number)
 
 
 def _lacking(number: int, name: str, lacks: list[str], works: str | None) -> Row:
