@@ -296,6 +296,7 @@ def test_run_from_a_kernel(peer: Peer, corral_: Corral, tmp_path: Path) -> None:
     assert again.status == 1
     assert "already exists" in again.err
     assert "corral rm --force web ends and removes it" in again.err
+    assert "machine 'web' already exists" in corral_("run", "--kernel", str(kernel), "--name", "web", "--rm").err
     corral_("stop", "web")
     assert "corral start web starts it" in corral_("run", "--kernel", str(kernel), "--name", "web").err
     answer = json.loads(corral_("run", "--kernel", str(kernel), "--format", "json", "--rm").out)

@@ -221,6 +221,8 @@ class Peer:
         return {"dom": self.reference(domain)}
 
     def _create(self, session: Session, args: Any) -> Any:
+        if self.domains.get(_name(args.xml_desc), {"id": -1})["id"] > 0:
+            raise OperationInvalid(f"domain '{_name(args.xml_desc)}' is already active")
         return self._start(self.add(_name(args.xml_desc)))
 
     def _start(self, domain: dict[str, Any]) -> Any:

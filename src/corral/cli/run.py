@@ -16,7 +16,7 @@ from corral.cli.output import emit_json, size
 from corral.cli.progress import Progress
 from corral.cli.target import command
 from corral.cli.target import run as run_
-from corral.errors import AgentUnresponsive, DomainExists, InvalidArgument, OperationFailed
+from corral.errors import AgentUnresponsive, DomainExists, InvalidArgument, OperationFailed, OperationInvalid
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -162,8 +162,8 @@ async def _create(
             hinted("is in use by", "corral stop that machine first, or run a copy of the image"),
         ):
             return await recipe.run(host, transient=transient, paused=paused, progress=progress)
-    except OperationFailed as error:
-        if recipe.name is not None and (isinstance(error, DomainExists) or "already exists" in str(error)):
+    except (OperationFailed, OperationInvalid) as error:
+        if recipe.name is not None and ("already exists" in error.detail or "already active" in error.detail):
             raise await _exists(await host.domain(recipe.name)) from error
         raise
 

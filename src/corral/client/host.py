@@ -215,7 +215,7 @@ class Host:
         return str((await self.connection.call("connect_get_hostname")).hostname)
 
     async def report(self) -> list[dict[str, Any]]:
-        """What works on the host and why not: rows with `name`, `ok`, `text`, `hint`, `number`; Corral's own daemon only."""
+        """What works here and why not: rows of `name`, `ok`, `text`, `hint`, `number`; Corral's own daemon only."""
         import json
 
         rows: list[dict[str, Any]] = json.loads((await self.call_own("corral.host_report")).json)["rows"]
