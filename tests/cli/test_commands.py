@@ -323,3 +323,10 @@ def test_more_memory_than_the_host_has_is_said_and_done(peer: Peer, corral_: Cor
     assert result.status == 0, result.err
     assert "corral: 5 GiB is more than this host's 4 GiB" in result.err
     assert "more than" not in corral_("run", "--kernel", __file__, "--name", "small", "--memory", "3G").err
+
+
+def test_what_is_done_names_its_machine(peer: Peer, corral_: Corral) -> None:
+    peer.add("web", running=True)
+    peer.answers["domain_pm_suspend_for_duration"] = peer.answers["domain_pm_wakeup"] = lambda session, args: None
+    assert corral_("sleep", "web").out == "web\n"
+    assert corral_("wake", "web").out == "web\n"

@@ -129,7 +129,7 @@ def test_autoscale_sets_shows_and_ends(corral_: Corral, peer: Peer) -> None:
     assert policy["memory"]["max"] == 2 << 20
     assert policy["dry_run"] is True
     assert "vcpus: 1 to 8, aiming at 70 % of use, told only (dry run)" in result.out
-    assert corral_("autoscale", "web", "--off").status == 0
+    assert corral_("autoscale", "web", "--off").out == "web\n"
     assert sent[1][0] is None
 
 
@@ -157,4 +157,7 @@ def test_a_budget(corral_: Corral, peer: Peer) -> None:
     }
     result = corral_("autoscale", "--overcommit", "2", "--reserve", "1")
     assert sent == [{"overcommit": 2.0, "reserve": 1.0}]
-    assert "2 vCPUs a CPU less 1 CPUs" in result.out
+    assert result.out == (
+        "all scaled machines together: 2 vCPUs for each of the host's CPUs (1 kept back),"
+        " 1 times its memory (1 GiB kept back)\n"
+    )

@@ -6,11 +6,13 @@ import asyncio
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from corral.host import kvm
+from corral.host.cpu import read_cpu
 
 USABLE = {"error": None, "max_vcpus": 1024, "x2apic_api": 3, "tsc_khz": 2_600_000, "tsc_scaling": 1}
 USABLE |= {"pmu_capability": 1, "cpuid": [[0xA, 0x07300802, 0, 0, 0x8603]]}
@@ -52,6 +54,16 @@ async def test_not_a_device(tmp_path: Path) -> None:
     found = await kvm.probe(tmp_path, device=impostor)
     assert not found.present
     assert "not a character device" in found.reason
+
+
+@pytest.mark.parametrize(("flags", "said"), [({"vmx"}, "join the group kvm"), ({"fpu"}, "shows no vmx or svm")])
+async def test_no_right_to_open_it(monkeypatch: pytest.MonkeyPatch, flags: set[str], said: str) -> None:
+    """Nobody is sent to a group that would not help."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(kvm, "read_cpu", lambda: replace(read_cpu(), flags=frozenset(flags)))
+    answer = await kvm.probe(device=Path("/dev/null"))
+    assert (answer.present, answer.usable) == (True, False)
+    assert answer.reason.startswith("this user may not open /dev/null") and said in answer.reason
 
 
 async def test_another_device_is_not_kvm(tmp_path: Path) -> None:

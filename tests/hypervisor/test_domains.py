@@ -647,3 +647,12 @@ async def test_the_log_is_qemus_own(hypervisor: Hypervisor) -> None:
     os.kill(domain.run.process.pid, signal.SIGTERM)
     await until(lambda: not domain.active)
     assert "terminating on signal 15" in await domain.log_text(1)
+    other = await hypervisor.define(document("a"))
+    assert await other.log_text() == "", "an earlier machine's log is not its own"
+    await other.create(PAUSED)
+    assert "terminating" not in await other.log_text()
+    await other.destroy()
+    ended = await other.log_text()
+    assert "terminating on signal 15" in ended
+    await other.create(PAUSED)
+    assert (await other.log_text()).startswith(ended)

@@ -98,7 +98,7 @@ def test_two_terabytes_need_the_address_bits(facts: Facts) -> None:
 
 
 def test_models_say_what_is_left_out(facts: Facts) -> None:
-    assert row(facts, "3 ").text == "under tcg: SandyBridge without tsc-deadline; Opteron_G4 whole"
+    assert row(facts, "3 ").text == "under tcg: SandyBridge without tsc-deadline; Opteron_G4 complete"
     none = replace(QEMU, models={})
     assert row(replace(facts, binaries=(none,)), "3 ").ok is False
 
@@ -198,9 +198,11 @@ def test_how_many_vcpus(facts: Facts) -> None:
     smaller = MachineType("pc-i440fx-10.0", "pc", False, False, 255, True, "qemu64", True, False, None)
     two = replace(QEMU, machines=(replace(q35, default=False), replace(smaller, default=True)))
     of_two = replace(facts, binaries=(two,))
-    assert "up to 4096 (machine q35); in software" in row(replace(facts, binaries=(QEMU,)), "1 ").text
-    assert "up to 4096 (machine q35); 255 on pc, which documents get that name none; in" in row(of_two, "1 ").text
-    assert "up to 1024 (machine q35); 255 on pc" in row(replace(of_two, kvm=FAST), "1 ").text
+    assert "up to 4096 (machine type q35); in software" in row(replace(facts, binaries=(QEMU,)), "1 ").text
+    assert (
+        "up to 4096 (machine type q35); 255 on pc, the type of a document that names none; in" in row(of_two, "1 ").text
+    )
+    assert "up to 1024 (machine type q35); 255 on pc" in row(replace(of_two, kvm=FAST), "1 ").text
 
 
 def test_devices_of_the_host(facts: Facts) -> None:

@@ -82,7 +82,9 @@ def autoscale(
         emit_json(found)
     elif "policy" in found:
         _print(name or "", found)
-    elif not off:
+    elif off:
+        print(name)
+    else:
         _print_all(found)
 
 
@@ -144,8 +146,9 @@ def _amount(kind: str, amount: int) -> str:
 def _print_all(found: dict[str, Any]) -> None:
     budget = found["budget"]
     print(
-        f"budget: {budget['overcommit']:g} vCPUs a CPU less {budget['reserve']:g} CPUs;"
-        f" memory × {budget['memory_overcommit']:g} less {size(budget['memory_reserve'])}"
+        f"all scaled machines together: {budget['overcommit']:g} vCPUs for each of the host's CPUs"
+        f" ({budget['reserve']:g} kept back), {budget['memory_overcommit']:g} times its memory"
+        f" ({size(budget['memory_reserve'])} kept back)"
     )
     rows = [
         (name, kind, _amount(kind, decision["amount"]), decision["verdict"], decision["reason"])

@@ -67,7 +67,9 @@ async def _sleep(uri: str | None, name: str, target: str, seconds: int) -> None:
     from corral.client.host import connect
 
     async with connect(uri) as host:
-        await (await find(host, name)).sleep(target, seconds=seconds)
+        domain = await find(host, name)
+        await domain.sleep(target, seconds=seconds)
+        print(domain.name)
 
 
 def wake(name: Name, connect: Connect = None) -> None:
@@ -79,4 +81,6 @@ async def _wake(uri: str | None, name: str) -> None:
     from corral.client.host import connect
 
     async with connect(uri) as host:
-        await (await find(host, name)).wake()
+        domain = await find(host, name)
+        await domain.wake()
+        print(domain.name)

@@ -208,6 +208,7 @@ def keyboard(
             async with vm.usb(device, bus=bus if safe is None else safe):
                 if not await type_text(device, typed):
                     print(f"{name} has fetched the keys; it is not certain that it took them all.", file=sys.stderr)
+            print(vm.name)
 
     run(body())
 

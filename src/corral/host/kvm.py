@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corral.host.cpu import read_cpu
 from corral.host.pmu import PMU, from_cpuid
 from corral.host.tsc import TSC
 
@@ -93,10 +94,12 @@ def _obstacle(device: Path) -> KVM | None:
         return KVM(False, False, False, None, f"{device}: {error.strerror}")
     if not stat.S_ISCHR(mode):
         return KVM(False, False, False, None, f"{device} is not a character device")
-    if not os.access(device, os.R_OK | os.W_OK):
-        return KVM(True, False, False, None, f"this user may not open {device} (on Debian: join the group kvm)")
     if platform.machine() != "x86_64":
         return KVM(True, False, False, None, f"Corral can test KVM on x86_64 only, this is {platform.machine()}")
+    if not os.access(device, os.R_OK | os.W_OK):
+        able = not {"vmx", "svm"}.isdisjoint(read_cpu().flags)
+        remedy = "on Debian: join the group kvm" if able else "which would be slow: this processor shows no vmx or svm"
+        return KVM(True, False, False, None, f"this user may not open {device} ({remedy})")
     return None
 
 

@@ -167,7 +167,9 @@ async def agent_command(domain: Domain, text: str, timeout: int) -> str:
 
 
 async def log_text(domain: Domain, lines: int) -> str:
-    """The end of QEMU's own log for the domain; "" when there is none."""
+    """The end of QEMU's own log for the domain; "" when there is none, as before its first run."""
+    if domain.run is None and not domain.last_boot:
+        return ""
     path = domain.run.log if domain.run else domain.hypervisor.settings.domain_log(domain.name)
     return await asyncio.to_thread(_tail, path, lines)
 

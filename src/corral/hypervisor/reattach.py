@@ -138,7 +138,7 @@ async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
         fake_reboot=row.fake_reboot,
         start_paused=row.start_paused,
     )
-    domain.run = run
+    domain.run, domain.last_boot = run, row.boot
     await links.take_up(domain, run)
     domain.restore(State(row.state, row.reason))
     try:

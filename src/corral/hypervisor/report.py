@@ -70,7 +70,12 @@ def rows(facts: Facts) -> list[Row]:
             found.append(Row(name, True, path))
         else:
             found.append(
-                Row(name, None, f"missing; it is for {PROGRAMS[name]}", f"apt install {PACKAGES.get(name, name)}")
+                Row(
+                    name,
+                    None,
+                    f"missing, and optional: for {PROGRAMS[name]}",
+                    f"apt install {PACKAGES.get(name, name)}",
+                )
             )
     return found
 
@@ -81,13 +86,11 @@ def _accelerator(facts: Facts) -> Row:
         return Row("accelerator", True, f"kvm: {facts.kvm.reason}")
     if facts.accel == "kvm":
         return Row("accelerator", None, f"kvm because allowed by option, though slow: {facts.kvm.reason}")
-    hint = "guests run in software emulation, correct but slower; "
+    hint = "guests run in software emulation, correct but slower"
     if not facts.kvm.present:
-        hint += "switch on virtualization in the firmware, or run Corral on a machine whose host passes it on"
-    elif not facts.kvm.usable:
-        hint += "see the reason above"
-    else:
-        hint += "this virtual machine's host would have to pass on hardware virtualization"
+        hint += "; switch on virtualization in the firmware, or run Corral on a machine whose host passes it on"
+    elif facts.kvm.usable:
+        hint += "; only a host that passes hardware virtualization on to this virtual machine would change that"
     return Row("accelerator", None, f"tcg: {facts.kvm.reason}", hint)
 
 

@@ -68,20 +68,23 @@ def _vcpus(facts: Facts, binary: Binary) -> Row:
     name = f"guests of {MANY_VCPUS} vCPUs"
     largest = max(binary.machines, key=lambda machine: (machine.max_cpus, machine.alias is not None))
     limit = facts.kvm.vcpus(largest.max_cpus) if facts.hardware else largest.max_cpus
-    text = f"up to {limit} (machine {largest.alias or largest.name})"
+    text = f"up to {limit} (machine type {largest.alias or largest.name})"
     default = next((machine for machine in binary.machines if machine.default), largest)
     if default.max_cpus < limit:  # what `virsh maxvcpus` says, which asks about no machine by name
-        text += f"; {default.max_cpus} on {default.alias or default.name}, which documents get that name none"
+        text += f"; {default.max_cpus} on {default.alias or default.name}, the type of a document that names none"
     if limit < MANY_VCPUS:
         return _row(1, name, False, text)
-    return _row(1, name, True, text if facts.hardware else f"{text}; in software emulation they share host CPUs slowly")
+    return _row(
+        1, name, True, text if facts.hardware else f"{text}; in software emulation they share the host's CPUs, slowly"
+    )
 
 
 def _memory(facts: Facts) -> Row:
     name = "guests of 2 TB memory"
     if not facts.hardware:
         text = (
-            f"software emulation is given up to {TCG_PHYSICAL_BITS} address bits; what the host has not is not reserved"
+            f"software emulation addresses {TCG_PHYSICAL_BITS} bits ({_tebibytes(TCG_PHYSICAL_BITS)}); "
+            "a guest may be promised more memory than the host has"
         )
         return _row(2, name, True, text)
     bits = facts.host.cpu.physical_bits
@@ -103,7 +106,7 @@ def _models(facts: Facts, binary: Binary) -> Row:
     texts = []
     for model in MODELS:
         missing = known[model].missing
-        texts.append(f"{model} whole" if not missing else f"{model} without {' '.join(missing)}")
+        texts.append(f"{model} complete" if not missing else f"{model} without {' '.join(missing)}")
     return _row(3, name, True, f"under {accel}: " + "; ".join(texts))
 
 
@@ -115,7 +118,8 @@ def _steal_time(facts: Facts) -> Row:
 def _async_qcow2(binary: Binary) -> Row:
     engines = [e for e in ("io_uring", "native") if binary.has_argument("blockdev-add", f"driver=file/aio={e}")]
     chosen = engine(binary, io_engines.engines(), direct=False) or "threads"
-    works = f"by {chosen} unless a disk's <driver io='…'> says otherwise; QEMU has {', '.join([*engines, 'threads'])}"
+    offered = ", ".join([*engines, "threads"])
+    works = f"disks use {chosen} unless their <driver io='…'> names another; QEMU has {offered}"
     if not io_engines.io_uring() and "io_uring" in engines:
         works += "; the host's kernel refuses io_uring"
     return _row(5, "asynchronous qcow2", True, works)
@@ -124,7 +128,10 @@ def _async_qcow2(binary: Binary) -> Row:
 def _agent(binary: Binary) -> Row:
     lacks = [device for device in ("virtio-serial-pci", "virtserialport") if not binary.has_device(device)]
     return _lacking(
-        6, "guest agent", lacks, "on the channel org.qemu.guest_agent.0: time, freeze, trim, facts, keys, sleep"
+        6,
+        "guest agent",
+        lacks,
+        "in guests that run qemu-guest-agent and have its channel: commands, files, time, freeze, trim, keys, sleep",
     )
 
 
@@ -134,9 +141,15 @@ def _pmu(facts: Facts) -> Row:
     if not kvm.usable:
         return _row(7, name, False, "needs KVM; see accelerator")
     if not kvm.pmu.version:
-        text = "this host's KVM gives guests none (CPUID leaf 0xA has version 0"
+        text = "this host's KVM gives guests no performance counters (CPUID leaf 0xA has version 0"
         text += ", KVM_CAP_PMU_CAPABILITY is 0)" if not kvm.pmu_capability else ")"
-        return _row(7, name, False, text, "kvm.enable_pmu=1, on a processor that lets this system have its counters")
+        return _row(
+            7,
+            name,
+            False,
+            text,
+            "load the module kvm with enable_pmu=1, on a processor that lets this system have its counters",
+        )
     if facts.accel != "kvm":
         return _row(7, name, False, f"KVM offers {kvm.pmu}, but is not used; see accelerator")
     return _row(7, name, True, f"{kvm.pmu}: with <pmu state='on'/>, and with CPU mode host-passthrough")
@@ -144,7 +157,8 @@ def _pmu(facts: Facts) -> Row:
 
 def _vcpu_hotplug(binary: Binary) -> Row:
     able = any(machine.hotpluggable_cpus for machine in binary.machines)
-    works = "corral set NAME --cpus N, virsh setvcpus; in software emulation each vCPU can be plugged once a run"
+    works = "corral set NAME --cpus N, virsh setvcpus"
+    works += "; in software emulation one that was taken out returns with the next start"
     return _lacking(8, "vCPUs plugged live", [] if able else ["machines with hotpluggable CPUs"], works)
 
 
@@ -159,7 +173,7 @@ def _virtio_scsi(facts: Facts, binary: Binary) -> Row:
 def _sleep(binary: Binary) -> Row:
     switches = {"S3": "disable_s3", "S4": "disable_s4"}
     lacks = [state for state, switch in switches.items() if not binary.has_property("ICH9-LPC", switch)]
-    works = "offered by <pm>; corral sleep and wake, dompmsuspend mem, disk, hybrid"
+    works = "where the document's <pm> switches them on: corral sleep and wake, virsh dompmsuspend"
     return _lacking(10, "S3 and S4 in guests", lacks, works)
 
 

@@ -98,6 +98,9 @@ async def _begin(domain: Domain, base: Definition, flags: int, owner: object | N
     settings = hypervisor.settings
     settings.log.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_file = settings.domain_log(domain.name)
+    if not domain.last_boot:  # its first run: what is there is of an earlier machine of that name
+        with contextlib.suppress(OSError):
+            log_file.replace(log_file.with_name(f"{log_file.name}.old"))
     offset = log_file.stat().st_size if log_file.exists() else 0
     row = LiveRow(
         uuid=domain.uuid,
