@@ -20,10 +20,10 @@ demo: setup
 
 # A guest in emulation may miss a deadline on a busy machine: what fails is tried once more, and the report says so.
 test: lint
-	.venv/bin/python -m pytest -m "not slow" --reruns 1
+	.venv/bin/python -m pytest -m "not slow" --reruns 1 --tb=native
 
 test-slow: test-setup
-	.venv/bin/python -m pytest -m slow --timeout=3600
+	.venv/bin/python -m pytest -m slow --timeout=3600 --tb=native
 
 bench: test-setup
 	.venv/bin/python -m bench

@@ -77,7 +77,6 @@ attach-device v DIR/named.xml --live --config
 detach-device-alias v ua-none --live
 detach-device-alias v ua-none --config
 detach-device-alias v ua-mine --config
-detach-device-alias v ua-mine --live
 attach-device v DIR/redir.xml --live --config
 dumpxml v --xpath //redirdev/address
 detach-device v DIR/redir.xml --live --config
@@ -97,6 +96,7 @@ blockresize v vdb 2M
 blockresize v vdx 2M
 domblkinfo v vdb
 domblkerror v
+detach-device-alias v ua-mine --live
 destroy v
 attach-device v DIR/tablet.xml --live
 undefine v
