@@ -103,6 +103,13 @@ def test_models_say_what_is_left_out(facts: Facts) -> None:
     assert row(replace(facts, binaries=(none,)), "3 ").ok is False
 
 
+def test_what_software_emulation_lacks_is_said_there(facts: Facts) -> None:
+    able = replace(QEMU, machines=tuple(replace(machine, hotpluggable_cpus=True) for machine in QEMU.machines))
+    soft = replace(facts, binaries=(able,))
+    assert "Linux from the end of 2025 on takes none" in row(soft, "8 ").text
+    assert row(replace(soft, kvm=FAST), "8 ").text == "corral set NAME --cpus N, virsh setvcpus"
+
+
 def test_what_qemu_lacks_is_named(facts: Facts) -> None:
     poor = replace(QEMU, devices=QEMU.devices - {"virtserialport"}, commands=frozenset())
     lacking = replace(facts, binaries=(poor,))

@@ -127,10 +127,10 @@ class Hypervisor:
             await hypervisor.secrets.load()
             await reattach.restore(hypervisor)
             await hypervisor.pools.open()
-            unsubscribe()
-            hypervisor._opened = time.monotonic()
             await hypervisor.autoscaling.open()
             hypervisor.perf.review()
+            unsubscribe()  # last, without a wait after it: what happens from now on its hearers are there for
+            hypervisor._opened = time.monotonic()
             return hypervisor
         except BaseException:
             await store.close()

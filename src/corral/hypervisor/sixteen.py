@@ -34,7 +34,7 @@ def sixteen(facts: Facts, binary: Binary) -> list[Row]:
         _async_qcow2(binary),
         _agent(binary),
         _pmu(facts),
-        _vcpu_hotplug(binary),
+        _vcpu_hotplug(facts, binary),
         _virtio_scsi(facts, binary),
         _sleep(binary),
         _sriov(facts, binary),
@@ -155,10 +155,12 @@ def _pmu(facts: Facts) -> Row:
     return _row(7, name, True, f"{kvm.pmu}: with <pmu state='on'/>, and with CPU mode host-passthrough")
 
 
-def _vcpu_hotplug(binary: Binary) -> Row:
+def _vcpu_hotplug(facts: Facts, binary: Binary) -> Row:
     able = any(machine.hotpluggable_cpus for machine in binary.machines)
     works = "corral set NAME --cpus N, virsh setvcpus"
-    works += "; in software emulation one that was taken out returns with the next start"
+    if not facts.hardware:
+        works += "; in software emulation Linux from the end of 2025 on takes none"
+        works += ", and what an older one has let go of returns with its next start"
     return _lacking(8, "vCPUs plugged live", [] if able else ["machines with hotpluggable CPUs"], works)
 
 
