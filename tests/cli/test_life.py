@@ -108,7 +108,7 @@ def test_a_daemon_that_goes_away(peer: Peer, corral_: Corral) -> None:
     assert (result.status, result.out) == (1, "")
     assert result.err == (
         "corral: the daemon closed the connection\n"
-        "        machines run on without their daemon: see corral ps before you try it again\n"
+        "        machines run on; another daemon may have taken over: see corral ps before you try it again\n"
     )
 
 

@@ -19,7 +19,7 @@ def complain(error: CorralError, about: str = "") -> None:
     if isinstance(error, NoConnect | InvalidConnection):
         text = error.detail or text  # their kinds are libvirt's words for "no daemon" and "the daemon went away"
     if isinstance(error, InvalidConnection) and not hint:
-        hint = "machines run on without their daemon: see corral ps before you try it again"
+        hint = "machines run on; another daemon may have taken over: see corral ps before you try it again"
     print(f"corral: {about}{': ' if about else ''}{text}", file=sys.stderr)
     if hint:
         print(f"        {hint}", file=sys.stderr)
