@@ -70,6 +70,6 @@ def test_top_and_metrics_of_a_libvirtd(both: tuple[Wire, Wire, str, str]) -> Non
         shown = subprocess.run([*command, "top", "-d", "0.3", "--format", "json"], capture_output=True, timeout=60)
         (load,) = json.loads(shown.stdout)
         assert (load["name"], load["state"], load["vcpus"]) == (domains.name(0), "running", 1)
-        assert load["resident"] > 10_000
+        assert load["resident_kib"] > 10_000
         metrics = subprocess.run([*command, "metrics"], capture_output=True, text=True, timeout=60).stdout
         assert f'corral_domain_vcpu_delay_seconds_total{{domain="{domains.name(0)}"' in metrics
