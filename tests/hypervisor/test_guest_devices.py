@@ -43,8 +43,11 @@ def directory(short_path: Path) -> Iterator[Path]:
 
 
 async def start(hypervisor: Hypervisor, devices: str, *, machine: str = "q35") -> Domain:
-    files = await tiny.build()
-    text = tiny.document("devices", tiny=files).to_xml().replace("machine='q35'", f"machine='{machine}'")
+    document = tiny.document("devices", tiny=await tiny.build())
+    document.os.type.machine = machine
+    if machine == "pc":  # has no ports, and room for conventional cards
+        document.devices.controllers.clear()
+    text = document.to_xml()
     domain = await hypervisor.define(
         text.replace("<vcpu", f"{SHARED}<vcpu").replace("<devices>", f"<devices>{devices}")
     )
