@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import ConnectListAllDomainsFlags
 from corral.daemon.answers import Answers
+from corral.daemon.lingering import Lingering
 from corral.daemon.session import Session
 from corral.errors import HostError, ResourceBusy
 
@@ -96,6 +97,7 @@ class Server:
         self.loop = loop
         self.answers = {False: Answers(), True: Answers()}
         self.sessions: set[Session] = set()
+        self.lingering = Lingering(loop)
         self._only_uid = only_uid
         self._listeners: list[tuple[socket.socket, bool]] = []
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -133,6 +133,7 @@ class Session:
             return
         if control:
             self._connection.receive_fds(_descriptors(control))
+        self.server.lingering.arrived()
         events = self._connection.receive_data(data, time.monotonic())
         self._backlog.extend(events)
         self._process()
