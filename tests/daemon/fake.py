@@ -19,7 +19,7 @@ from corral.daemon.server import Server, bind
 from corral.errors import CorralError, NoDomain, OperationInvalid
 from corral.host.interfaces import InterfaceCounters
 from corral.hypervisor.events import Event, EventBus, Identity, Lifecycle
-from corral.hypervisor.stream import ByteStream
+from corral.hypervisor.guest.stream import ByteStream
 from corral.protocol.codec import codec
 from corral.protocol.connection import Connection
 from corral.protocol.events import Error, Reply

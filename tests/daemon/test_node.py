@@ -11,7 +11,7 @@ from tests.daemon.fake import Client, FakeHypervisor, daemon
 from corral.errors import InvalidArgument
 from corral.host.smbios import sysinfo_xml
 from corral.host.usage import TOTAL, cpu_times
-from corral.hypervisor import node
+from corral.hypervisor.host import node
 
 
 async def test_figures_over_the_wire() -> None:

@@ -22,7 +22,7 @@ from tests.hypervisor import plugs
 from tests.hypervisor.test_hotplug import LIVE, taken_out
 
 from corral.errors import OperationTimeout
-from corral.hypervisor import hotplug, unplug
+from corral.hypervisor.hotplug import hotplug, unplug
 from corral.hypervisor.hypervisor import Hypervisor
 from corral.hypervisor.settings import Settings
 from corral.hypervisor.store import Store

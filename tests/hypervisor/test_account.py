@@ -13,8 +13,8 @@ from tests.hypervisor.life import document, end_machines, opened, until
 from corral.constants import DomainModificationImpact
 from corral.errors import CorralError, HostError, InternalError, ResourceBusy
 from corral.host import account as accounts
-from corral.hypervisor import hotplug
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 
 pytestmark = [

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corral.hypervisor.autoscaler import Claim, Decision, Limits, Outcome, Pace, Sample, Verdict, decide, share
+from corral.hypervisor.scaling.autoscaler import Claim, Decision, Limits, Outcome, Pace, Sample, Verdict, decide, share
 
 VCPUS = Limits(1, 8, 80)
 PACE = Pace()

@@ -17,7 +17,7 @@ from corral.host.kvm import KVM
 from corral.host.memory import Cell
 from corral.host.node import Host
 from corral.host.tsc import TSC
-from corral.hypervisor.capabilities import capabilities_xml, domain_capabilities_xml, emulator_for
+from corral.hypervisor.host.capabilities import capabilities_xml, domain_capabilities_xml, emulator_for
 from corral.model.schema import SCHEMAS, unusable
 from corral.qemu.binary import Binary, MachineType, find_emulators, probe
 from corral.qemu.cpu_models import CPUModel

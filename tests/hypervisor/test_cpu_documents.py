@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from corral.errors import CPUIncompatible
-from corral.hypervisor import guest_cpu
+from corral.hypervisor.cpus import guest_cpu
 from corral.model.cpu import CPU
 from corral.model.domain import Domain
 from corral.qemu.binary import Binary

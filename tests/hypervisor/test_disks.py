@@ -9,8 +9,9 @@ from tests.hypervisor import life, plugs
 
 from corral.constants import DomainDeviceModifyFlags as Flags
 from corral.errors import HostError, XMLError
-from corral.hypervisor import hotplug, media, throttling
+from corral.hypervisor.disks import media, throttling
 from corral.hypervisor.events import DiskChange
+from corral.hypervisor.hotplug import hotplug
 
 pytestmark = pytest.mark.qemu
 

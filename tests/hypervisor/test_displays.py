@@ -24,7 +24,8 @@ from corral.errors import (
     OperationUnsupported,
     ResourceBusy,
 )
-from corral.hypervisor import displays, hotplug
+from corral.hypervisor.displays import displays
+from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 from corral.hypervisor.settings import Displays
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from corral.errors import AgentCommandFailed, AgentCommandTimeout, AgentUnresponsive, CorralError
-from corral.hypervisor import guest_agent
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.guest import guest_agent
 from corral.qemu import agent as agent_module
 
 from .life import document, end_machines, opened

@@ -10,8 +10,8 @@ import pytest
 
 from corral.constants import DomainDeviceModifyFlags as Flags
 from corral.guests import tiny
-from corral.hypervisor import hotplug
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.hotplug import hotplug
 
 from .life import end_machines, opened
 from .test_guest import booted

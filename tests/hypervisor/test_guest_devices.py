@@ -14,8 +14,8 @@ from corral.constants import DomainDeviceModifyFlags as Flags
 from corral.constants import DomainUndefineFlags
 from corral.errors import CorralError, DeviceMissing
 from corral.guests import tiny
-from corral.hypervisor import hotplug
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald, virtiofsd
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from corral.guests import tiny
-from corral.hypervisor.stream import ByteStream
+from corral.hypervisor.guest.stream import ByteStream
 
 from .life import end_machines, opened
 

@@ -9,7 +9,7 @@ import pytest
 
 from corral.constants import DomainMemoryModFlags, DomainStatsTypes
 from corral.errors import InvalidArgument, OperationFailed, OperationInvalid
-from corral.hypervisor import ballooning
+from corral.hypervisor.memory import ballooning
 
 from .test_guest_vcpus import directory, guest, run
 

@@ -11,9 +11,11 @@ import pytest
 from corral.constants import DomainDeviceModifyFlags
 from corral.errors import ConfigUnsupported, OperationFailed, OperationUnsupported
 from corral.guests import tiny
-from corral.hypervisor import events, hotplug, memory_devices
-from corral.hypervisor.device_changes import Note
+from corral.hypervisor import events
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.hotplug import hotplug
+from corral.hypervisor.hotplug.device_changes import Note
+from corral.hypervisor.memory import memory_devices
 
 from .life import Heard, opened, until
 from .test_guest_vcpus import booted, directory, emulates_x2apic, run

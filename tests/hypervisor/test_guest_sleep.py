@@ -14,9 +14,9 @@ import pytest
 from corral.constants import DomainState, NodeSuspendTarget
 from corral.errors import InternalError
 from corral.guests import tiny
-from corral.hypervisor import sleeping
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import PMWakeup
+from corral.hypervisor.guest import sleeping
 from corral.hypervisor.hypervisor import Hypervisor
 
 from .life import Heard, end_machines, opened, until

@@ -32,9 +32,9 @@ from corral.errors import (
     ResourceBusy,
     XMLError,
 )
-from corral.hypervisor import hotplug, unplug
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import DeviceAdded, DeviceRemoved, TrayChange
+from corral.hypervisor.hotplug import hotplug, unplug
 from corral.hypervisor.hypervisor import Hypervisor
 from corral.qemu.monitor import Monitor, MonitorCommandFailed
 

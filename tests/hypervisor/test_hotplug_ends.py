@@ -21,7 +21,7 @@ from tests.hypervisor import life, plugs
 from tests.hypervisor.test_hotplug import BOTH, LIVE, Host, documents, killed, machine, refuse_one, taken_out
 
 from corral.errors import CorralError, HostError, NoSecret
-from corral.hypervisor import hotplug
+from corral.hypervisor.hotplug import hotplug
 from labs import netns, tgt, virtiofsd
 from labs.netns import Namespace
 

@@ -6,7 +6,7 @@ import pytest
 
 from corral.constants import KeycodeSet
 from corral.errors import InternalError, InvalidArgument
-from corral.hypervisor.keys import translate
+from corral.hypervisor.guest.keys import translate
 
 # Linux, USB, XT (set 1), QNUM of the same keys.
 KEYS = {

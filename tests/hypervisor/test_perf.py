@@ -12,8 +12,8 @@ import pytest
 from corral.constants import DomainModificationImpact, DomainStatsTypes
 from corral.errors import ArgumentUnsupported, HostError, InvalidArgument, OperationUnsupported
 from corral.host import perf as host_perf
-from corral.hypervisor import perf, perf_events
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.figures import perf, perf_events
 from corral.hypervisor.hypervisor import Hypervisor
 
 from .life import document, end_machines, opened, settings

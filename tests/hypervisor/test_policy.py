@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corral.errors import CorralError, InvalidArgument
-from corral.hypervisor import policy
+from corral.hypervisor.scaling import policy
 from corral.model.metadata import Metadata
 
 bounds = st.tuples(st.integers(1, 2**30), st.integers(0, 2**30), st.integers(10, 100)).map(

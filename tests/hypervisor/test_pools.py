@@ -23,10 +23,10 @@ from corral.errors import (
     StorageVolumeExists,
     XMLError,
 )
-from corral.hypervisor import pool_rows, volume_stream, volumes
-from corral.hypervisor.images import Images
-from corral.hypervisor.pool import Pool
-from corral.hypervisor.pools import PoolEvent, Pools
+from corral.hypervisor.disks.images import Images
+from corral.hypervisor.pools import pool_rows, volume_stream, volumes
+from corral.hypervisor.pools.pool import Pool
+from corral.hypervisor.pools.pools import PoolEvent, Pools
 from corral.hypervisor.store import Store
 from corral.storage import qemu_img, writing
 

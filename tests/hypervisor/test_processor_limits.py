@@ -10,7 +10,7 @@ from corral.errors import ConfigUnsupported, CPUIncompatible
 from corral.host.kvm import KVM
 from corral.host.pmu import PMU
 from corral.host.tsc import TSC
-from corral.hypervisor import processor_limits
+from corral.hypervisor.cpus import processor_limits
 from corral.model.domain import VCPU, Domain
 
 INTEL = PMU(version=2, counters=8, width=48, fixed=3, fixed_width=48)

@@ -13,8 +13,8 @@ from corral.host.node import Host
 from corral.host.pci import PhysicalFunction
 from corral.host.pmu import PMU
 from corral.host.tsc import TSC
-from corral.hypervisor.facts import Network
-from corral.hypervisor.report import PROGRAMS, Facts, Row, as_json, report, rows
+from corral.hypervisor.host.facts import Network
+from corral.hypervisor.host.report import PROGRAMS, Facts, Row, as_json, report, rows
 from corral.hypervisor.settings import Settings
 from corral.qemu.binary import Binary, MachineType
 from corral.qemu.cpu_models import CPUModel

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.hypervisor import life
 
-from corral.hypervisor import reservations
+from corral.hypervisor.disks import reservations
 from corral.hypervisor.domain import Domain
 from corral.model.devices.disk import Disk
 from corral.qemu.devices.storage import HELPER_SOCKET

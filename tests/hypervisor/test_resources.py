@@ -8,9 +8,9 @@ from uuid import UUID
 import pytest
 
 from corral.errors import ResourceBusy
+from corral.hypervisor.disks.images import Images
+from corral.hypervisor.displays.ports import Ports
 from corral.hypervisor.events import Event, EventBus, Identity, Lifecycle
-from corral.hypervisor.images import Images
-from corral.hypervisor.ports import Ports
 
 A, B = UUID(int=1), UUID(int=2)
 WRITTEN, READ, SHARED = (True, False), (False, False), (True, True)

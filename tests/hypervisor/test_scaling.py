@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from corral.constants import DomainJobOperation, DomainMetadataType, DomainModificationImpact
-from corral.hypervisor import perf, policy
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Autoscale
+from corral.hypervisor.figures import perf
+from corral.hypervisor.scaling import policy
 
 from . import test_guest_modules as modules
 from .life import Heard, opened, until

@@ -10,7 +10,8 @@ import pytest
 
 from corral.constants import DomainVcpuFlags
 from corral.errors import InvalidArgument, OperationInvalid, OperationTimeout, XMLError
-from corral.hypervisor import events, vcpus
+from corral.hypervisor import events
+from corral.hypervisor.cpus import vcpus
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, InvalidStream, OperationFailed
-from corral.hypervisor.stream import ByteStream
+from corral.hypervisor.guest.stream import ByteStream
 from corral.protocol.interface import STREAM_CHUNK
 
 if TYPE_CHECKING:

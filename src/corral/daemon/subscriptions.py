@@ -20,7 +20,7 @@ from corral.protocol.procedures import Procedure, procedure
 
 if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
-    from corral.hypervisor.pools import PoolEvent
+    from corral.hypervisor.pools.pools import PoolEvent
     from corral.hypervisor.secrets import SecretEvent
 
 #: One more than the greatest virDomainEventID.

@@ -23,31 +23,25 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import InvalidArgument, OperationInvalid
-from corral.hypervisor import (
-    displays,
-    ending,
-    guest,
-    guest_agent,
-    guest_vcpus,
-    memory,
-    pinning,
-    starting,
-    statistics,
-    vcpus,
-)
+from corral.hypervisor import ending, starting
+from corral.hypervisor.cpus import guest_vcpus, pinning, vcpus
+from corral.hypervisor.displays import displays
 from corral.hypervisor.documents import Definition, check_metadata
 from corral.hypervisor.events import Identity, Lifecycle, MetadataChange
+from corral.hypervisor.figures import statistics
+from corral.hypervisor.figures.kvm_statistics import Statistic
+from corral.hypervisor.guest import guest, guest_agent
 from corral.hypervisor.jobs import JobSlot
-from corral.hypervisor.kvm_statistics import Statistic
 from corral.hypervisor.lifecycle import Cause, State, transition
+from corral.hypervisor.memory import memory
 from corral.hypervisor.rewriting import rewrite
 from corral.hypervisor.run import Run
 
 if TYPE_CHECKING:
     from corral.host.interfaces import InterfaceCounters
-    from corral.hypervisor.guest import Screenshot
+    from corral.hypervisor.guest.guest import Screenshot
+    from corral.hypervisor.guest.stream import ByteStream
     from corral.hypervisor.hypervisor import Hypervisor
-    from corral.hypervisor.stream import ByteStream
 
 __all__ = ["ControlInfo", "Domain", "DomainInfo", "JobInfo", "Statistic"]
 

@@ -16,7 +16,8 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import ArgumentUnsupported, CorralError, HostError, OperationInvalid, OperationTimeout
-from corral.hypervisor import host_devices, links, reservations, servers, tpm_state
+from corral.hypervisor.devices import host_devices, links, servers, tpm_state
+from corral.hypervisor.disks import reservations
 from corral.hypervisor.jobs import PATIENCE
 from corral.hypervisor.lifecycle import TABLE, Cause
 

@@ -33,15 +33,16 @@ from corral.errors import (
     XMLError,
 )
 from corral.host.account import NAMES, choose
-from corral.hypervisor import events, reattach, starting, tpm_state
-from corral.hypervisor.autoscaling import Autoscaling
+from corral.hypervisor import events, reattach, starting
+from corral.hypervisor.devices import tpm_state
+from corral.hypervisor.disks.images import Images
+from corral.hypervisor.displays.ports import Ports
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
-from corral.hypervisor.images import Images
-from corral.hypervisor.offer import Offer
-from corral.hypervisor.perf_events import PerfCounters
-from corral.hypervisor.pools import Pools
-from corral.hypervisor.ports import Ports
+from corral.hypervisor.figures.perf_events import PerfCounters
+from corral.hypervisor.host.offer import Offer
+from corral.hypervisor.pools.pools import Pools
+from corral.hypervisor.scaling.autoscaling import Autoscaling
 from corral.hypervisor.secrets import Secrets
 from corral.hypervisor.store import Store
 
@@ -392,7 +393,7 @@ class Hypervisor:
 
     async def report(self) -> str:
         """The rows of `corral doctor`, and where disks of one's own belong, as JSON."""
-        from corral.hypervisor import report
+        from corral.hypervisor.host import report
 
         return report.as_json(await report.report(self.settings), self.settings)
 

@@ -24,8 +24,14 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
-from corral.hypervisor import answers, block, ending, events, guest_agent, links, media, memory_devices, unplug, vcpus
+from corral.hypervisor import ending, events
+from corral.hypervisor.cpus import vcpus
+from corral.hypervisor.devices import links
+from corral.hypervisor.disks import block, media
+from corral.hypervisor.guest import guest_agent
+from corral.hypervisor.hotplug import answers, unplug
 from corral.hypervisor.lifecycle import Cause
+from corral.hypervisor.memory import memory_devices
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain

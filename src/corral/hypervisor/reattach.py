@@ -18,22 +18,15 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainPausedReason, DomainShutoffReason, DomainState
 from corral.errors import CorralError, HostError
-from corral.hypervisor import (
-    ending,
-    events,
-    guest_agent,
-    images,
-    links,
-    memory_devices,
-    plug_recovery,
-    reactions,
-    reservations,
-    sleeping,
-    usb,
-    vcpus,
-)
+from corral.hypervisor import ending, events, reactions
+from corral.hypervisor.cpus import vcpus
+from corral.hypervisor.devices import links, usb
+from corral.hypervisor.disks import images, reservations
 from corral.hypervisor.documents import Definition
+from corral.hypervisor.guest import guest_agent, sleeping
+from corral.hypervisor.hotplug import plug_recovery
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
+from corral.hypervisor.memory import memory_devices
 from corral.hypervisor.run import Run
 from corral.network import passt
 from corral.qemu.machine import Machine

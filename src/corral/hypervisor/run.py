@@ -12,7 +12,7 @@ from corral.hypervisor.lifecycle import Cause
 
 if TYPE_CHECKING:
     from corral.hypervisor.documents import Definition
-    from corral.hypervisor.stream import ByteStream
+    from corral.hypervisor.guest.stream import ByteStream
     from corral.model.devices.device import Device
     from corral.qemu.agent import Agent
     from corral.qemu.machine import Machine

@@ -26,31 +26,17 @@ from corral.constants import (
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted, OperationFailed
 from corral.host import io_engines, priority
-from corral.hypervisor import (
-    absent_disks,
-    audio_files,
-    display_certificates,
-    displays,
-    ending,
-    guest_agent,
-    guest_cpu,
-    host_devices,
-    host_limits,
-    images,
-    links,
-    memory_devices,
-    pinning,
-    processor_limits,
-    raw_io,
-    reactions,
-    reservations,
-    secrets,
-    servers,
-    statistics,
-    vcpus,
-)
+from corral.hypervisor import ending, reactions, secrets
+from corral.hypervisor.cpus import guest_cpu, pinning, processor_limits, vcpus
+from corral.hypervisor.devices import audio_files, host_devices, links, servers
+from corral.hypervisor.disks import absent_disks, images, raw_io, reservations
+from corral.hypervisor.displays import display_certificates, displays
 from corral.hypervisor.documents import Definition
+from corral.hypervisor.figures import statistics
+from corral.hypervisor.guest import guest_agent
+from corral.hypervisor.host import host_limits
 from corral.hypervisor.lifecycle import Cause
+from corral.hypervisor.memory import memory_devices
 from corral.hypervisor.run import Run
 from corral.hypervisor.store import LiveRow
 

@@ -23,7 +23,8 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from corral.errors import HostError, StoreDamaged
-from corral.hypervisor import pool_rows, state_lock
+from corral.hypervisor import state_lock
+from corral.hypervisor.pools import pool_rows
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from tests.hypervisor.life import end_machines, until
 from tests.hypervisor.test_guest_vcpus import guest, run
 from tests.hypervisor.test_scaling import BUSY, CALM, keep
 
-from corral.hypervisor import autoscaler
+from corral.hypervisor.scaling import autoscaler
 
 PACE = {"period": 1, "quiet": 15, "step": 3}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import DomainMetadataType, DomainModificationImpact
 from corral.daemon.dispatch import handler, on_domain
 from corral.errors import InvalidArgument
-from corral.hypervisor import policy
+from corral.hypervisor.scaling import policy
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

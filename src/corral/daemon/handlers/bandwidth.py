@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import DomainModificationImpact, TypedParameterFlags
 from corral.daemon.dispatch import on_domain
-from corral.hypervisor import cards
+from corral.hypervisor.devices import cards
 from corral.protocol.typed_params import TypedParam, pack, unpack
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import ConnectBaselineCPUFlags, ConnectCompareCPUFlags
 from corral.daemon.dispatch import handler
-from corral.hypervisor import cpus
+from corral.hypervisor.cpus import cpus
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

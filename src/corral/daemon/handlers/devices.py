@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import DomainBlockResizeFlags, DomainDeviceModifyFlags
 from corral.daemon.dispatch import on_domain
-from corral.hypervisor import block, hotplug
+from corral.hypervisor.disks import block
+from corral.hypervisor.hotplug import hotplug
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

@@ -13,7 +13,7 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import on_domain
 from corral.errors import InvalidArgument
-from corral.hypervisor import guest_agent, sleeping
+from corral.hypervisor.guest import guest_agent, sleeping
 from corral.protocol.typed_params import TypedParam, pack
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from corral.daemon.session import Session
     from corral.hypervisor.domain import Domain
-    from corral.hypervisor.guest_facts import Facts, Filesystem, GuestDisk, Interface
+    from corral.hypervisor.guest.guest_facts import Facts, Filesystem, GuestDisk, Interface
 
 #: What a reply may hold: remote_domain_interface_addresses_ret, remote_domain_get_fsinfo_ret and its disks,
 #: remote_domain_get_guest_info_ret.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import NodeAllocPagesFlags, TypedParameterFlags, TypedParameterType
 from corral.daemon.dispatch import handler
 from corral.errors import ArgumentUnsupported, InvalidArgument
-from corral.hypervisor import node
+from corral.hypervisor.host import node
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import DomainModificationImpact, TypedParameterFlags, TypedParameterType
 from corral.daemon.dispatch import on_domain
 from corral.errors import ArgumentUnsupported, InvalidArgument
-from corral.hypervisor import perf, perf_events
+from corral.hypervisor.figures import perf, perf_events
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

@@ -15,7 +15,7 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import domain_of, handler, on_domain, reference
 from corral.errors import ArgumentUnsupported, InvalidArgument, OperationInvalid
-from corral.hypervisor import statistics
+from corral.hypervisor.figures import statistics
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

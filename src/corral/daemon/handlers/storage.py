@@ -19,13 +19,13 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import handler, transfers
 from corral.errors import InvalidArgument
-from corral.hypervisor import volume_stream, volumes
-from corral.hypervisor.pools import LIST_FLAGS
+from corral.hypervisor.pools import volume_stream, volumes
+from corral.hypervisor.pools.pools import LIST_FLAGS
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
-    from corral.hypervisor.pool import Pool, Volume
-    from corral.hypervisor.stream import ByteStream
+    from corral.hypervisor.guest.stream import ByteStream
+    from corral.hypervisor.pools.pool import Pool, Volume
 
 CREATE_FLAGS = (
     StoragePoolCreateFlags.WITH_BUILD

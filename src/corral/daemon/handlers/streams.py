@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import DomainChannelFlags, DomainConsoleFlags
 from corral.daemon.dispatch import streams
 from corral.daemon.stream import Picture
-from corral.hypervisor import usb
+from corral.hypervisor.devices import usb
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session
     from corral.hypervisor.domain import Domain
-    from corral.hypervisor.stream import ByteStream
+    from corral.hypervisor.guest.stream import ByteStream
 
 
 @streams("domain_open_console", flags=DomainConsoleFlags.FORCE | DomainConsoleFlags.SAFE)

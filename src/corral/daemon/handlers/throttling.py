@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import DomainModificationImpact, TypedParameterFlags
 from corral.daemon.dispatch import on_domain
-from corral.hypervisor import block, throttling
+from corral.hypervisor.disks import block, throttling
 from corral.protocol.typed_params import unpack
 
 if TYPE_CHECKING:

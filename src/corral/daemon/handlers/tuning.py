@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from corral.constants import DomainModificationImpact, TypedParameterFlags, TypedParameterType
 from corral.daemon.dispatch import on_domain
 from corral.errors import ArgumentUnsupported, InvalidArgument
-from corral.hypervisor import control_groups, iothreads, numa_tuning
+from corral.hypervisor.disks import iothreads
+from corral.hypervisor.host import control_groups
+from corral.hypervisor.memory import numa_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

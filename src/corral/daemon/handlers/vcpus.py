@@ -14,7 +14,7 @@ from corral.constants import (
 )
 from corral.daemon.dispatch import on_domain
 from corral.errors import InvalidArgument, OperationInvalid
-from corral.hypervisor import statistics
+from corral.hypervisor.figures import statistics
 
 if TYPE_CHECKING:
     from corral.daemon.session import Session

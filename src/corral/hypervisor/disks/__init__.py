@@ -1,0 +1,1 @@
+"""Disks of running machines: who has which image open, media, sizes, limits, I/O threads."""

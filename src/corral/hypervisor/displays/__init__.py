@@ -1,0 +1,1 @@
+"""Screens: ports, certificates, passwords, connections to them."""

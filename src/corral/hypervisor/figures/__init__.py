@@ -1,0 +1,1 @@
+"""What domains use and do, in figures: bulk statistics, KVM's own, `perf`."""

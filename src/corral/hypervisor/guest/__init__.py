@@ -1,0 +1,1 @@
+"""Dealing with the guest inside: its agent, keys, consoles, sleep."""

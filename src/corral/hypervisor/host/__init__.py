@@ -1,0 +1,1 @@
+"""What this host is and offers: capabilities, limits, figures, and the doctor's report."""

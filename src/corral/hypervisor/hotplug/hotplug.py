@@ -1,0 +1,213 @@
+"""Attaching, detaching and updating a domain's devices, as libvirt's procedures of these names.
+
+`flags` are virDomainDeviceModifyFlags: LIVE, CONFIG, both, or neither for what the domain is now; FORCE opens a tray
+that the guest holds. Where both are wanted and one is refused, neither happens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from corral.constants import DomainDeviceModifyFlags
+from corral.errors import DeviceMissing, InternalError, OperationFailed, OperationInvalid, OperationUnsupported
+from corral.hypervisor.disks import media
+from corral.hypervisor.hotplug import device_update, plug, unplug
+from corral.hypervisor.hotplug.device_changes import Change, Edit, configured, write
+
+if TYPE_CHECKING:
+    from corral.hypervisor.domain import Domain
+    from corral.model.devices.device import Device
+    from corral.model.domain import Domain as DomainDocument
+
+#: Families that a definition has one of, or whose members it makes itself.
+_NOT_IN_DEFINITIONS = ("memballoon", "graphics", "video", "panic", "audio", "vcpu")
+
+
+async def attach(domain: Domain, xml: str, flags: int = 0) -> None:
+    """Give the domain one more device; returns when it is in the machine, in the documents, or in both."""
+    device = _device(xml, "attach")
+
+    async def work() -> None:
+        live, config = _impact(domain, flags)
+        run = domain.require_run() if live else None
+        if run is None:
+            await write(domain, None, Change(config=attached(device)))
+            return
+        old = _drive_of(run.live.document, device) if not config else None
+        if old is not None:  # to attach a CD-ROM where there is a drive is to put it in
+            await media.run_change(domain, run, old, device, force=False)  # type: ignore[arg-type]
+            return
+        prepared, chains = await plug.prepare(domain, run, device)
+        edit = None
+        if config:
+            edit = attached(*prepared.plain)
+            try:
+                await configured(domain, edit)
+            except DeviceMissing:
+                raise
+            except Exception:
+                edit = attached(device)  # the definition has something else at that place
+                await configured(domain, edit)
+        await plug.run_plug(domain, run, prepared, chains, edit)
+
+    await domain.change("attach device", work)
+
+
+async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
+    """Take a device away; returns when the guest has let go of it. DeviceMissing when there is none like that."""
+    device = _device(xml, "detach")
+
+    async def work() -> None:
+        live, config = _impact(domain, flags)
+        edit = detached(device) if config else None
+        if edit is not None:
+            await configured(domain, edit)
+        if not live:
+            await write(domain, None, Change(config=edit))
+            return
+        run = domain.require_run()
+        await _unplug(domain, _running(run.live.document, device), edit)
+
+    await domain.change("detach device", work)
+
+
+async def detach_alias(domain: Domain, alias: str, flags: int = 0) -> None:
+    """Take away the device with that alias. InternalError, as libvirt has it, when there is none."""
+    from corral.model import device_set
+
+    def named(document: DomainDocument) -> Device:
+        found = device_set.by_alias(document, alias)
+        if found is None:
+            raise InternalError(f"no device found with alias {alias}")
+        return found
+
+    def edit(document: DomainDocument) -> None:
+        device_set.remove(document, named(document))
+
+    async def work() -> None:
+        live, config = _impact(domain, flags)
+        if config:
+            await configured(domain, edit)
+        if not live:
+            await write(domain, None, Change(config=edit))
+            return
+        await _unplug(domain, named(domain.require_run().live.document), edit if config else None)
+
+    await domain.change("detach device", work)
+
+
+async def update(domain: Domain, xml: str, flags: int = 0) -> None:
+    """Change a device in place: medium, cable, password, as far as a running machine can."""
+    from corral.model import device_set
+
+    device = device_set.read(xml)
+
+    async def work() -> None:
+        live, config = _impact(domain, flags)
+        edit = device_update.config_edit(device) if config else None
+        if edit is not None:
+            await configured(domain, edit)
+        if not live:
+            await write(domain, None, Change(config=edit))
+            return
+        force = bool(flags & DomainDeviceModifyFlags.FORCE)
+        await device_update.run_update(domain, domain.require_run(), device, force=force, config=edit)
+
+    await domain.change("update device", work)
+
+
+def _device(xml: str, what: str) -> Device:
+    from corral.model import device_set
+    from corral.model.devices.device import Device
+
+    device = device_set.read(xml)
+    if not isinstance(device, Device):
+        raise OperationUnsupported(f"live {what} of device '{device_set.kind(device)}' is not supported")
+    return device
+
+
+def _running(live: DomainDocument, device: Device) -> Device:
+    """The device of the running machine that a client means; the error's code is libvirt's, kind by kind."""
+    from corral.model import device_set
+
+    try:
+        return device_set.find(live, device)
+    except DeviceMissing as error:
+        if device_set.kind(device) == "redirdev":
+            raise OperationInvalid(error.detail) from error
+        raise
+
+
+def _impact(domain: Domain, flags: int) -> tuple[bool, bool]:
+    return domain.impact(flags & ~DomainDeviceModifyFlags.FORCE)
+
+
+async def _unplug(domain: Domain, device: Device, config: Edit | None) -> None:
+    from corral.qemu import plugging
+
+    run = domain.require_run()
+    plugging.refuse_unplug(run.live.document, device)
+    await unplug.run_unplug(domain, run, device, config)
+
+
+def attached(*devices: Device) -> Edit:
+    """The edit that puts devices into a definition."""
+    from corral.model import device_set
+    from corral.model.devices.disk import Disk
+    from corral.model.devices.interface import Interface
+    from corral.model.devices.memory import MemoryDevice
+    from corral.qemu import memory_slots, plugging
+    from corral.qemu.live import forget_link
+
+    for device in devices:
+        if device_set.kind(device) in _NOT_IN_DEFINITIONS:
+            raise OperationUnsupported(f"persistent attach of device '{device_set.kind(device)}' is not supported")
+
+    def edit(document: DomainDocument) -> None:
+        for device in devices:
+            if isinstance(device, Disk) and any(d.target.dev == device.target.dev for d in document.devices.disks):
+                raise OperationFailed(f"target {device.target.dev} already exists")
+            new = device.copy()
+            if new.alias is not None and not new.alias.name.startswith(device_set.USER_ALIAS):
+                new.alias = None
+            if isinstance(new, Disk) and new.source is not None:
+                new.source.index = None
+            if isinstance(new, Interface):
+                forget_link(new)
+            if isinstance(new, MemoryDevice):
+                memory_slots.refuse_unfit(document, new)
+            plugging.insert(document, new)
+
+    return edit
+
+
+def detached(device: Device) -> Edit:
+    """The edit that takes out of a definition the device that a client means."""
+    from corral.model import device_set
+    from corral.model.devices.disk import Disk
+
+    if device_set.kind(device) in _NOT_IN_DEFINITIONS:
+        raise OperationUnsupported(f"persistent detach of device '{device_set.kind(device)}' is not supported")
+
+    def edit(document: DomainDocument) -> None:
+        wanted = device.copy()
+        if wanted.alias is not None and not wanted.alias.name.startswith(device_set.USER_ALIAS):
+            wanted.alias = None
+        try:
+            found = device_set.find(document, wanted)
+        except DeviceMissing:
+            if isinstance(wanted, Disk):
+                raise DeviceMissing(f"no target device {wanted.target.dev}") from None
+            raise
+        device_set.remove(document, found)
+
+    return edit
+
+
+def _drive_of(document: DomainDocument, device: Device) -> Device | None:
+    """The CD-ROM drive that is already where a CD-ROM is attached."""
+    from corral.model.devices.disk import Disk
+
+    if not isinstance(device, Disk) or device.device != "cdrom":
+        return None
+    return next((d for d in document.devices.disks if d.target.dev == device.target.dev and d.device == "cdrom"), None)

@@ -1,0 +1,1 @@
+"""How much memory a guest has, and from where: balloon, memory devices, NUMA."""

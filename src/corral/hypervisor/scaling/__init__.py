@@ -1,0 +1,1 @@
+"""Scaling by itself: the wish, the decision, and the loop that carries it out."""
