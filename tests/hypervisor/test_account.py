@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.hypervisor.life import document, end_machines, opened, until
+from tests.hypervisor.life import document, opened, until
 
 from corral.constants import DomainModificationImpact
 from corral.errors import CorralError, HostError, InternalError, ResourceBusy
@@ -28,14 +28,6 @@ BOOT = bytes.fromhex("b80103 bb007c b90200 ba8000 cd13 f4 ebfd").ljust(510, b"\0
 DISK = (
     "<disk type='file'><driver type='{format}'{more}/><source file='{path}'/><target dev='{dev}' bus='{bus}'/></disk>"
 )
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    """Only root may look into it."""
-    assert short_path.stat().st_mode & 0o777 == 0o700
-    yield short_path
-    end_machines(short_path)
 
 
 @pytest.fixture

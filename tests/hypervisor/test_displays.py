@@ -8,7 +8,6 @@ import shutil
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 from corral.hypervisor.settings import Displays
 
-from .life import document, end_machines, opened, settings
+from .life import document, opened, settings
 
 pytestmark = pytest.mark.qemu
 
@@ -39,12 +38,6 @@ LINK = b"REDQ" + struct.pack("<IIIIBBIII", 2, 2, 18, 0, 1, 0, 0, 0, 18)
 VENCRYPT, X509_NONE = 19, 260
 VNC = "<graphics type='vnc' autoport='yes'/>"
 SPICE = "<graphics type='spice' autoport='yes'/>"
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 @pytest.mark.parametrize("kind", ["vnc", "spice"])

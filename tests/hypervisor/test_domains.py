@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald
 
-from .life import PANIC, POWER_OFF, RESET, Heard, document, end_machines, opened, press, until
+from .life import PANIC, POWER_OFF, RESET, Heard, document, opened, press, until
 
 pytestmark = pytest.mark.qemu
 
@@ -51,12 +51,6 @@ PAUSED = DomainCreateFlags.START_PAUSED
 STARTED = [("resumed", 0), ("started", 0)]
 STARTED_PAUSED = [("started", 0), ("suspended", 0)]
 DESTROYED = [("shutdown", 2), ("stopped", 1)]
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,12 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.guest import guest_agent
 from corral.qemu import agent as agent_module
 
-from .life import document, end_machines, opened
+from .life import document, opened
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(120)]
 
 CHANNEL = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
 Script = Callable[[asyncio.StreamWriter, str], Coroutine[Any, Any, None]]
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 class Guest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,12 @@ from corral.hypervisor import events
 from corral.hypervisor.domain import Domain
 from labs import corrald
 
-from .life import Heard, end_machines, opened, until
+from .inside import booted
+from .life import Heard, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
 PING = json.dumps({"execute": "guest-ping"})
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 def connections(heard: Heard) -> list[int]:
@@ -41,13 +35,6 @@ async def answers(domain: Domain) -> bool:
         return json.loads(await domain.agent_command(PING, -1)) == {"return": {}}
     except AgentUnresponsive:
         return False
-
-
-async def booted(domain: Domain) -> None:
-    """Wait until the guest's agent answers."""
-    async with asyncio.timeout(120):
-        while not await answers(domain):  # noqa: ASYNC110 (a guest announces its agent's port, not its readiness)
-            await asyncio.sleep(0.1)
 
 
 async def test_a_guest_through_two_daemons(directory: Path) -> None:

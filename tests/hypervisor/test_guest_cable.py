@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +12,14 @@ from corral.guests import tiny
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.hotplug import hotplug
 
-from .life import end_machines, opened
-from .test_guest import booted
-from .test_guest_sleep import sh
+from .inside import booted, sh
+from .life import opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
 MAC = "52:54:00:aa:bb:01"
 CARD = f"<interface type='user'><mac address='{MAC}'/><model type='virtio'/>{{}}</interface>"
 DOWN, UP = CARD.format("<link state='down'/>"), CARD.format("<link state='up'/>")
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 async def carrier(domain: Domain, wanted: str) -> None:

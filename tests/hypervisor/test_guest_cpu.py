@@ -9,10 +9,8 @@ import pytest
 from corral.errors import ConfigUnsupported, CPUIncompatible
 from corral.guests import tiny
 
+from .inside import booted, emulates_x2apic, sh
 from .life import opened
-from .test_guest_vcpus import booted, directory, emulates_x2apic, run
-
-__all__ = ["directory"]
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
@@ -49,13 +47,13 @@ async def test_a_model_in_the_guests_own_words(model: str, directory: Path) -> N
             assert f"<feature policy='disable' name='{name}'/>" in live
             assert name not in domain.xml(2)  # the definition says what was asked for
         await booted(domain)
-        told = await run(domain, "grep -E -m3 'vendor_id|model name|flags' /proc/cpuinfo")
+        told = await sh(domain, "grep -E -m3 'vendor_id|model name|flags' /proc/cpuinfo")
         assert vendor in told
         assert words in told
         flags = told.partition("flags")[2].split()
         if vendor == "GenuineIntel":
-            assert "dmar0" in await run(domain, "ls /sys/class/iommu")
-            assert "IRQ remapping" in await run(domain, "dmesg | grep DMAR-IR")
+            assert "dmar0" in await sh(domain, "ls /sys/class/iommu")
+            assert "IRQ remapping" in await sh(domain, "dmesg | grep DMAR-IR")
         assert {"aes", "avx", "xsave"} <= set(flags)
         assert not {name.replace("-", "_") for name in missing.split()} & set(flags)
 

@@ -19,9 +19,8 @@ from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald, virtiofsd
 
+from .inside import booted, sh
 from .life import end_machines, opened, until
-from .test_guest import booted
-from .test_guest_sleep import sh
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 

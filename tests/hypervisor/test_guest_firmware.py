@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from corral.guests import tiny
 from corral.hypervisor.guest.stream import ByteStream
 
-from .life import end_machines, opened
+from .life import opened
 
 OVMF = Path("/usr/share/OVMF")
 BY_PATH = (
@@ -27,12 +26,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(not (OVMF / "OVMF_VARS_4M.snakeoil.fd").exists(), reason="ovmf is not installed"),
 ]
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 async def said(console: ByteStream, pattern: str) -> str:

@@ -11,9 +11,7 @@ from corral.constants import DomainMemoryModFlags, DomainStatsTypes
 from corral.errors import InvalidArgument, OperationFailed, OperationInvalid
 from corral.hypervisor.memory import ballooning
 
-from .test_guest_vcpus import directory, guest, run
-
-__all__ = ["directory"]
+from .inside import guest, sh
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
@@ -24,7 +22,7 @@ async def test_the_balloon_takes_and_gives(directory: Path, monkeypatch: pytest.
     async with guest(directory) as (domain, _):
 
         async def total() -> int:
-            return int((await run(domain, "grep MemTotal /proc/meminfo")).split()[1])
+            return int((await sh(domain, "grep MemTotal /proc/meminfo")).split()[1])
 
         before = await total()
         assert await domain.set_memory(200 * MIB) == 200 * MIB
@@ -49,6 +47,6 @@ async def test_the_balloon_takes_and_gives(directory: Path, monkeypatch: pytest.
         assert await domain.set_memory(256 * MIB) == 256 * MIB
         assert await total() == before
         monkeypatch.setattr(ballooning, "PATIENCE", 1.0)
-        await run(domain, "rmmod virtio_balloon")
+        await sh(domain, "rmmod virtio_balloon")
         with pytest.raises(OperationFailed, match="the guest's balloon stays at 262144 KiB"):
             await domain.set_memory(200 * MIB)

@@ -17,10 +17,8 @@ from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hotplug.device_changes import Note
 from corral.hypervisor.memory import memory_devices
 
+from .inside import booted, emulates_x2apic, sh
 from .life import Heard, opened, until
-from .test_guest_vcpus import booted, directory, emulates_x2apic, run
-
-__all__ = ["directory"]
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
@@ -47,12 +45,12 @@ async def guest(directory: Path, *devices: str, mib: int = 256) -> AsyncIterator
 
 async def total(domain: Domain) -> int:
     """MiB of memory as the guest counts them."""
-    return int((await run(domain, "grep MemTotal /proc/meminfo")).split()[1]) // MIB
+    return int((await sh(domain, "grep MemTotal /proc/meminfo")).split()[1]) // MIB
 
 
 async def blocks(domain: Domain) -> int:
     """The guest's memory blocks of 128 MiB."""
-    return int(await run(domain, "ls -d /sys/devices/system/memory/memory* | wc -l"))
+    return int(await sh(domain, "ls -d /sys/devices/system/memory/memory* | wc -l"))
 
 
 async def test_modules_come_and_go(directory: Path) -> None:
@@ -128,16 +126,16 @@ async def test_a_guest_that_keeps_its_memory(directory: Path, monkeypatch: pytes
     async with guest(directory, GROWING) as (domain, heard):
         await hotplug.attach(domain, DIMM, LIVE)
         # The guest's kernel puts its own things there, and cannot move them.
-        block = await run(domain, "ls -d /sys/devices/system/memory/memory* | sort -V | tail -1")
-        await run(domain, f"echo offline > {block}/state; echo online_kernel > {block}/state")
-        await run(domain, "mkdir /tmp/d; cd /tmp/d; for i in $(seq 10); do mkdir $(seq -f $i.%g 400); done")
+        block = await sh(domain, "ls -d /sys/devices/system/memory/memory* | sort -V | tail -1")
+        await sh(domain, f"echo offline > {block}/state; echo online_kernel > {block}/state")
+        await sh(domain, "mkdir /tmp/d; cd /tmp/d; for i in $(seq 10); do mkdir $(seq -f $i.%g 400); done")
         with pytest.raises(OperationFailed, match=r"rejected by the guest: .*\(ACPI status"):
             await hotplug.detach_alias(domain, "dimm0", LIVE)
         assert "<alias name='dimm0'/>" in domain.xml()
         assert domain.info().memory == 384 * MIB
         assert any(isinstance(each, events.DeviceRemovalFailed) for each in heard)
         monkeypatch.setattr(memory_devices, "PATIENCE", 1.0)
-        await run(domain, "rmmod virtio_mem")
+        await sh(domain, "rmmod virtio_mem")
         with pytest.raises(OperationFailed, match="the guest leaves its memory device 'virtiomem0' at 0 KiB"):
             await domain.set_memory(512 * MIB)
         assert "<requested unit='KiB'>0</requested>" in domain.xml()

@@ -12,10 +12,8 @@ from corral.guests import tiny
 from corral.hypervisor.domain import Domain
 from corral.model.domain import Domain as DomainDocument
 
+from .inside import agent, booted, sh
 from .life import opened
-from .test_guest_vcpus import agent, booted, directory, run
-
-__all__ = ["directory"]
 
 TWO_TB = 2_199_023_255_552
 
@@ -50,10 +48,10 @@ async def test_numa_nodes_and_their_distances(directory: Path) -> None:
         domain = await hypervisor.define(xml)
         await domain.create()
         await booted(domain)
-        assert await run(domain, "cat /sys/devices/system/node/node0/cpulist") == "0,2"
-        assert await run(domain, "cat /sys/devices/system/node/node1/cpulist") == "1"
-        assert await run(domain, "cat /sys/devices/system/node/node0/distance") == "10 31"
-        total = await run(domain, "grep MemTotal /sys/devices/system/node/node1/meminfo")
+        assert await sh(domain, "cat /sys/devices/system/node/node0/cpulist") == "0,2"
+        assert await sh(domain, "cat /sys/devices/system/node/node1/cpulist") == "1"
+        assert await sh(domain, "cat /sys/devices/system/node/node0/distance") == "10 31"
+        total = await sh(domain, "grep MemTotal /sys/devices/system/node/node1/meminfo")
         assert 100_000 < int(total.split()[-2]) <= 128 * 1024
 
 
@@ -85,9 +83,9 @@ async def test_two_terabytes(directory: Path) -> None:
         domain = await hypervisor.define(wanted.to_xml())
         await domain.create()
         await patient(domain, 600)
-        assert "46 bits physical" in await run(domain, "grep -m1 'address sizes' /proc/cpuinfo")
+        assert "46 bits physical" in await sh(domain, "grep -m1 'address sizes' /proc/cpuinfo")
         total = 0
-        for line in (await run(domain, "dmesg | grep 'BIOS-e820:.*usable'")).splitlines():
+        for line in (await sh(domain, "dmesg | grep 'BIOS-e820:.*usable'")).splitlines():
             span = line.partition("[mem ")[2].partition("]")[0]
             first, last = (int(end, 16) for end in span.split("-"))
             total += last - first + 1
@@ -107,4 +105,4 @@ async def test_a_hundred_and_sixty_vcpus(directory: Path) -> None:
         answer = await agent(domain, "guest-get-vcpus")
         assert isinstance(answer, list)
         assert sum(bool(each["online"]) for each in answer) == 160
-        assert await run(domain, "nproc") == "160"
+        assert await sh(domain, "nproc") == "160"

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,37 +15,14 @@ from corral.hypervisor.events import PMWakeup
 from corral.hypervisor.guest import sleeping
 from corral.hypervisor.hypervisor import Hypervisor
 
-from .life import Heard, end_machines, opened, until
-from .test_guest import booted
+from .inside import booted, sh
+from .life import Heard, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
 MEM, HYBRID = NodeSuspendTarget.MEM, NodeSuspendTarget.HYBRID
 #: Where q35 has its power management, ACPI, root complex base (00:1f.0) and its memory-mapped configuration (00:00.0).
 CHIPSET = {0x8000F840: 0x601, 0x8000F844: 0x80, 0x8000F8F0: 0xFED1C001, 0x80000060: 0xB0000001}
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
-
-
-async def agent(domain: Domain, command: str, **arguments: object) -> object:
-    answer = await domain.agent_command(json.dumps({"execute": command, "arguments": arguments}), -1)
-    return json.loads(answer)["return"]
-
-
-async def sh(domain: Domain, script: str) -> str:
-    """What a shell in the guest prints."""
-    started = await agent(domain, "guest-exec", path="/bin/sh", arg=["-c", script], **{"capture-output": True})
-    assert isinstance(started, dict)
-    while True:
-        status = await agent(domain, "guest-exec-status", **started)
-        assert isinstance(status, dict)
-        if status["exited"]:
-            return base64.b64decode(status.get("out-data", "")).decode().strip()
-        await asyncio.sleep(0.05)
 
 
 async def start(

@@ -14,9 +14,8 @@ import pytest
 from corral.errors import HostError
 from corral.guests import tiny
 
-from .life import document, end_machines, opened, until
-from .test_guest import booted
-from .test_guest_sleep import sh
+from .inside import booted, sh
+from .life import document, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
@@ -39,12 +38,6 @@ def program(code: bytes) -> bytes:
     start, size = WHERE + 120, 120 + len(code)
     header = HEAD + words(2, 2, 62) + words(4, 1) + words(8, start, 64, 0) + words(4, 0) + words(2, 64, 56, 1, 0, 0, 0)
     return header + words(4, 1, 5) + words(8, 0, WHERE, WHERE, size, size, 4096) + code
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 @pytest.fixture

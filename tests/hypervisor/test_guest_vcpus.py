@@ -2,91 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import contextlib
-import json
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from corral.constants import DomainVcpuFlags
-from corral.errors import AgentUnresponsive, InternalError, InvalidArgument, OperationFailed, OperationUnsupported
-from corral.guests import tiny
+from corral.errors import InternalError, InvalidArgument, OperationFailed, OperationUnsupported
 from corral.hypervisor import events
-from corral.hypervisor.domain import Domain
 
-from .life import Heard, end_machines, opened
+from .inside import booted, emulates_x2apic, guest, sh
+from .life import opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
 
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
-
-
-async def agent(domain: Domain, command: str, **arguments: object) -> object:
-    text = await domain.agent_command(json.dumps({"execute": command, "arguments": arguments}), 20)
-    return json.loads(text)["return"]
-
-
-async def booted(domain: Domain) -> None:
-    async with asyncio.timeout(90):
-        while True:
-            with contextlib.suppress(AgentUnresponsive):
-                await agent(domain, "guest-ping")
-                return
-            await asyncio.sleep(0.1)
-
-
-async def run(domain: Domain, command: str) -> str:
-    """What a shell command in the guest prints."""
-    started = await agent(domain, "guest-exec", **{"path": "/bin/sh", "arg": ["-c", command], "capture-output": True})
-    async with asyncio.timeout(30):
-        while True:
-            status = await agent(domain, "guest-exec-status", pid=started["pid"])  # type: ignore[index]
-            if status["exited"]:  # type: ignore[index]
-                return base64.b64decode(status.get("out-data", "")).decode().strip()  # type: ignore[attr-defined]
-            await asyncio.sleep(0.05)
-
-
-async def emulates_x2apic(domain: Domain) -> bool:
-    """Whether the software emulation is of this age: that of QEMU 7.2 can do less."""
-    binary = await domain.hypervisor.offer.binary(domain.definition.document.devices.emulator)
-    return "x2apic" in binary.available_features("tcg")
-
-
-@contextlib.asynccontextmanager
-async def guest(
-    directory: Path, *, cpus: int = 1, most: int = 4, cmdline: str = ""
-) -> AsyncIterator[tuple[Domain, Heard]]:
-    files = await tiny.build()
-    document = tiny.document("grows", tiny=files, cpus=cpus, max_cpus=most)
-    document.os.cmdline = f"{document.os.cmdline} {cmdline}".strip()
-    async with opened(directory) as (hypervisor, heard):
-        domain = await hypervisor.define(document.to_xml())
-        await domain.create()
-        await booted(domain)
-        if not cmdline and most > cpus and await run(domain, "cat /sys/devices/system/cpu/possible") != f"0-{most - 1}":
-            pytest.skip("the guest's Linux takes no vCPU in software emulation")
-        yield domain, heard
-
-
 async def test_from_one_to_four_to_two_as_the_guest_counts(directory: Path) -> None:
     async with guest(directory, most=8) as (domain, heard):
-        assert await run(domain, "nproc") == "1"
+        assert await sh(domain, "nproc") == "1"
         assert await domain.set_vcpus(4) == 4
-        assert await run(domain, "nproc") == "4"
+        assert await sh(domain, "nproc") == "4"
         assert domain.info().vcpus == 4
         assert domain.vcpus(DomainVcpuFlags.CONFIG) == (1, 8)
         assert "<vcpu id='3' enabled='yes' hotpluggable='yes' order='4'/>" in domain.xml()
         assert await domain.guest_vcpus() == {"vcpus": "0-3", "online": "0-3", "offlinable": "1-3"}
 
         assert await domain.set_vcpus(2, DomainVcpuFlags.LIVE | DomainVcpuFlags.CONFIG) == 2
-        assert await run(domain, "nproc") == "2"
+        assert await sh(domain, "nproc") == "2"
         assert domain.vcpus(DomainVcpuFlags.CONFIG) == (2, 8)
         assert "<vcpu id='2' enabled='no' hotpluggable='yes'/>" in domain.xml()
         # libvirt tells nobody of a vCPU's leave as of a device's.
@@ -104,12 +45,12 @@ async def test_from_one_to_four_to_two_as_the_guest_counts(directory: Path) -> N
         if not await emulates_x2apic(domain):
             with pytest.raises(OperationUnsupported, match="cannot plug a vCPU after one was unplugged"):
                 await domain.set_vcpu("3", True)
-            assert await run(domain, "nproc") == "2"
+            assert await sh(domain, "nproc") == "2"
             return
         await domain.set_vcpu("3", True)  # not the next one: the guest's own number for it is another
-        assert await run(domain, "nproc") == "3"
+        assert await sh(domain, "nproc") == "3"
         await domain.set_vcpu("1", False)
-        assert await run(domain, "nproc") == "2"
+        assert await sh(domain, "nproc") == "2"
         assert "<vcpu id='3' enabled='yes' hotpluggable='yes' order='2'/>" in domain.xml()
 
 
@@ -119,7 +60,7 @@ async def test_a_guest_that_takes_no_more_than_it_has(directory: Path) -> None:
         with pytest.raises(OperationFailed, match="the guest does not take vCPU 2: it has 2 after the plug, and had 2"):
             await domain.set_vcpus(3)
         assert domain.info().vcpus == 2
-        assert await run(domain, "nproc") == "2"
+        assert await sh(domain, "nproc") == "2"
         assert sorted(domain.require_run().require_machine().vcpu_threads) == [0, 1]
 
 
@@ -128,7 +69,7 @@ async def test_the_guests_own_use_of_its_vcpus(directory: Path) -> None:
         with pytest.raises(InternalError, match="failed to find appropriate hotpluggable vcpus"):
             await domain.set_vcpus(1)
         assert await domain.set_vcpus(1, DomainVcpuFlags.GUEST) == 1
-        assert await run(domain, "nproc") == "1"
+        assert await sh(domain, "nproc") == "1"
         assert await domain.guest_vcpu_count() == 1
         assert await domain.guest_vcpu_count(maximum=True) == 2
         assert domain.info().vcpus == 2
@@ -139,18 +80,18 @@ async def test_the_guests_own_use_of_its_vcpus(directory: Path) -> None:
         with pytest.raises(InvalidArgument, match="guest is missing vCPUs '5'"):
             await domain.set_guest_vcpus("1,5", True)
         await domain.set_guest_vcpus("1", True)
-        assert await run(domain, "nproc") == "2"
+        assert await sh(domain, "nproc") == "2"
 
 
 async def test_a_guest_that_refuses(directory: Path) -> None:
     async with guest(directory, cpus=1, most=2) as (domain, _):
         assert await domain.set_vcpus(2) == 2
-        await run(domain, "echo 0 >/sys/firmware/acpi/hotplug/processor/enabled")
+        await sh(domain, "echo 0 >/sys/firmware/acpi/hotplug/processor/enabled")
         with pytest.raises(OperationFailed, match="the guest refuses to let go of vCPU 1"):
             await domain.set_vcpus(1)
         assert domain.info().vcpus == 2
-        assert await run(domain, "nproc") == "2"  # what the agent had taken down is up again
-        await run(domain, "echo 1 >/sys/firmware/acpi/hotplug/processor/enabled")
+        assert await sh(domain, "nproc") == "2"  # what the agent had taken down is up again
+        await sh(domain, "echo 1 >/sys/firmware/acpi/hotplug/processor/enabled")
         assert await domain.set_vcpus(1) == 1
 
 
@@ -161,7 +102,7 @@ async def test_an_emulator_without_room_for_another_thread_is_not_asked(director
         assert await domain.set_vcpus(1) == 1
         with pytest.raises(OperationUnsupported, match=r"can make 2 vCPUs in one run|cannot plug a vCPU after one"):
             await domain.set_vcpus(2)
-        assert await run(domain, "nproc") == "1"
+        assert await sh(domain, "nproc") == "1"
 
 
 async def test_a_daemon_killed_between_plug_and_note(directory: Path) -> None:
@@ -177,4 +118,4 @@ async def test_a_daemon_killed_between_plug_and_note(directory: Path) -> None:
         assert domain.info().vcpus == 2
         await booted(domain)
         await domain.set_vcpus(1)
-        assert await run(domain, "nproc") == "1"
+        assert await sh(domain, "nproc") == "1"

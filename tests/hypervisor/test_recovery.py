@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,17 +17,11 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald
 
-from .life import PANIC, POWER_OFF, document, end_machines, opened, settings, until
+from .life import PANIC, POWER_OFF, document, opened, settings, until
 
 pytestmark = pytest.mark.qemu
 
 PAUSED = DomainCreateFlags.START_PAUSED
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 async def kill_at(directory: Path, call: str, point: str) -> bool:

@@ -15,11 +15,9 @@ from corral.hypervisor.figures import perf
 from corral.hypervisor.scaling import policy
 
 from . import test_guest_modules as modules
+from .inside import guest, sh
 from .life import Heard, opened, until
 from .life import document as machine
-from .test_guest_vcpus import directory, guest, run
-
-__all__ = ["directory"]  # a fixture
 
 BUSY = "(timeout 300 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! > /tmp/busy)"
 CALM = "kill $(cat /tmp/busy); killall timeout; true"
@@ -39,16 +37,16 @@ def decisions(heard: Heard) -> list[dict[str, object]]:
 @pytest.mark.timeout(300)
 async def test_a_busy_loop_brings_a_vcpu_and_quiet_takes_it(directory: Path) -> None:
     async with guest(directory, most=2) as (domain, heard):
-        assert await run(domain, "nproc") == "1"
+        assert await sh(domain, "nproc") == "1"
         # A low target, and no word of the host's shortness: the machine that runs tests may be busy with others.
         await keep(domain, vcpus={"min": 1, "max": 2, "target": 15}, period=1, quiet=6, step=2, host_bound=100)
-        assert await run(domain, f"{BUSY}; echo busy") == "busy"
+        assert await sh(domain, f"{BUSY}; echo busy") == "busy"
         await until(lambda: len(domain.require_run().require_machine().vcpu_threads) == 2, seconds=60)
         await until(lambda: any(each.get("result") == "done: 2" for each in decisions(heard)), seconds=30)
-        assert await run(domain, "nproc") == "2"
-        await run(domain, CALM)
+        assert await sh(domain, "nproc") == "2"
+        await sh(domain, CALM)
         await until(lambda: any(each.get("result") == "done: 1" for each in decisions(heard)), seconds=150)
-        assert await run(domain, "nproc") == "1"
+        assert await sh(domain, "nproc") == "1"
         up = next(each for each in decisions(heard) if each["verdict"] == "up")
         assert up["inputs"]["use"] > 15  # type: ignore[index]
 
@@ -130,7 +128,7 @@ async def test_a_guest_in_need_of_memory_gets_it_and_gives_it_back(directory: Pa
     """What a guest needs beyond 512 MiB is given by virtio-mem, as its own count shows, and taken when it is idle."""
     async with modules.guest(directory, modules.GROWING, mib=512) as (domain, heard):
         total = await modules.total(domain)
-        await run(domain, "mkdir /h; mount -t tmpfs -o size=90% h /h; dd if=/dev/zero of=/h/hog bs=1M count=250")
+        await sh(domain, "mkdir /h; mount -t tmpfs -o size=90% h /h; dd if=/dev/zero of=/h/hog bs=1M count=250")
         # 4 GiB is more than the machine can have: it is scaled up to what it can.
         bounds = {"min": 448 << 10, "max": 4 << 20, "target": 75}
         await keep(domain, memory=bounds, period=1, quiet=4, step=1)
@@ -140,7 +138,7 @@ async def test_a_guest_in_need_of_memory_gets_it_and_gives_it_back(directory: Pa
         assert abs(await modules.total(domain) - total - (given - (512 << 10)) // 1024) <= 16
         up = next(each for each in decisions(heard) if each["verdict"] == "up")
         assert up["inputs"]["use"] > 75  # type: ignore[index]
-        await run(domain, "rm /h/hog")
+        await sh(domain, "rm /h/hog")
         # What virtio-mem gave goes first; what is below the memory of the start the balloon takes.
         await until(lambda: domain.require_run().balloon == 448 << 10, seconds=120)
         assert abs(await modules.total(domain) - total + 64) <= 16

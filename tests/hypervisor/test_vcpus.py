@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from corral.hypervisor.cpus import vcpus
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 
-from .life import Heard, document, end_machines, opened
+from .life import Heard, document, opened
 
 CONFIG, LIVE, MAXIMUM = DomainVcpuFlags.CONFIG, DomainVcpuFlags.LIVE, DomainVcpuFlags.MAXIMUM
 VCPUS = "<vcpu current='1'>4</vcpu><iothreads>2</iothreads>"
@@ -25,12 +25,6 @@ SINGLE = """<vcpu current='2'>4</vcpu><vcpus>
   <vcpu id='2' enabled='yes' hotpluggable='yes'/><vcpu id='3' enabled='no' hotpluggable='yes'/></vcpus>"""
 
 pytestmark = pytest.mark.qemu
-
-
-@pytest.fixture
-def directory(short_path: Path) -> Iterator[Path]:
-    yield short_path
-    end_machines(short_path)
 
 
 @pytest.fixture

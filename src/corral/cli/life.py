@@ -71,42 +71,24 @@ def kill(
     names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
 ) -> None:
     """Turn machines off at once, as pulling the plug would."""
-    _each(
-        connect,
-        _chosen(names, everything, *RUNNING),
-        output,
-        "turning off",
-        lambda domain: domain.destroy(),
-        goal="off",
-    )
+    chosen = _chosen(names, everything, *RUNNING)
+    _each(connect, chosen, output, "turning off", lambda domain: domain.destroy(), goal="off")
 
 
 def pause(
     names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
 ) -> None:
     """Halt machines' CPUs; they keep their memory."""
-    _each(
-        connect,
-        _chosen(names, everything, "running"),
-        output,
-        "pausing",
-        lambda domain: domain.suspend(),
-        goal="paused",
-    )
+    chosen = _chosen(names, everything, "running")
+    _each(connect, chosen, output, "pausing", lambda domain: domain.suspend(), goal="paused")
 
 
 def resume(
     names: SomeNames = None, everything: Every = False, connect: Connect = None, output: Format = Output.table
 ) -> None:
     """Let paused machines go on."""
-    _each(
-        connect,
-        _chosen(names, everything, "paused"),
-        output,
-        "resuming",
-        lambda domain: domain.resume(),
-        goal="running",
-    )
+    chosen = _chosen(names, everything, "paused")
+    _each(connect, chosen, output, "resuming", lambda domain: domain.resume(), goal="running")
 
 
 def restart(

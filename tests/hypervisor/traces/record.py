@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.hypervisor.inside import guest, sh
 from tests.hypervisor.life import end_machines, until
-from tests.hypervisor.test_guest_vcpus import guest, run
 from tests.hypervisor.test_scaling import BUSY, CALM, keep
 
 from corral.hypervisor.scaling import autoscaler
@@ -51,9 +51,9 @@ async def record(name: str, host_bound: int) -> None:
             async with guest(Path(directory), most=2) as (domain, _):
                 policy = {"min": 1, "max": 2, "target": 60}
                 await keep(domain, vcpus=policy, host_bound=host_bound, **PACE)
-                await run(domain, BUSY)
+                await sh(domain, BUSY)
                 await asyncio.sleep(20)
-                await run(domain, CALM)
+                await sh(domain, CALM)
                 with contextlib.suppress(TimeoutError):
                     grew = any(each["verdict"] == "up" for each in rounds)
                     await until(lambda: any(each["verdict"] == "down" for each in rounds), seconds=100 if grew else 20)
