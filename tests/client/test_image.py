@@ -39,6 +39,7 @@ def test_told_by_its_first_bytes(short_path: Path, name: str, content: bytes, ki
         ("a.vmdk", b"KDMV" + bytes(508), "VMware", "qemu-img convert -f vmdk -O qcow2"),
         ("a.img", bytes(64) + b"\x7f\x10\xda\xbe" + bytes(444), "VirtualBox", "convert -f vdi"),
         ("a.vhdx", b"vhdxfile" + bytes(504), "Hyper-V", "convert -f vhdx"),
+        ("a.qcow2", b"KDMV" + bytes(508), "VMware", "'a-converted.qcow2' makes a disk"),
         ("a.qcow2", bytes(512), r"is called \.qcow2 but is none", r"\.img"),
         ("a.img.xz", b"\xfd7zXZ\0" + bytes(506), "packed with xz", "unxz"),
     ],

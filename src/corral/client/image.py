@@ -108,6 +108,8 @@ def _kind(name: str, start: bytes, is_cd: bool) -> Kind:
     for at, magic, kind, what in FOREIGN:
         if start[at:].startswith(magic):
             new = Path(name).with_suffix(".qcow2").name
+            if new == Path(name).name:  # a foreign disk that is called as if it were one of ours
+                new = f"{Path(name).stem}-converted.qcow2"
             raise InvalidArgument(
                 f"image {name} is {what}",
                 hint=f"qemu-img convert -f {kind} -O qcow2 '{name}' '{new}' makes a disk of it",
