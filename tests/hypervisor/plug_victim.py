@@ -2,13 +2,14 @@
 
 `plug_victim.py DIRECTORY CACHE CALL N`: starts the machine of `machine.xml`, does CALL with the device of `device.xml`,
 dies before its Nth step; prints `acknowledged` when the call came back first, and dies then. What QEMU had before the
-device came is left in `before.json`, the document of then in `before.xml`.
+device came is left in `before.json`, with the document's aliases and the files of the machine's directory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -34,13 +35,13 @@ def die() -> None:
 
 
 def arm(step: int) -> None:
-    """Make the Nth step from now deadly: commands of the monitor, transactions of the store."""
+    """Make the Nth step from now deadly: commands of the monitor, but a person's, and transactions of the store."""
     count = 0
 
     def deadly(original: Any) -> Any:
         async def run(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
-            count += 1
+            count += args[1:2] != ("human-monitor-command",)
             if count == step:
                 die()
             return await original(*args, **kwargs)
@@ -57,8 +58,9 @@ async def main(directory: Path, cache: Path, call: str, step: int) -> None:
     domain = hypervisor.lookup_by_name("a")
     await domain.create()
     await domain.suspend()  # firmware that scans the bus moves trays
-    (directory / "before.json").write_text(plugs.shown(await plugs.view(domain)))
-    (directory / "before.xml").write_text(domain.xml())
+    view, files = await plugs.view(domain), domain.require_run().directory.iterdir()
+    before = {"view": view, "devices": view["devices"], "aliases": plugs.ALIAS.findall(domain.xml())}
+    (directory / "before.json").write_text(json.dumps({**before, "files": sorted(path.name for path in files)}))
     xml = (directory / "device.xml").read_text()
     if call != "plug":
         await hotplug.attach(domain, xml, LIVE)

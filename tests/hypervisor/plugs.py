@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from corral.hypervisor.domain import Domain
 CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>"
 
 MEGABYTE = "<size unit='M'>1</size>"
+ALIAS = re.compile("<alias name='(.*?)'")
 SHARED = f"corral-plug-{os.getpid()}"
 ANY_PORT = "<source mode='bind' host='127.0.0.1' service='0'/>"
 
@@ -79,7 +79,3 @@ async def view(domain: Domain) -> dict[str, Any]:
         "chardevs": sorted(each["label"] for each in await ask("query-chardev")),
         "netdevs": sorted(re.findall(r"(host\w+): index=", network)),
     }
-
-
-def shown(view: dict[str, Any]) -> str:
-    return json.dumps(view, indent=1)

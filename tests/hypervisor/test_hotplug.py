@@ -475,12 +475,17 @@ async def test_what_is_no_iso(host: Host, short_path: Path) -> None:
 
 
 async def taken_out(domain: Domain, xml: str, flags: int) -> None:
-    """Unplug; what only a guest lets go of, QEMU takes out at a reset."""
-    run = domain.require_run()
+    """Unplug, with the guest's part done as the ACPI tables of a `pc` do it: slots told at 0xae04, ejected at 0xae08.
+
+    Not by a reset, at which QEMU, too, takes out what it has asked for: 10.0 ends there if that is a serial port.
+    """
+    monitor = domain.require_run().require_machine().monitor
     going = asyncio.ensure_future(hotplug.detach(domain, xml, flags))
-    done, _ = await asyncio.wait([going], timeout=0.7)
-    if not done:
-        await run.require_machine().monitor.execute("system_reset")
+    while not going.done():
+        slots = (await monitor.human("i /wx 0xae04")).split("=")[1].strip()
+        if int(slots, 16):
+            await monitor.human(f"o /w 0xae08 {slots}")
+        await asyncio.wait([going], timeout=0.05)
     await going
 
 

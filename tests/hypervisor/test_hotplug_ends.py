@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.hypervisor import life, plugs
 from tests.hypervisor.test_hotplug import BOTH, LIVE, Host, documents, killed, machine, refuse_one, taken_out
 
 from corral.errors import CorralError, HostError, NoSecret
+from corral.hypervisor.domain import Domain
 from corral.hypervisor.hotplug import hotplug
 from labs import netns, tgt, virtiofsd
 from labs.netns import Namespace
@@ -36,7 +37,7 @@ SECRET = "00000000-0000-4000-8000-0000000000c4"
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 SHARING = machine().replace("<os>", f"{SHARED}<os>", 1)
 PASSWORD = b"twelve-letters"
-ALIAS = re.compile("<alias name='(.*?)'")
+PASST, VIRTIOFS = "<backend type='passt'/>", "<driver type='virtiofs'/>"
 KINDS = (
     "user card with passt",
     "card on a tap",
@@ -96,7 +97,7 @@ class Ends:
         directory = f"<binary path='{virtiofsd.program()}'><sandbox mode='chroot'/></binary>"
         hostdev = f"<source protocol='iscsi' name='{tgt.IQN}/1'><host name='127.0.0.1' port='{self.target.port}'/>"
         cards = (
-            self.card("user", "<backend type='passt'/>", forward),
+            self.card("user", PASST, forward),
             self.card("ethernet", "<target dev='tap7'/>"),
             self.card("bridge", bridge),
             self.card("bridge", bridge, limits),
@@ -108,8 +109,7 @@ class Ends:
             self.card("udp", f"<source address='127.0.0.1' port='5561'>{local}</source>"),
         )
         others = (
-            f"<filesystem><driver type='virtiofs'/>{directory}<source dir='{self.directory}'/>"
-            "<target dir='late'/></filesystem>",
+            f"<filesystem>{VIRTIOFS}{directory}<source dir='{self.directory}'/><target dir='late'/></filesystem>",
             self.lun("disk"),
             self.lun("lun"),
             self.lun("lun", guarded=True),
@@ -164,12 +164,23 @@ async def unchanged(ends: Ends, host: Host, before: object) -> None:
     assert not host.domain.require_run().servers
 
 
-def left(ends: Ends, host: Host) -> tuple[set[str], list[str], str]:
-    """What a plug may leave on the host: links, files of the machine and its servers, sessions with the target."""
+def left(ends: Ends, host: Host) -> tuple[set[str], list[str], str, list[str]]:
+    """What a plug may leave on the host: links, files of the machine, sessions with the target, programs beside it."""
     run = host.domain.require_run()
     sessions = ends.target.admin("--op", "show", "--mode", "conn", "--tid", "1")
     files = sorted(path.name for path in run.directory.iterdir())
-    return ends.namespace.links(), files, sessions
+    return ends.namespace.links(), files, sessions, programs()
+
+
+def programs() -> list[str]:
+    """The programs of this network namespace that serve machines: passt, with the ports that it forwards, virtiofsd."""
+    ours, found = Path("/proc/thread-self/ns/net").readlink(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name = (process / "comm").read_text().strip()
+            if name.startswith(("passt", "virtiofsd")) and (process / "ns/net").readlink() == ours:
+                found.append(name)
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -224,14 +235,11 @@ async def test_a_daemon_killed(kind: str, call: str, short_path: Path, ends: End
     image.write_bytes(b"\0" * 65536)
     xml = {**plugs.kinds(image), **ends.kinds()}[kind]
     removable = kind != "memory"  # from which only a guest can part
-    machine = SHARING
-    if kind == "scsi disk and its controller":  # which stays when the disk goes
-        machine = SHARING.replace("<devices>", "<devices><controller type='scsi' index='1' model='virtio-scsi'/>", 1)
     try:
         for step in range(1, 40):
             directory = short_path / str(step)
-            acknowledged = await killed(directory, call, step, xml, machine)
-            await _goes_on(directory, xml, ends, removable, acknowledged and call == "plug")
+            acknowledged = await killed(directory, call, step, xml, SHARING)
+            await _goes_on(directory, xml, ends, removable, "plugged" if acknowledged and call == "plug" else call)
             life.end_machines(directory)
             if acknowledged:
                 break
@@ -240,23 +248,43 @@ async def test_a_daemon_killed(kind: str, call: str, short_path: Path, ends: End
     assert acknowledged and step > 3
 
 
-async def _goes_on(directory: Path, xml: str, ends: Ends, removable: bool, there: bool) -> None:
-    """The documents are what QEMU has; what is there can be taken out, what is not can be plugged."""
+def controllers(domain: Domain) -> set[str]:
+    """The aliases of the controllers that the running machine's document has."""
+    return {each.alias.name for each in domain.require_run().live.document.devices.controllers if each.alias}
+
+
+async def _goes_on(directory: Path, xml: str, ends: Ends, removable: bool, deed: str) -> None:
+    """The documents are what QEMU has; what is there can be taken out, what is not can be plugged; no end stays.
+
+    A controller that a device brought along comes with it or not at all, and stays when it goes.
+    """
     before = json.loads((directory / "before.json").read_text())
+
+    def added(things: Iterable[str], what: str) -> set[str]:
+        return set(things) - set(before[what])
+
     async with life.opened(directory) as (hypervisor, heard):
         host = Host(hypervisor, heard, directory)
         domain = host.domain
         live, base, _config, stored = await documents(domain)
         assert stored[0] == live and stored[1] == base and stored[3] is None
         view = await plugs.view(domain)
-        plugged = set(view["devices"]) - set(before["devices"])
-        assert plugged == set(ALIAS.findall(live)) - set(ALIAS.findall((directory / "before.xml").read_text()))
-        assert there <= bool(plugged)
-        if not plugged:
-            assert view == before
+        plugged = added(view["devices"], "devices")
+        assert plugged == added(plugs.ALIAS.findall(live), "aliases")
+        brought = plugged & controllers(domain) if "<controller" not in xml else set()
+        there = plugged != brought
+        assert there or deed != "plugged"
+        if not there:
+            assert not brought or deed == "unplug"
+            assert view == {**before["view"], "devices": sorted({*before["devices"], *brought})}
+            await unchanged(ends, host, (netns.LINKS, before["files"], "", []))
             await hotplug.attach(domain, xml, LIVE)
+        assert bool(programs()) == (PASST in xml or VIRTIOFS in xml)
         if removable:
             await taken_out(domain, xml, LIVE)
-            assert await plugs.view(domain) == before
-            assert ends.namespace.links() == netns.LINKS
-            assert not domain.require_run().servers
+            brought = added(controllers(domain), "aliases")
+            view = await plugs.view(domain)
+            assert brought == added(view["devices"], "devices") == added(plugs.ALIAS.findall(domain.xml()), "aliases")
+            assert view == {**before["view"], "devices": view["devices"]}
+            assert not brought or "<controller" not in xml
+            await unchanged(ends, host, (netns.LINKS, before["files"], "", []))

@@ -237,7 +237,7 @@ async def clear_away(domain: Domain, run: Run) -> None:
         await run.agent.close()
     await reservations.end(run)
     await servers.end(run)
-    await asyncio.to_thread(host_devices.release, run.lent or run.live.document.devices.hostdevs)
+    await asyncio.to_thread(host_devices.release, run.lent or run.live.document.devices.hostdevs, domain)
     await asyncio.to_thread(shutil.rmtree, run.directory, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from corral.constants import DomainPausedReason, DomainShutoffReason, DomainStat
 from corral.errors import CorralError, HostError
 from corral.hypervisor import ending, events, reactions
 from corral.hypervisor.cpus import vcpus
-from corral.hypervisor.devices import links, usb
+from corral.hypervisor.devices import links, servers, usb
 from corral.hypervisor.disks import images, reservations
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.guest import guest_agent, sleeping
@@ -28,7 +28,6 @@ from corral.hypervisor.hotplug import plug_recovery
 from corral.hypervisor.lifecycle import END_CAUSES, Cause, State, found_again
 from corral.hypervisor.memory import memory_devices
 from corral.hypervisor.run import Run
-from corral.network import passt
 from corral.qemu.machine import Machine
 from corral.qemu.process import Process, find_by_marker, last_words
 
@@ -322,5 +321,5 @@ def _sweep(hypervisor: Hypervisor) -> None:
     ours = {domain.run.directory.name for domain in hypervisor.domains() if domain.run is not None}
     for entry in hypervisor.settings.run.glob("d[0-9]*"):
         if entry.is_dir() and entry.name not in ours and entry.name[1:].isdigit():
-            passt.dismiss_all(entry)
+            servers.sweep(entry)
             shutil.rmtree(entry, ignore_errors=True)

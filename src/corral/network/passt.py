@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from corral.errors import ConfigUnsupported, HostError
+from corral.host import one_client
 from corral.host.account import Account
 from corral.model.devices.interface import Interface, PortForward, PortRange
 
@@ -87,8 +87,7 @@ def start(interface: Interface, *, listen: Path, account: Account | None) -> Non
     program = find()
     if program is None:
         raise ConfigUnsupported("passt is not installed", hint="apt-get install passt, or leave <backend> out")
-    for old in (listen, pid_file(listen)):
-        old.unlink(missing_ok=True)
+    dismiss(listen)  # one that a daemon started and died
     try:
         done = subprocess.run(
             [program, *arguments(interface, listen=listen, account=account)],
@@ -111,21 +110,16 @@ def start(interface: Interface, *, listen: Path, account: Account | None) -> Non
 
 def dismiss(listen: Path) -> None:
     """End a passt to which no QEMU is connected any more: its one client comes, and goes. Its files go, too."""
-    with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-        directory = os.open(listen.parent, os.O_PATH | os.O_CLOEXEC)  # the whole name may be too long for a socket's
-        stack.callback(os.close, directory)
-        client = stack.enter_context(socket.socket(socket.AF_UNIX))
-        client.settimeout(1)
-        client.connect(f"/proc/self/fd/{directory}/{listen.name}")
-    for file in (listen, pid_file(listen)):
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)
+    one_client.dismiss(listen)
+    with contextlib.suppress(OSError):
+        pid_file(listen).unlink(missing_ok=True)
 
 
-def dismiss_all(directory: Path) -> None:
-    """End all that listen in a machine's directory, when it has no QEMU any more."""
+def dismiss_all(directory: Path, besides: Container[Path] = ()) -> None:
+    """End all that listen in a machine's directory, `besides` some, to which no QEMU comes any more."""
     for listen in directory.glob("passt-*.sock"):
-        dismiss(listen)
+        if listen not in besides:
+            dismiss(listen)
 
 
 def _words(text: str) -> str:

@@ -98,29 +98,32 @@ def claim(devices: Iterable[Device], domain: Domain) -> None:
     claimed: list[PCIHostdev] = []
     try:
         for device in _functions(devices):
-            _refuse_twice(device, domain)
+            if (other := _lent_to(device, domain)) is not None:
+                raise HostError(f"PCI device {device.source.address} is in use by domain '{other.name}'")
             file = vfio.claim(str(device.source.address), managed=device.managed == "yes")
             claimed.append(device)
             if domain.hypervisor.account is not None:
                 os.chown(file, domain.hypervisor.account.uid, -1)
     except BaseException:
-        release(claimed)
+        release(claimed, domain)
         raise
 
 
-def _refuse_twice(device: PCIHostdev, domain: Domain) -> None:
+def _lent_to(device: PCIHostdev, domain: Domain) -> Domain | None:
+    """The other domain that runs with a function."""
     for other in domain.hypervisor.domains():
         if other.run is None or other is domain:
             continue
         for lent in _functions(other.run.live.document.devices.hostdevs):
             if str(lent.source.address) == str(device.source.address):
-                raise HostError(f"PCI device {device.source.address} is in use by domain '{other.name}'")
+                return other
+    return None
 
 
-def release(devices: Iterable[Device]) -> None:
-    """Give managed functions back to the host's drivers; never raises."""
+def release(devices: Iterable[Device], domain: Domain) -> None:
+    """Give managed functions back to the host's drivers, those that another domain has excepted; never raises."""
     for device in _functions(devices):
-        if device.managed == "yes":
+        if device.managed == "yes" and _lent_to(device, domain) is None:
             try:
                 vfio.release(str(device.source.address))
             except CorralError as error:

@@ -53,25 +53,27 @@ async def opened(domain: Domain, run: Run, interfaces: Iterable[Interface]) -> A
     """
     cards = [each for each in interfaces if each.passt or each.type in LINKS]
     fds: Descriptors = {}
+    made: list[Interface] = []  # a link whose name another has is the other's
     try:
         try:
             for interface in cards:
-                await _open(domain, run, interface, fds)
+                await _open(domain, run, interface, fds, made)
             yield fds
         finally:
             for fd in fds.values():  # before what limits a tap is looked for: the tap goes with its last descriptor
                 os.close(fd)
     except BaseException:
-        await asyncio.shield(asyncio.ensure_future(release(domain, run, cards)))
+        await asyncio.shield(asyncio.ensure_future(release(domain, run, made)))
         raise
 
 
-async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors) -> None:
+async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors, made: list[Interface]) -> None:
     from corral.model.devices.interface import InterfaceTarget
     from corral.qemu.devices.interface import descriptors
 
     assert interface.alias is not None
     if interface.passt:
+        made.append(interface)
         await start_passt(domain, run, interface)
         return
     names = descriptors(interface, vhost=vhost_offered(_vhost_device(interface)))
@@ -79,8 +81,10 @@ async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors
     if interface.type == "direct":
         name = await _note_macvtap(domain, run, interface, given)
         interface.target = InterfaceTarget(dev=name)
+        made.append(interface)
         await _in_thread(_open_macvtap, interface, name, names, fds)
     else:
+        made.append(interface)
         bridge = interface.source.bridge if interface.source is not None else None
         name = await _in_thread(_open_tap, interface, given, bridge, names, fds)
         interface.target = interface.target or InterfaceTarget(dev=name)
@@ -237,16 +241,18 @@ async def _restart_passt(domain: Domain, run: Run, alias: str) -> None:
     from corral.qemu.devices.interface import can_reconnect
 
     await asyncio.sleep(PASST_PAUSE)
-    card = device_set.by_alias(run.live.document, alias)
-    if domain.run is not run or run.ending or not isinstance(card, Interface):
-        return
-    binary = await domain.hypervisor.offer.binary(run.live.document.devices.emulator)
-    if not can_reconnect(binary):
-        log.warning("domain %s: the passt of card '%s' has ended; detach and attach the card", domain.name, alias)
-        return
-    log.warning("domain %s: the passt of card '%s' has ended and is started again", domain.name, alias)
     try:
-        await start_passt(domain, run, card)
+        async with domain.jobs.hold("start passt again"):  # the card may be on its way out, or another in its place
+            card = device_set.by_alias(run.live.document, alias)
+            if domain.run is not run or run.ending or not isinstance(card, Interface) or alias in run.passts:
+                return
+            binary = await domain.hypervisor.offer.binary(run.live.document.devices.emulator)
+            if not can_reconnect(binary):
+                why = "has ended; detach and attach the card"
+                log.warning("domain %s: the passt of card '%s' %s", domain.name, alias, why)
+                return
+            log.warning("domain %s: the passt of card '%s' has ended and is started again", domain.name, alias)
+            await start_passt(domain, run, card)
     except CorralError as error:
         log.error("domain %s: card '%s' has no passt: %s", domain.name, alias, error)
 
@@ -331,6 +337,15 @@ def _dismiss_passts(run: Run, interfaces: Iterable[Interface] | None) -> None:
             passt.dismiss(passt_socket(card, run.directory))
 
 
+def _dismiss_strangers(run: Run) -> None:
+    """End the passt of a plug that was not even noted."""
+    from corral.network import passt
+    from corral.qemu.devices.interface import passt_socket
+
+    cards = run.live.document.devices.interfaces
+    passt.dismiss_all(run.directory, [passt_socket(card, run.directory) for card in cards if card.passt])
+
+
 def _forget_limits() -> None:
     """Remove the helpers of limited links that are gone."""
     from corral.host.interfaces import SERVING
@@ -372,7 +387,7 @@ async def take_up(domain: Domain, run: Run) -> None:
 
 
 async def sweep(hypervisor: Hypervisor) -> None:
-    """Remove macvtaps of runs that are over, and those that a plug has left behind."""
+    """Remove macvtaps of runs that are over, and those, and passts, that a plug has left behind."""
     runs = {domain.run.id: domain.run for domain in hypervisor.domains() if domain.run is not None}
     for key, note in (await hypervisor.store.metas(_NOTE)).items():
         macvtaps = json.loads(note)
@@ -385,4 +400,6 @@ async def sweep(hypervisor: Hypervisor) -> None:
             await _remove(hypervisor, int(key.removeprefix(_NOTE)), going, kept)
         if run is not None:
             run.macvtaps = kept
+    for run in runs.values():
+        await asyncio.to_thread(_dismiss_strangers, run)
     await asyncio.to_thread(_forget_limits)

@@ -7,6 +7,7 @@ write, beside the run's directory, so that a later daemon ends what an earlier o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.errors import ConfigUnsupported, HostError
-from corral.host import virtiofsd
+from corral.host import one_client, virtiofsd
 from corral.hypervisor.devices import tpm_state
 from corral.qemu.process import Process
 
@@ -125,7 +126,8 @@ def _swtpm(domain: Domain, device: TPM, backend: EmulatorBackend) -> Server:
 async def start(domain: Domain, run: Run, servers: Iterable[Server]) -> None:
     """Start them, each waiting for QEMU on its socket; what they say is in logs of their own beside the machine's."""
     for server in servers:
-        listener = _listen(run.directory / server.socket, domain.hypervisor.account)
+        place = run.directory / server.socket
+        listener = _listen(place, domain.hypervisor.account)
         try:
             process = await Process.spawn(
                 [word.replace("{fd}", str(listener.fileno())) for word in server.argv],
@@ -134,6 +136,9 @@ async def start(domain: Domain, run: Run, servers: Iterable[Server]) -> None:
                 account=server.account,
                 cwd=server.cwd,
             )
+        except BaseException:
+            place.unlink(missing_ok=True)
+            raise
         finally:
             listener.close()
         run.servers[server.alias] = process
@@ -155,20 +160,27 @@ def _listen(path: Path, account: Account | None) -> socket.socket:
     return listener
 
 
-def _list_of(run: Run) -> Path:
-    return run.directory.with_name(f"{run.directory.name}.servers")
+def sweep(directory: Path) -> None:
+    """End what still waits in the directory of a run that is over, or never came to be, for a QEMU to come."""
+    for listen in directory.glob("*.sock"):
+        one_client.dismiss(listen)
+    _list_of(directory).unlink(missing_ok=True)
+
+
+def _list_of(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.servers")
 
 
 def _note(run: Run) -> None:
     """Write down who runs, for a daemon that comes after us."""
     facts = {alias: (process.pid, process.start_time) for alias, process in run.servers.items() if not process.ended}
-    _list_of(run).write_text(json.dumps(facts))
+    _list_of(run.directory).write_text(json.dumps(facts))
 
 
 def _adopt(run: Run) -> None:
     """Those that an earlier daemon started."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        for alias, (pid, start) in json.loads(_list_of(run).read_text()).items():
+        for alias, (pid, start) in json.loads(_list_of(run.directory).read_text()).items():
             if alias not in run.servers:
                 with contextlib.suppress(HostError):
                     run.servers[alias] = Process.adopt(pid, start)
@@ -184,11 +196,12 @@ async def end(run: Run, alias: str | None = None) -> None:
             await process.wait(END_TIMEOUT)
         except TimeoutError:
             process.kill()
-        (run.directory / f"{name}.sock").unlink(missing_ok=True)
+    if alias is not None:  # one that was started and not yet written down, too
+        await asyncio.to_thread(one_client.dismiss, run.directory / f"{alias}.sock")
     try:
         if run.servers:
             _note(run)
         else:
-            _list_of(run).unlink(missing_ok=True)
+            _list_of(run.directory).unlink(missing_ok=True)
     except OSError as error:
-        log.warning("%s: %s", _list_of(run), error)
+        log.warning("%s: %s", _list_of(run.directory), error)

@@ -118,7 +118,8 @@ async def run_plug(
                 raise
     except BaseException:
         hypervisor.images.release_paths(domain.uuid, paths)
-        await _end_servers(run, plug.devices)
+        if not any(each.devices == tuple(plug.devices) for each in run.leftovers):  # which keep what they have
+            await unplug.give_back(domain, run, plug.devices)
         await _strike_out(domain, run)
         raise
     memory_devices.counted(run, plug.devices, 1)
@@ -245,15 +246,6 @@ async def _undo(domain: Domain, run: Run, parts: Sequence[Part], devices: Sequen
     except CorralError as error:
         log.warning("domain %s: part of a plug that failed is still there: %s", domain.name, error)
         run.leftovers.append(Leftover(tuple(parts), tuple(devices)))
-
-
-async def _end_servers(run: Run, devices: Sequence[Device]) -> None:
-    """Nobody needs what devices had on the host that are not there; what the guest has yet to let go of keeps it."""
-    if not run.leftovers:
-        await asyncio.to_thread(host_devices.release, devices)
-        for device in devices:
-            if device.alias is not None and device.alias.name in run.servers:
-                await servers.end(run, device.alias.name)
 
 
 async def _strike_out(domain: Domain, run: Run) -> None:

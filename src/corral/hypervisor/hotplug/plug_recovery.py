@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError
+from corral.hypervisor.devices import links
 from corral.hypervisor.disks import images, media
 from corral.hypervisor.hotplug import hotplug, plug, unplug
 from corral.hypervisor.hotplug.device_changes import Change, Note, machinery, write
@@ -28,22 +29,16 @@ log = logging.getLogger(__name__)
 async def reconcile(domain: Domain, run: Run, machine: Machine) -> None:
     """Bring the documents of a machine that was found again to what QEMU has; the daemon has just begun."""
     try:
-        there = await peripherals(machine)
+        there = await unplug.peripherals(machine)
         text = await domain.hypervisor.store.plug(run.id)
         if text is not None:
             await _end(domain, run, machine, Note.from_json(text), there)
-            there = await peripherals(machine)
+            there = await unplug.peripherals(machine)
         for alias in await _missing(domain, run, there):
             log.info("domain %s: device '%s' was let go of while no daemon ran", domain.name, alias)
             await unplug.forget(domain, run, alias)
     except CorralError:
         log.exception("domain %s: its devices cannot be compared with its document", domain.name)
-
-
-async def peripherals(machine: Machine) -> frozenset[str]:
-    """The ids of the devices that QEMU was given."""
-    children = await machine.monitor.execute("qom-list", {"path": "/machine/peripheral"})
-    return frozenset(str(each["name"]) for each in children if str(each.get("type", "")).startswith("child<"))
 
 
 async def _missing(domain: Domain, run: Run, there: Iterable[str]) -> list[str]:
@@ -78,17 +73,20 @@ async def _end(domain: Domain, run: Run, machine: Machine, note: Note, there: fr
 
 async def _end_plug(domain: Domain, run: Run, note: Note, there: frozenset[str]) -> None:
     from corral.model import device_set
+    from corral.model.devices.interface import Interface
     from corral.qemu import plugging
 
     if device_set.by_alias(run.live.document, note.alias) is not None:
         await domain.hypervisor.store.end_plug(run.id)
         return
+    devices = [device_set.read_device(live) for live, _ in note.devices]
     if any(kind == "device" and name not in there for kind, name in note.parts):
         log.info("domain %s: the plug of device '%s' was not complete, taking it out", domain.name, note.alias)
         await _take_out(run, note.parts)
+        await links.release(domain, run, [each for each in devices if isinstance(each, Interface)])
+        await unplug.give_back(domain, run, devices)
         await domain.hypervisor.store.end_plug(run.id)
         return
-    devices = [device_set.read_device(live) for live, _ in note.devices]
     plain = [device_set.read_device(base) for _, base in note.devices]
     for device in devices:
         for name, arguments in plugging.after(device):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from corral.hypervisor.domain import Domain
-    from corral.hypervisor.run import Run
+    from corral.hypervisor.run import Leftover, Run
     from corral.model.devices.device import Device
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.machine import Machine
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 UNPLUG_TIMEOUT = 10.0
 #: Seconds that one gets to let go of a device whose plug failed.
 UNDO_TIMEOUT = 3.0
+
+#: Seconds between looks whether a device is gone of which QEMU does not tell: of USB controllers 10.0 never does.
+LOOK = 0.5
 
 #: What QEMU says while the guest has not yet answered an earlier request.
 _UNDER_WAY = "in the process of unplug"
@@ -119,10 +122,12 @@ async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) 
                 raise OperationUnsupported(f"this QEMU cannot unplug device '{alias}': {error.description}") from error
             if _UNDER_WAY not in error.description:
                 raise
-        await asyncio.wait((answer, machine.end), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        gone = await _answered(machine, alias, answer, timeout)
         if not answer.done():
             if machine.end.done():
                 raise OperationAborted(f"the machine ended while device '{alias}' was taken out")
+            if gone:
+                return
             raise OperationTimeout(
                 f"the guest has not let go of device '{alias}' in {timeout:g} s and still has it",
                 hint="it may be busy or not running yet; try again",
@@ -131,6 +136,26 @@ async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) 
             raise OperationFailed(f"unplug of device was rejected by the guest: {reason}")
     finally:
         answers.forget(run, alias)
+
+
+async def _answered(machine: Machine, alias: str, answer: asyncio.Future[str], timeout: float) -> bool:
+    """Wait for the guest's answer, the machine's end, or the device's; whether it is QEMU that has it no more."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + timeout
+    while (left := deadline - clock()) > 0:
+        waited = (answer, machine.end)
+        done, _ = await asyncio.wait(waited, timeout=min(left, LOOK), return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return False
+        if alias not in await peripherals(machine):
+            return not answer.done()
+    return False
+
+
+async def peripherals(machine: Machine) -> frozenset[str]:
+    """The ids of the devices that QEMU was given."""
+    children = await machine.monitor.execute("qom-list", {"path": "/machine/peripheral"})
+    return frozenset(str(each["name"]) for each in children if str(each.get("type", "")).startswith("child<"))
 
 
 async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | None) -> None:
@@ -152,13 +177,20 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
         await agent.close()
     if isinstance(device, Interface):
         await links.release(domain, run, [device])
-    await servers.end(run, alias)
-    await asyncio.to_thread(host_devices.release, [device])
+    await give_back(domain, run, [device])
     if session := run.sessions.pop(alias, None):
         session.close()
     await write(domain, run, Change(live=without(device), base=without(device), config=config))
     memory_devices.counted(run, [device], -1)
     domain.hypervisor.events.emit(events.DeviceRemoved(domain.identity(), alias))
+
+
+async def give_back(domain: Domain, run: Run, devices: Sequence[Device]) -> None:
+    """What the host had for devices which QEMU has no more: servers, and the functions that were lent."""
+    for device in devices:
+        if device.alias is not None:
+            await servers.end(run, device.alias.name)
+    await asyncio.to_thread(host_devices.release, devices, domain)
 
 
 def without(device: Device) -> Edit:
@@ -183,7 +215,7 @@ def device_deleted(domain: Domain, run: Run, alias: str) -> None:
     leftover = next((each for each in run.leftovers if any(part.id == alias for part in each.parts)), None)
     if leftover is not None:
         run.leftovers.remove(leftover)
-        domain.hypervisor.spawn(_clear(domain, run, leftover.parts))
+        domain.hypervisor.spawn(_clear(domain, run, leftover))
     elif device_set.by_alias(run.live.document, alias) is not None:
         domain.hypervisor.spawn(_gone(domain, run, alias))
 
@@ -194,11 +226,12 @@ def unplug_refused(domain: Domain, run: Run, alias: str) -> None:
     domain.hypervisor.events.emit(events.DeviceRemovalFailed(domain.identity(), alias))
 
 
-async def _clear(domain: Domain, run: Run, parts: Sequence[Part]) -> None:
+async def _clear(domain: Domain, run: Run, leftover: Leftover) -> None:
     """The rest of a plug that failed, now that the guest has let go."""
     async with domain.jobs.hold("undo a plug"):
         if domain.run is run and run.machine is not None:
-            await take_out(run, parts)
+            await take_out(run, leftover.parts)
+            await give_back(domain, run, leftover.devices)
 
 
 async def _gone(domain: Domain, run: Run, alias: str) -> None:
