@@ -82,14 +82,12 @@ def password(
     new = _ask(name)
 
     async def body() -> list[Literal["spice", "vnc"]]:
-        from corral.client import displays
         from corral.client.host import connect as open_host
 
         async with open_host(connect) as host:
             domain = await find(host, name)
-            config = False if now else None
-            return await displays.set_password(
-                domain, new, kind=kind, valid_to=until, connected=connected, config=config
+            return await domain.set_display_password(
+                new, kind=kind, valid_to=until, connected=connected, config=False if now else None
             )
 
     changed = " and ".join(each.upper() for each in run(body()))

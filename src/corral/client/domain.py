@@ -278,7 +278,7 @@ class Domain:
         )
 
     async def disk_size(self, target: str) -> int:
-        """How many bytes the guest sees of a disk; 0 for an empty drive."""
+        """How many bytes the guest sees of a disk; InvalidArgument for an empty drive."""
         return int((await self._call("domain_get_block_info", path=target, flags=0)).capacity)
 
     async def resize_disk(self, target: str, size: int, *, shrink: bool = False) -> None:
@@ -416,15 +416,18 @@ class Domain:
         valid_to: datetime | None = None,
         connected: Literal["keep", "disconnect", "fail"] | None = None,
         config: bool | None = None,
-    ) -> None:
-        """Give its displays, or that of type `kind`, another password, good until `valid_to` (None: for ever).
+    ) -> list[Literal["spice", "vnc"]]:
+        """Give its displays, or that of type `kind`, another password, good until `valid_to` (None: for ever);
+        of which types they are.
 
         A running machine's display must have one already. `connected`: what becomes of SPICE viewers who are there.
         `config` as for `attach`.
         """
         from corral.client import displays
 
-        await displays.set_password(self, password, kind=kind, valid_to=valid_to, connected=connected, config=config)
+        return await displays.set_password(
+            self, password, kind=kind, valid_to=valid_to, connected=connected, config=config
+        )
 
     async def send_key(self, *keycodes: int, codeset: int = constants.KeycodeSet.LINUX, hold_ms: int = 0) -> None:
         """Press these keys together."""
