@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from tests.clients.beside import Said, compare, said
 
 from labs import corrald, libvirtd
 
@@ -71,7 +71,7 @@ attach-disk v DIR/e.qcow2 sdf --targetbus scsi --subdriver qcow2 --alias ua-mine
 attach-disk v DIR/e.qcow2 sdf --targetbus scsi --subdriver qcow2 --alias ua-mine --print-xml
 attach-disk v DIR/e.qcow2 sdf --targetbus scsi --subdriver qcow2 --alias ua-mine --live
 attach-disk v exp sdg --targetbus scsi --sourcetype network --source-protocol nbd --source-host-name localhost:1 --live
-dumpxml v --xpath //disk[serial|shareable|alias[@name='ua-mine']]
+dumpxml v --xpath "//disk[serial|shareable|alias[@name='ua-mine']]"
 domblkthreshold v vda 1000
 domblkthreshold v vda[1000] 1000
 domblkthreshold v vdx 1000
@@ -88,7 +88,7 @@ undefine v
 """
 
 
-def said(uri: str, directory: Path) -> list[str]:
+def session(uri: str, directory: Path) -> Said:
     """All that virsh says to the commands, with what differs from host to host taken out."""
     directory.mkdir()
     directory.chmod(0o755)
@@ -96,21 +96,7 @@ def said(uri: str, directory: Path) -> list[str]:
     for name in "abcd":
         (directory / f"{name}.img").write_bytes(bytes(1 << 20))
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", directory / "e.qcow2", "1M"], check=True)
-    lines = []
-    for command in COMMANDS.strip().splitlines():
-        words = command.replace("DIR", str(directory)).split()
-        done = subprocess.run(
-            ["virsh", "-c", uri, *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
-        output = (done.stdout + done.stderr).replace(str(directory), "DIR")
-        output = re.sub(r' index="\d+"| \(/domain\S*\)', "", output)
-        lines += [f"$ virsh {command}", *(line for line in output.splitlines() if line.strip())]
-    return lines
+    return said(uri, COMMANDS, directory, wash=lambda text: re.sub(r' index="\d+"| \(/domain\S*\)', "", text))
 
 
 @pytest.mark.beside
@@ -118,8 +104,8 @@ def test_as_with_libvirtd() -> None:
     # Direct I/O does not work everywhere that temporary files may be.
     with tempfile.TemporaryDirectory(prefix="vd", dir="/var/tmp") as name, libvirtd.running(Path(name)) as peer:
         Path(name).chmod(0o755)
-        theirs = said(peer.uri, Path(name) / "files")
+        theirs = session(peer.uri, Path(name) / "files")
     with tempfile.TemporaryDirectory(prefix="vd", dir="/var/tmp") as name, corrald.running(Path(name)) as daemon:
         Path(name).chmod(0o755)
-        ours = said(daemon.uri, Path(name) / "files")
-    assert ours == theirs
+        ours = session(daemon.uri, Path(name) / "files")
+    compare(ours, theirs)

@@ -361,7 +361,7 @@ async def test_refusals(host: Host, tmp_path: Path) -> None:
     await refused(DeviceMissing, "no target device vdx", detach(domain, plugs.disk(host.image, "vdx"), CONFIG))
     await refused(InternalError, "no device found with alias", hotplug.detach_alias(domain, "ua-none", LIVE))
     await refused(
-        OperationUnsupported,
+        ConfigUnsupported,
         "disk source can be changed only in removable drives",
         hotplug.update(domain, plugs.disk(tmp_path / "other", "vda"), LIVE),
     )

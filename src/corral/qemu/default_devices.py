@@ -97,7 +97,9 @@ def complete_disk(disk: Disk) -> None:
     if target.bus is None:
         target.bus = BUS_OF_PREFIX.get(target.dev[:2])
         if target.bus is None:
-            raise ConfigUnsupported(f"unknown bus for disk '{target.dev}'; name one with <target bus='…'/>")
+            raise XMLError(
+                f"Unknown disk name '{target.dev}' and no address specified", hint="name its bus with <target bus='…'/>"
+            )
     disk.driver = disk.driver or DiskDriver()
     disk.driver.name = disk.driver.name or "qemu"
     disk.driver.type = disk.driver.type or "raw"

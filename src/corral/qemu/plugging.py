@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from corral.errors import OperationFailed, OperationUnsupported, XMLError
+from corral.errors import OperationFailed, OperationInvalid, OperationUnsupported, XMLError
 from corral.model import device_set
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel, Serial
@@ -132,9 +132,12 @@ def refuse(live: Domain, device: Device) -> None:
             bus = device.target.bus or default_devices.BUS_OF_PREFIX.get(device.target.dev[:2])
             if bus is not None and bus not in HOTPLUG_DISK_BUSES:
                 raise OperationUnsupported(f"disk bus '{bus}' cannot be hotplugged.")
+        case Channel():
+            if any(channel.target.name == device.target.name for channel in live.devices.channels):
+                raise OperationInvalid("chardev already exists", hint=f"it is the channel '{device.target.name}'")
         case Controller():
             if any(c.type == device.type and c.index == device.index for c in live.devices.controllers):
-                raise OperationFailed(f"controller index='{device.index}' already exists")
+                raise OperationFailed(f"target {device.type}:{device.index} already exists")
             usb = device.type == "usb" and device.model in ("qemu-xhci", "nec-xhci")
             if device.type not in ("scsi", "virtio-serial") and not usb:
                 raise OperationUnsupported(f"'{device.type}' controller cannot be hot plugged.")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainModificationImpact, DomainState, DomainVcpuFlags, ErrorDomain
 from corral.errors import (
+    ConfigUnsupported,
     CorralError,
-    InternalError,
     InvalidArgument,
     OperationFailed,
     OperationInvalid,
@@ -157,9 +157,9 @@ async def _set_live(domain: Domain, count: int) -> int:
         return count
     removable = [state.id for state in reversed(states) if state.enabled == "yes" and state.hotpluggable == "yes"]
     if len(removable) < len(present) - count:
-        raise InternalError(
-            "failed to find appropriate hotpluggable vcpus to reach the desired target vcpu count"
-            f" ({len(present) - len(removable)} were there when the machine started and stay)"
+        raise ConfigUnsupported(
+            "failed to find appropriate hotpluggable vcpus to reach the desired target vcpu count",
+            hint=f"{len(present) - len(removable)} were there when the machine started, and stay until it stops",
         )
     return await _change(domain, [], removable[: len(present) - count])
 
@@ -276,7 +276,10 @@ async def plug_before_start(document: DomainDocument, machine: Machine) -> None:
 
 async def _unplug(domain: Domain, run: Run, machine: Machine, slots: list[Slot], number: int) -> None:
     if vcpus.states(run.live.document)[number].hotpluggable != "yes":
-        raise OperationUnsupported(f"vcpu '{number}' can't be unplugged: it was there when the machine started")
+        raise OperationUnsupported(
+            f"vcpu '{number}' can't be unplugged",
+            hint="it was there when the machine started, and stays until it stops",
+        )
     _threads_made(run, machine)
     offline = await guest_vcpus.stop_using(domain, run, machine, alias_of(number)) if _runs(domain) else None
     try:

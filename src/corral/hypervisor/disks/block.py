@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from corral.constants import DomainBlockResizeFlags, DomainDiskErrorCode
-from corral.errors import InvalidArgument, OperationInvalid, OperationUnsupported
+from corral.errors import InvalidArgument, OperationUnsupported
 from corral.hypervisor import events
 from corral.hypervisor.disks import media
 
@@ -36,11 +36,13 @@ async def resize(domain: Domain, name: str, size: int, flags: int) -> None:
         disk = named(run.live.document, name)
         kind = disk.driver.type if disk.driver is not None else None
         wanted = size if flags & DomainBlockResizeFlags.BYTES else size * 1024
-        if disk.source is None or disk.source.where is None:
-            raise OperationInvalid(f"disk '{name}' is an empty drive")
+        if disk.source is None or disk.source.where is None or disk.readonly:
+            raise OperationUnsupported(f"can't resize empty or readonly disk '{disk.target.dev}'")
         if flags & DomainBlockResizeFlags.CAPACITY:
             if disk.type != "block" or kind not in (None, "raw"):
-                raise OperationInvalid("block resize to full capacity supported only for 'raw' local block devices")
+                raise OperationUnsupported(
+                    "block resize to full capacity supported only with 'raw' local block-based disks"
+                )
             raise OperationUnsupported("resizing to the device's own capacity is not supported", hint="give the size")
         if wanted <= 0 or wanted >= 1 << 63:
             raise InvalidArgument(f"size {wanted} of disk '{name}' is out of range")

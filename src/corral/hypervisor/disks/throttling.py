@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral.constants import TypedParameterType
 from corral.errors import ArgumentUnsupported, ConfigUnsupported, InvalidArgument
-from corral.hypervisor.disks import media
+from corral.hypervisor.disks import block, media
 from corral.hypervisor.events import Tunable
 from corral.hypervisor.hotplug.device_changes import Change, Edit, configured, write
 
@@ -44,12 +44,12 @@ NAMES = (
 """All parameters in libvirt's order."""
 
 
-def named(document: DomainDocument, name: str) -> Disk:
+def _named(document: DomainDocument, name: str, complaint: str = "disk '{}' not found in domain") -> Disk:
     """The disk of that target or source path."""
-    for disk in document.devices.disks:
-        if name and name in (disk.target.dev, disk.source.where if disk.source is not None else None):
-            return disk
-    raise InvalidArgument(f"disk '{name}' not found in domain")
+    try:
+        return block.named(document, name)
+    except InvalidArgument as error:
+        raise InvalidArgument(complaint.format(name)) from error
 
 
 async def limits(domain: Domain, name: str, flags: int) -> list[Statistic]:
@@ -59,12 +59,12 @@ async def limits(domain: Domain, name: str, flags: int) -> list[Statistic]:
         raise InvalidArgument("Cannot query live and config together")
     if live:
         run = domain.require_run()
-        disk = named(run.live.document, name)
+        disk = _named(run.live.document, name)
         if disk.source is None or disk.source.where is None:
             raise InvalidArgument(f"disk '{disk.target.dev}' does not currently have a source assigned")
         return _statistics(await _told(run, disk))
     document = domain.config.document if domain.config is not None else domain.definition.document
-    tune = named(document, name).iotune
+    tune = block.named(document, name).iotune
     return _statistics(_of(tune) if tune is not None else {})
 
 
@@ -101,15 +101,19 @@ async def limit(domain: Domain, name: str, given: Mapping[str, Any], flags: int)
     async def work() -> None:
         live, config = domain.impact(flags)
         edit = None
+        if live:
+            _named(domain.require_run().live.document, name)
         if config:
             assert domain.config is not None
-            edit = _edit(*_next(domain.config.document, name, wanted))
+            definition = domain.config.document
+            there = _named(definition, name, "missing persistent configuration for disk '{}'")
+            edit = _edit(*_next(definition, there, wanted))
             await configured(domain, edit)
         if not live:
             await write(domain, None, Change(config=edit))
             return
         run = domain.require_run()
-        disk, tune = _next(run.live.document, name, wanted)
+        disk, tune = _next(run.live.document, _named(run.live.document, name), wanted)
         await _change(domain, run, disk, tune, edit)
         kind, text = TypedParameterType.ULLONG, TypedParameterType.STRING
         params = [("blkdeviotune.disk", int(text), disk.target.dev)]
@@ -133,11 +137,10 @@ def _checked(given: Mapping[str, Any]) -> Limits:
     return dict(given)
 
 
-def _next(document: DomainDocument, name: str, given: Limits) -> tuple[Disk, IOTune | None]:
+def _next(document: DomainDocument, disk: Disk, given: Limits) -> tuple[Disk, IOTune | None]:
     """The disk and the limits that it has after the change; None for no limit at all."""
     from corral.model.devices.iotune import IOTune
 
-    disk = named(document, name)
     group = given.get("group_name")
     if group and len(given) == 1:  # it joins the group, whose limits hold
         for other in document.devices.disks:

@@ -330,7 +330,7 @@ def _lengths(paths: list[str]) -> dict[str, int]:
 async def block_info(domain: Domain, name: str) -> tuple[int, int, int]:
     """(capacity, allocation, physical) bytes of a disk, running or not: its target or path names it.
 
-    An empty drive has none. Raises InvalidArgument for no such disk, HostError when the image cannot be read.
+    Raises InvalidArgument for no such disk or an empty drive, HostError when the image cannot be read.
     """
     for disk in domain.definition.document.devices.disks:
         path = disk.source.path if disk.source else None
@@ -338,7 +338,7 @@ async def block_info(domain: Domain, name: str) -> tuple[int, int, int]:
         if name in (disk.target.dev, where):
             run = domain.run
             if where is None:
-                return 0, 0, 0
+                raise InvalidArgument(f"disk '{disk.target.dev}' does not currently have a source assigned")
             if path is None:
                 return await _remote(run, disk)
             image = await _image(path, disk)

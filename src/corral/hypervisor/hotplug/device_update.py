@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from corral.errors import DeviceMissing, OperationUnsupported
+from corral.errors import ConfigUnsupported, DeviceMissing, OperationUnsupported
 from corral.hypervisor.devices import cards
 from corral.hypervisor.disks import media
 from corral.hypervisor.displays import display_update
@@ -55,7 +55,7 @@ async def run_update(domain: Domain, run: Run, wanted: Element, *, force: bool, 
         case Watchdog():
             await _update_watchdog(domain, run, wanted, config)
         case _:
-            raise OperationUnsupported(f"live update of device '{device_set.kind(wanted)}' is not supported")
+            raise ConfigUnsupported(f"live update of device '{device_set.kind(wanted)}' is not supported")
 
 
 def config_edit(wanted: Element) -> Edit:
@@ -142,14 +142,14 @@ async def _update_disk(domain: Domain, run: Run, wanted: Disk, *, force: bool, c
     if new.driver is not None:
         new.driver.type = None
     new.target.tray = None
-    if different := _differences(drive, new, "source", "backing_store", "type", "readonly"):
+    if different := _differences(drive, new, "source", "backing_store", "type"):
         raise OperationUnsupported(f"cannot modify field '{different[0]}' of the disk")
     paths = [disk.source.where if disk.source is not None else None for disk in (drive, wanted)]
     if paths[0] == paths[1] and not (force and paths[1] is None):
         await write(domain, None, Change(config=config))
         return
     if drive.device != "cdrom":
-        raise OperationUnsupported("disk source can be changed only in removable drives")
+        raise ConfigUnsupported("disk source can be changed only in removable drives")
     await media.run_change(domain, run, drive, wanted, force=force, config=config)
 
 
@@ -242,8 +242,6 @@ def _dogs_edit(wanted: Watchdog) -> Edit:
 
 def _module(document: DomainDocument, wanted: MemoryDevice) -> MemoryDevice:
     """The memory device that is meant: by its alias, else by its place, else the only one of its kind and node."""
-    from corral.errors import DeviceMissing
-
     alias, place = _alias(wanted), wanted.address
     found = [each for each in document.devices.memories if each.model == wanted.model]
     if alias and any(_alias(each) for each in found):
@@ -266,7 +264,6 @@ def _target_differences(old: Device, new: MemoryDevice) -> list[str]:
 
 async def _update_memory(domain: Domain, run: Run, wanted: MemoryDevice, config: Edit | None) -> None:
     """How much a virtio-mem gives the guest, which does it in its own time: `<current>` tells what it has."""
-    from corral.errors import ConfigUnsupported
     from corral.model import device_set
     from corral.qemu.devices import memory
 

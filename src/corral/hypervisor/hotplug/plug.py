@@ -217,12 +217,19 @@ async def _hand_in(machine: Machine, parts: Sequence[Part], ends: Mapping[str, i
 async def send_all(
     machine: Machine, commands: Sequence[Command], parts: Sequence[Part], taken: list[Part]
 ) -> list[Any]:
-    """Send commands, those of `parts` first, without waiting in between; note in `taken` which parts QEMU has now."""
+    """Send commands, those of `parts` first, without waiting in between; note in `taken` which parts QEMU has now.
+
+    A refusal names files as the document does: `taken` has their descriptors' sets.
+    """
+    from corral.qemu import descriptors
+
     answers = await asyncio.gather(
         *(machine.monitor.execute(name, arguments) for name, arguments in commands), return_exceptions=True
     )
     taken += [part for part, answer in zip(parts, answers, strict=False) if not _refused(answer)]
     for answer in answers:
+        if isinstance(answer, MonitorCommandFailed):
+            answer.detail = descriptors.with_paths(answer.detail, taken)
         if isinstance(answer, BaseException):
             raise answer
     return answers[: len(parts)]
