@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tests.hypervisor import life
+
+from corral.constants import DomainState
 from corral.hypervisor.domain import Domain
 
 CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>"
@@ -63,6 +66,14 @@ def kinds(path: Path) -> dict[str, str]:
         "memory": "<memory model='dimm'><target><size unit='MiB'>64</size><node>0</node></target></memory>",
         "growing memory": "<memory model='virtio-mem'><target><size unit='MiB'>64</size></target></memory>",
     }
+
+
+async def resumed(domain: Domain) -> dict[str, Any]:
+    """What QEMU has when the machine runs: QEMU 7.2 closes files that it was to forget only then."""
+    if domain.state()[0] == DomainState.PAUSED:
+        await domain.resume()
+    await life.until(lambda: not domain.require_run().kept_files)
+    return await view(domain)
 
 
 async def view(domain: Domain) -> dict[str, Any]:

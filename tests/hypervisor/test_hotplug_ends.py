@@ -226,6 +226,20 @@ async def test_the_hosts_own_refusals(host: Host, ends: Ends) -> None:
     assert not host.added()
 
 
+async def test_a_name_that_is_taken(host: Host, ends: Ends) -> None:
+    """A macvtap that cannot be made because another card has its name: that one stays what it is."""
+    source = f"<source dev='{netns.PARENT}' mode='bridge'/><target dev='mine'/>"
+    first = ends.card("direct", source)
+    await hotplug.attach(host.domain, first, LIVE)
+    before, written = left(ends, host), await documents(host.domain)
+    with pytest.raises(HostError, match="'mine' is there already"):
+        await hotplug.attach(host.domain, first.replace("00:01", "00:02"), LIVE)
+    await unchanged(ends, host, before)
+    assert await documents(host.domain) == written and "mine" in ends.namespace.links()
+    await taken_out(host.domain, first, LIVE)
+    assert "mine" not in ends.namespace.links()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("call", "kind"), DEEDS)
@@ -268,7 +282,7 @@ async def _goes_on(directory: Path, xml: str, ends: Ends, removable: bool, deed:
         domain = host.domain
         live, base, _config, stored = await documents(domain)
         assert stored[0] == live and stored[1] == base and stored[3] is None
-        view = await plugs.view(domain)
+        view = await plugs.resumed(domain)
         plugged = added(view["devices"], "devices")
         assert plugged == added(plugs.ALIAS.findall(live), "aliases")
         brought = plugged & controllers(domain) if "<controller" not in xml else set()

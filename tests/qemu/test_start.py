@@ -224,7 +224,7 @@ def newest(live: Domain, family: str) -> Device:
 
 
 async def deleted(device: str, events: list[MonitorEvent], machine: Machine) -> None:
-    """Wait for the device to go; a guest that does not run lets go of its PCI devices when it is reset."""
+    """Wait for the device to go; one without a system lets go of its PCI devices at a reset."""
     for attempt in range(200):
         if any(event.name == "DEVICE_DELETED" and event.data.get("device") == device for event in events):
             return
@@ -245,6 +245,7 @@ async def test_plug_and_undo(family: str, installed: Binary, place: Path) -> Non
         assert parts and all(part in planned.parts for part in parts), "a hotplug and a start differ"
         rest = tuple(part for part in planned.parts if part not in parts)
         async with running(dataclasses.replace(planned, parts=rest), listener, place) as (machine, events):
+            await machine.cont()  # QEMU 7.2 closes a file that it is to forget only while the machine runs
             before = await nodes_and_chardevs(machine)
             for _ in range(2):
                 async with opened(parts) as fds:

@@ -29,7 +29,7 @@ from corral.hypervisor.cpus import vcpus
 from corral.hypervisor.devices import links
 from corral.hypervisor.disks import block, media
 from corral.hypervisor.guest import guest_agent
-from corral.hypervisor.hotplug import answers, unplug
+from corral.hypervisor.hotplug import answers, kept_files, unplug
 from corral.hypervisor.lifecycle import Cause
 from corral.hypervisor.memory import memory_devices
 
@@ -129,6 +129,8 @@ def _stop(domain: Domain, run: Run, data: Data) -> None:
 
 
 def _resume(domain: Domain, run: Run, data: Data) -> None:
+    if run.kept_files:
+        domain.hypervisor.spawn(kept_files.close(run))
     cause, run.resume_cause = run.resume_cause, Cause.RESUME
     if domain.apply(cause):
         _note_state(domain, run)

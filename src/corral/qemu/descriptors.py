@@ -73,6 +73,11 @@ def reference(part: Part) -> str:
     return f"/dev/fdset/{part.id}"
 
 
+def sets_in(text: str) -> list[int]:
+    """The sets that a file name, or a description of one in JSON, names."""
+    return [int(number) for number in _REFERENCE.findall(text)]
+
+
 @contextlib.asynccontextmanager
 async def opened(parts: Iterable[Part], *, timeout: float = OPEN_TIMEOUT) -> AsyncIterator[Mapping[str, int]]:
     """Open the files of those parts that are sets, in a thread: set → descriptor; ours are closed at the end.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from corral.errors import CorralError
 from corral.hypervisor.devices import links
 from corral.hypervisor.disks import images, media
-from corral.hypervisor.hotplug import hotplug, plug, unplug
+from corral.hypervisor.hotplug import hotplug, kept_files, plug, unplug
 from corral.hypervisor.hotplug.device_changes import Change, Note, machinery, write
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ async def reconcile(domain: Domain, run: Run, machine: Machine) -> None:
         for alias in await _missing(domain, run, there):
             log.info("domain %s: device '%s' was let go of while no daemon ran", domain.name, alias)
             await unplug.forget(domain, run, alias)
+        await kept_files.take_up(run, machine)
     except CorralError:
         log.exception("domain %s: its devices cannot be compared with its document", domain.name)
 

@@ -15,7 +15,7 @@ from corral.hypervisor import events
 from corral.hypervisor.devices import host_devices, links, servers
 from corral.hypervisor.disks import images
 from corral.hypervisor.guest import guest_agent
-from corral.hypervisor.hotplug import answers
+from corral.hypervisor.hotplug import answers, kept_files
 from corral.hypervisor.hotplug.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.memory import memory_devices
 from corral.qemu.monitor import MonitorCommandFailed
@@ -89,22 +89,8 @@ async def take_out(run: Run, parts: Sequence[Part], *, timeout: float = UNDO_TIM
         if command[0] == "device_del":
             await _let_go(run, machine, command, timeout)
         else:
-            await _remove(machine, command)
-
-
-async def _remove(machine: Machine, command: Command) -> None:
-    name, arguments = command
-    try:
-        await machine.monitor.execute(name, arguments)
-    except MonitorCommandFailed as error:
-        if not missing(error):
-            raise
-
-
-def missing(error: MonitorCommandFailed) -> bool:
-    """Whether QEMU refused because it has no such thing."""
-    text = error.description
-    return error.error_class == "DeviceNotFound" or "not found" in text or "Failed to find" in text
+            await kept_files.remove(machine, *command)
+    await kept_files.note(run, machine, [int(part.id) for part in parts if part.kind == "fdset"])
 
 
 async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) -> None:
@@ -116,7 +102,7 @@ async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) 
         try:
             await machine.monitor.execute(name, arguments)
         except MonitorCommandFailed as error:
-            if missing(error):
+            if kept_files.missing(error):
                 return
             if _NEVER in error.description:
                 raise OperationUnsupported(f"this QEMU cannot unplug device '{alias}': {error.description}") from error
