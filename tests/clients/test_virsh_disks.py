@@ -21,7 +21,39 @@ DOCUMENT = """<domain type='qemu'><name>v</name><uuid>aaaaaaaa-bbbb-cccc-dddd-ee
 <disk type='file' device='disk'><source file='DIR/b.img'/><target dev='sdb' bus='scsi'/></disk>
 <disk type='file' device='cdrom'><target dev='sda' bus='scsi'/></disk></devices></domain>"""
 
-COMMANDS = """
+DISK = "<disk type='file' device='disk' {}><driver name='qemu' {}/><source file='DIR/a.img'/>"
+DISK += "<target dev='{}' bus='{}' {}/>{}</disk>"
+
+
+def disk(bus: str, *, more: str = "", driver: str = "", target: str = "", attributes: str = "") -> str:
+    return DISK.format(attributes, driver, "vda" if bus == "virtio" else "sda", bus, target, more)
+
+
+def controller(kind: str, driver: str) -> str:
+    return f"<controller {kind}><driver {driver}/></controller>"
+
+
+#: What a disk's bus or a controller does not have: refused, not dropped.
+LACKING = [
+    *(disk(bus, more="<vendor>A</vendor>") for bus in ("virtio", "sata", "usb")),
+    *(disk(bus, more="<product>A</product>") for bus in ("virtio", "usb")),
+    *(disk(bus, more="<wwn>5000c50015ea71ad</wwn>") for bus in ("virtio", "usb")),
+    *(disk(bus, target="removable='on'") for bus in ("virtio", "sata")),
+    *(disk(bus, driver=driver) for bus in ("scsi", "sata", "usb") for driver in ("event_idx='on'", "iommu='on'")),
+    *(disk(bus, driver="queues='2'") for bus in ("scsi", "usb")),
+    *(disk(bus, attributes="model='virtio'") for bus in ("scsi", "sata", "usb")),
+    disk("virtio", driver="copy_on_read='on'", more="<readonly/>"),
+    disk("virtio", driver="io='native' cache='writeback'"),
+    disk("usb", more="<geometry cyls='16' heads='16' secs='63'/>"),
+    *(controller("type='scsi' model='lsilogic'", option) for option in ("queues='2'", "cmd_per_lun='4'")),
+    *(controller("type='scsi' model='lsilogic'", option) for option in ("max_sectors='64'", "iothread='1'")),
+    controller("type='scsi' model='lsisas1078'", "ioeventfd='on'"),
+    controller("type='sata'", "queues='2'"),
+    controller("type='virtio-serial'", "iothread='1'"),
+]
+
+COMMANDS = "".join(f"define DIR/lacking{number}.xml\n" for number in range(len(LACKING)))
+COMMANDS += """
 define DIR/dom.xml
 blkdeviotune v vda
 blkdeviotune v vda --total-bytes-sec 1000000 --config
@@ -93,10 +125,14 @@ def session(uri: str, directory: Path) -> Said:
     directory.mkdir()
     directory.chmod(0o755)
     (directory / "dom.xml").write_text(DOCUMENT.replace("DIR", str(directory)))
+    for number, device in enumerate(LACKING):
+        text = re.sub("<devices>.*</devices>", f"<devices>{device}</devices>", DOCUMENT, flags=re.DOTALL)
+        (directory / f"lacking{number}.xml").write_text(text.replace("DIR", str(directory)))
     for name in "abcd":
         (directory / f"{name}.img").write_bytes(bytes(1 << 20))
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", directory / "e.qcow2", "1M"], check=True)
-    return said(uri, COMMANDS, directory, wash=lambda text: re.sub(r' index="\d+"| \(/domain\S*\)', "", text))
+    places = r' index="\d+"| \(/domain\S*(, line \d+)?\)'
+    return said(uri, COMMANDS, directory, wash=lambda text: re.sub(places, "", text))
 
 
 @pytest.mark.beside

@@ -6,8 +6,7 @@ import asyncio
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from corral.client.events import BlockThreshold, IOError
 from corral.client.host import Host
 from corral.errors import CorralError
 from corral.guests import tiny
-from labs import corrald, tgt
+from labs import corrald, nbd, tgt
 
 pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -193,24 +192,6 @@ async def test_a_target_that_is_not_there(guest: Guest) -> None:
     assert await guest.vm.xml() == before
 
 
-@contextmanager
-def nbd(image: Path, kind: str) -> Iterator[Path]:
-    """qemu-nbd with that image on a UNIX socket, ended with the block."""
-    place = image.with_suffix(".sock")
-    command = ["qemu-nbd", "--format", kind, "--socket", str(place), "--persistent", "--export-name", "exp", str(image)]
-    process = subprocess.Popen(command)
-    try:
-        end = time.monotonic() + 20
-        while not place.exists():
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.02)
-        place.chmod(0o666)
-        yield place
-    finally:
-        process.kill()
-        process.wait(10)
-
-
 def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
 
@@ -219,7 +200,7 @@ async def test_nbd(guest: Guest) -> None:
     """A qcow2 image that a real NBD server opens, as a raw disk: read and written."""
     image = guest.directory / "n.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", str(image), "4M")
-    with nbd(image, "qcow2") as place:
+    with nbd.serving(image, "qcow2") as place:
         disk = (
             "<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd' name='exp'>"
             f"<host transport='unix' socket='{place}'/></source><target dev='vdb' bus='virtio'/></disk>"

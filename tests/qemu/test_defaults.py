@@ -85,7 +85,7 @@ REFUSED = {
     "native io": (
         {"devices": DISK.format(dev="vda", bus="virtio", more="<driver io='native'/>")},
         ConfigUnsupported,
-        "native I/O needs either no disk cache or directsync",
+        "io='native' needs either no disk cache or directsync",
     ),
     "empty usb": (
         {"devices": "<disk device='cdrom'><target dev='sda' bus='usb'/></disk>"},
@@ -128,7 +128,7 @@ REFUSED = {
     "queues of sata": (
         {"devices": DISK.format(dev="sda", bus="sata", more="<driver queues='2'/>")},
         ConfigUnsupported,
-        "queues of disk 'sda'",
+        "queues attribute in disk driver element is only supported for virtio bus",
     ),
     "two listeners": (
         {"devices": "<graphics type='vnc'><listen type='address'/><listen type='socket' socket='/x'/></graphics>"},

@@ -24,6 +24,7 @@ from corral.constants import (
     DomainMemoryFailureRecipientType,
     DomainState,
 )
+from corral.errors import CorralError
 from corral.hypervisor import ending, events
 from corral.hypervisor.cpus import vcpus
 from corral.hypervisor.devices import links
@@ -124,8 +125,28 @@ _PART_OF_A_START = ("RESUME", "RESET")
 
 def _stop(domain: Domain, run: Run, data: Data) -> None:
     cause, run.stop_cause = run.stop_cause, Cause.STOP
+    if cause != Cause.STOP:
+        _stopped(domain, run, cause)
+    elif domain.state()[0] == DomainState.RUNNING and not run.booting_again:
+        domain.hypervisor.spawn(_stopped_by_itself(domain, run))
+
+
+def _stopped(domain: Domain, run: Run, cause: Cause) -> None:
     if not run.booting_again and domain.apply(cause):
         _note_state(domain, run)
+
+
+_STOP_CAUSES = {"io-error": Cause.STOP_IO_ERROR, "watchdog": Cause.STOP_WATCHDOG}
+
+
+async def _stopped_by_itself(domain: Domain, run: Run) -> None:
+    """Nobody asked for the stop: QEMU knows why. Its event about the reason may come later, errors of disks do."""
+    try:
+        state = await run.require_machine().status()
+    except CorralError:
+        state = ""
+    if domain.run is run and state != "running":
+        _stopped(domain, run, _STOP_CAUSES.get(state, Cause.STOP))
 
 
 def _resume(domain: Domain, run: Run, data: Data) -> None:
@@ -204,8 +225,6 @@ _WATCHDOG_ACTIONS = {
 
 def _watchdog(domain: Domain, run: Run, data: Data) -> None:
     action = str(data.get("action", ""))
-    if action == "pause":
-        run.stop_cause = Cause.STOP_WATCHDOG
     number = _WATCHDOG_ACTIONS.get(action, DomainEventWatchdogAction.NONE)
     domain.hypervisor.events.emit(events.Watchdog(domain.identity(), number))
 
@@ -219,8 +238,6 @@ _IO_ERROR_ACTIONS = {
 
 def _io_error(domain: Domain, run: Run, data: Data) -> None:
     action = _IO_ERROR_ACTIONS.get(str(data.get("action", "")), DomainEventIOErrorAction.NONE)
-    if action == DomainEventIOErrorAction.PAUSE:
-        run.stop_cause = Cause.STOP_IO_ERROR
     alias, path = _disk(run.live.document, data)
     dom = domain.identity()
     bus = domain.hypervisor.events

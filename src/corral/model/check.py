@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
-from corral.model import audio_rules, displays, interface_rules, memory_check
+from corral.model import audio_rules, disk_rules, displays, interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.controller import Controller
@@ -29,7 +29,7 @@ from corral.model.shape import shape_of
 Loc = tuple[str | int, ...]
 
 _LUN = re.compile(r"[^/]+(/[0-9]{1,5})?")
-_DISK_NAME = re.compile(r"(hd|sd|vd|xvd|fd|ubd)[a-z]{1,6}")
+_DISK_NAME = re.compile(r"(hd|sd|vd|xvd|fd|ubd)[a-z]{1,6}|nvme[0-9]{1,4}n[1-9][0-9]{0,2}")
 
 
 def check(domain: Domain, source: str | bytes | None = None) -> None:
@@ -136,11 +136,8 @@ class _Checker:
         for used in disk.throttlefilters.filters if disk.throttlefilters is not None else []:
             if used.group not in groups:
                 self.refuse((*loc, "throttlefilters"), f"throttle group '{used.group}' not found")
-        if disk.device == "cdrom" and disk.target.bus == "virtio":
-            message = f"disk type of '{disk.target.dev}' does not support ejectable media"
-            self.refuse((*loc, "target", "bus"), message, ConfigUnsupported)
-        if disk.wwn is not None and disk.target.bus in ("virtio", "usb"):
-            self.refuse((*loc, "wwn"), "Only ide and scsi disk support wwn", ConfigUnsupported)
+        for within, message, cls in disk_rules.of_disk(disk):
+            self.refuse((*loc, *within), message, cls)
         store, where = disk.backing_store, (*loc, "backing_store")
         while isinstance(store, BackingStore):
             if not store.terminator and (store.type is None or store.source is None or not store.source.path):
@@ -268,6 +265,8 @@ class _Checker:
         seen: set[tuple[str, int]] = set()
         for position, controller in enumerate(self.devices.controllers):
             loc: Loc = ("devices", "controllers", position)
+            for within, message, cls in disk_rules.of_controller(controller):
+                self.refuse((*loc, *within), message, cls)
             # The companions of an ich9-ehci1 share its index.
             if controller.index is None or controller.master is not None:
                 continue

@@ -23,6 +23,7 @@ WIDE_UNITS = 16
 
 USB_PORTS = {"piix3-uhci": 2, "piix4-uhci": 2, "ich9-ehci1": 6, "ehci": 6, "qemu-xhci": 4, "nec-xhci": 4, "pci-ohci": 3}
 TARGET = re.compile(r"(hd|sd|vd|fd|xvd|ubd)([a-z]+)(\d*)")
+NAMESPACE = re.compile(r"nvme(\d+)n(\d+)")
 
 
 def assign(domain: Domain) -> None:
@@ -46,6 +47,14 @@ def disk_index(dev: str) -> int:
     return index - 1
 
 
+def namespace(dev: str) -> tuple[int, int]:
+    """The controller's index, from 0, and the namespace's number, from 1, in a target name: `nvme0n1` is (0, 1)."""
+    match = NAMESPACE.fullmatch(dev)
+    if match is None:
+        raise XMLError(f"unknown disk name '{dev}' and no address specified; NVMe disks are called nvme0n1, nvme0n2 …")
+    return int(match[1]), int(match[2])
+
+
 def assign_drive(disk: Disk) -> None:
     """The address that a disk's target name stands for."""
     if disk.address is not None:
@@ -60,6 +69,9 @@ def assign_drive(disk: Disk) -> None:
         case "scsi":
             controller, unit = divmod(disk_index(disk.target.dev), SCSI_UNITS)
             disk.address = DriveAddress(controller=controller, unit=unit)
+        case "nvme":
+            controller, number = namespace(disk.target.dev)
+            disk.address = DriveAddress(controller=controller, bus=number - 1)
 
 
 def assign_hostdev(domain: Domain, device: SCSIHostdev) -> None:

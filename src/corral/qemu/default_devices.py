@@ -17,7 +17,7 @@ from corral.model.devices.chardev import (
     SerialTarget,
 )
 from corral.model.devices.controller import Controller, ControllerMaster, ControllerModel
-from corral.model.devices.disk import Disk, DiskBus, DiskDriver
+from corral.model.devices.disk import Disk, DiskDriver
 from corral.model.devices.filesystem import Filesystem
 from corral.model.devices.graphics import Graphics, Listen
 from corral.model.devices.hostdev_scsi import Portal
@@ -32,16 +32,15 @@ from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Devices, Domain
 from corral.model.units import ScaledSize
 from corral.qemu import memory_slots
-from corral.qemu.addresses import assign_drive, assign_hostdev, disk_index
+from corral.qemu.addresses import assign_drive, assign_hostdev, disk_index, namespace
 from corral.qemu.binary import Binary
-from corral.qemu.controllers import ensure, insert
+from corral.qemu.controllers import ensure, insert, of_type
 from corral.qemu.devices import iommu
 from corral.qemu.pci_slots import is_q35
 
 MAC_PREFIX = (0x52, 0x54, 0x00)
 """The range that QEMU and KVM use."""
 
-BUS_OF_PREFIX: dict[str, DiskBus] = {"hd": "ide", "sd": "scsi", "vd": "virtio"}
 VIDEO_MEMORY = {"vga": 16384, "cirrus": 16384, "bochs": 16384, "vmvga": 16384, "qxl": 65536}
 """KiB."""
 MASTER_PORTS = {"ich9-uhci1": 0, "ich9-uhci2": 2, "ich9-uhci3": 4}
@@ -95,7 +94,7 @@ def complete_disk(disk: Disk) -> None:
     """Bus, driver and format of one disk."""
     target = disk.target
     if target.bus is None:
-        target.bus = BUS_OF_PREFIX.get(target.dev[:2])
+        target.bus = disk.bus
         if target.bus is None:
             raise XMLError(
                 f"Unknown disk name '{target.dev}' and no address specified", hint="name its bus with <target bus='…'/>"
@@ -156,6 +155,9 @@ def grouped(disks: list[Disk]) -> list[Disk]:
 
 def _number(disk: Disk) -> int:
     try:
+        if disk.target.bus == "nvme":
+            controller, number = namespace(disk.target.dev)
+            return controller << 10 | number
         return disk_index(disk.target.dev)
     except XMLError:
         return 0
@@ -365,10 +367,26 @@ def _imply_controllers(domain: Domain) -> None:
     ensure(domain, "scsi", highest.get("scsi", -1), lambda i: Controller(type="scsi", index=i, model="lsilogic"))
     ensure(domain, "ide", highest.get("ide", -1), lambda i: Controller(type="ide", index=i))
     ensure(domain, "sata", highest.get("sata", -1), lambda i: Controller(type="sata", index=i))
+    ensure(domain, "nvme", highest.get("nvme", -1), lambda i: Controller(type="nvme", index=i))
+    _number_drives(domain)
     cards = [card.address.controller for card in domain.devices.smartcards if isinstance(card.address, CCIDAddress)]
     highest_reader = max(cards, default=len(domain.devices.smartcards) - 1)
     ensure(domain, "ccid", highest_reader, lambda i: Controller(type="ccid", index=i))
     ensure(domain, "virtio-serial", _virtio_serials(domain), lambda i: Controller(type="virtio-serial", index=i))
+
+
+def _number_drives(domain: Domain) -> None:
+    """The serial number that a disk on NVMe names is its controller's: that is what guests call the drive."""
+    drives = {controller.index: controller for controller in of_type(domain, "nvme")}
+    for disk in domain.devices.disks:
+        if disk.target.bus == "nvme" and disk.serial is not None and isinstance(disk.address, DriveAddress):
+            drive = drives[disk.address.controller]
+            drive.serial = drive.serial or disk.serial
+            if drive.serial != disk.serial:
+                raise ConfigUnsupported(
+                    f"the namespaces of NVMe controller {drive.index} have one serial number, '{drive.serial}'",
+                    hint=f"disk '{disk.target.dev}' names another",
+                )
 
 
 def _virtio_serials(domain: Domain) -> int:

@@ -58,9 +58,10 @@ def other(name: str, path: str, mode: Literal["source", "device", "append", "tru
     return Part("fdset", _number(name), {"path": path, "mode": mode})
 
 
-def scratch(name: str, path: str, format: str) -> Part:
-    """A new qcow2 file without a name beside the image at `path`, and as large as that."""
-    return Part("fdset", _number(name), {"path": path, "mode": "scratch", "format": format})
+def scratch(name: str, path: str, format: str, *, direct: bool) -> Part:
+    """A new qcow2 file without a name beside the image at `path`, and as large as that; `direct` as with images."""
+    props = {"path": path, "mode": "scratch", "format": format} | ({"direct": True} if direct else {})
+    return Part("fdset", _number(name), props)
 
 
 def _number(name: str) -> str:
@@ -189,8 +190,8 @@ def open_file(part: Part) -> int:
     """Open one set's file as its part says; the caller closes it. Blocks on the file system."""
     path, mode = part.props["path"], part.props["mode"]
     if mode == "scratch":
-        return _open_scratch(Path(path), part.props["format"])
-    flags = _MODES[mode] | (os.O_DIRECT if part.props.get("direct") else 0)
+        return _open_scratch(Path(path), part.props["format"], _direct(part))
+    flags = _MODES[mode] | _direct(part)
     try:
         # Without waiting: a FIFO or a tape in an image's place would hold us for ever.
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
@@ -207,11 +208,15 @@ def open_file(part: Part) -> int:
     return descriptor
 
 
-def _open_scratch(image: Path, format: str) -> int:
+def _direct(part: Part) -> int:
+    return os.O_DIRECT if part.props.get("direct") else 0
+
+
+def _open_scratch(image: Path, format: str, flags: int) -> int:
     """A qcow2 file that is gone when the last descriptor is closed, whoever dies before."""
     size = inspect(image, format).virtual_size
     try:
-        descriptor = os.open(image.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(image.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
     except OSError as error:
         raise HostError(
             f"Cannot make a file for what is written to transient disk '{image}': {error.strerror}",

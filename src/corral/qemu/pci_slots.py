@@ -205,6 +205,8 @@ def _controller_kind(controller: Controller) -> Connection | None:
             return "pcie" if controller.model in EXPRESS_CONTROLLERS else "pci"
         case "virtio-serial":
             return _virtio_kind(controller.model)
+        case "nvme":
+            return "pcie"
         case "ide" if controller.index == 0:
             return "pci"
     return None

@@ -129,17 +129,15 @@ def refuse(live: Domain, device: Device) -> None:
                     raise XMLError(
                         f"target '{disk.target.dev}' duplicated for disk sources '{paths[0]}' and '{paths[1]}'"
                     )
-            bus = device.target.bus or default_devices.BUS_OF_PREFIX.get(device.target.dev[:2])
-            if bus is not None and bus not in HOTPLUG_DISK_BUSES:
-                raise OperationUnsupported(f"disk bus '{bus}' cannot be hotplugged.")
+            if device.bus is not None and device.bus not in HOTPLUG_DISK_BUSES:
+                raise OperationUnsupported(f"disk bus '{device.bus}' cannot be hotplugged.")
         case Channel():
             if any(channel.target.name == device.target.name for channel in live.devices.channels):
                 raise OperationInvalid("chardev already exists", hint=f"it is the channel '{device.target.name}'")
         case Controller():
             if any(c.type == device.type and c.index == device.index for c in live.devices.controllers):
                 raise OperationFailed(f"target {device.type}:{device.index} already exists")
-            usb = device.type == "usb" and device.model in ("qemu-xhci", "nec-xhci")
-            if device.type not in ("scsi", "virtio-serial") and not usb:
+            if not _pluggable(device):
                 raise OperationUnsupported(f"'{device.type}' controller cannot be hot plugged.")
         case Input():
             if device.bus == "ps2" or (device.bus is None and device.type != "tablet"):
@@ -177,8 +175,7 @@ def refuse_unplug(live: Domain, device: Device) -> None:
             if device.target.bus not in HOTPLUG_DISK_BUSES:
                 raise OperationFailed("This type of disk cannot be hot unplugged")
         case Controller():
-            usb = device.type == "usb" and device.model in ("qemu-xhci", "nec-xhci")
-            if device.type not in ("scsi", "virtio-serial") and not usb:
+            if not _pluggable(device):
                 raise OperationUnsupported(f"'{device.type}' controller cannot be hot unplugged.")
             if _busy(live, device):
                 raise OperationFailed("device cannot be detached: device is busy")
@@ -208,6 +205,12 @@ def refuse_unplug(live: Domain, device: Device) -> None:
             raise OperationUnsupported(f"live detach of device '{device_set.kind(device)}' is not supported")
 
 
+def _pluggable(controller: Controller) -> bool:
+    """Whether QEMU takes such a controller, and gives it back, while the machine runs."""
+    xhci = controller.type == "usb" and controller.model in ("qemu-xhci", "nec-xhci")
+    return xhci or controller.type in ("scsi", "virtio-serial", "nvme")
+
+
 def _busy(live: Domain, controller: Controller) -> bool:
     """Whether something sits on the controller."""
     index = controller.index or 0
@@ -217,6 +220,9 @@ def _busy(live: Domain, controller: Controller) -> bool:
             case "scsi":
                 on_scsi = isinstance(device, SCSIHostdev) or (isinstance(device, Disk) and device.target.bus == "scsi")
                 found = on_scsi and isinstance(address, DriveAddress) and address.controller == index
+            case "nvme":
+                on_nvme = isinstance(device, Disk) and device.target.bus == "nvme"
+                found = on_nvme and isinstance(address, DriveAddress) and address.controller == index
             case "usb":
                 found = isinstance(address, USBAddress) and address.bus == index
             case _:

@@ -70,12 +70,12 @@ def _disk(disk: Disk, domain: Domain) -> Iterator[Claim]:
     yield driver is not None and driver.name not in (None, "qemu"), f"a driver other than 'qemu' of disk '{name}'"
     yield disk.target.tray == "open", f"an open tray of disk '{name}'"
     tuned = driver is not None and (driver.queues or driver.queue_size)
-    yield bool(tuned) and disk.target.bus != "virtio", f"queues of disk '{name}', which is not virtio,"
+    if tuned and disk.target.bus != "virtio":
+        raise ConfigUnsupported("queues attribute in disk driver element is only supported for virtio bus")
     threads = driver is not None and (driver.iothread is not None or driver.iothreads is not None)
     if threads and disk.target.bus != "virtio":
         raise ConfigUnsupported(f"IOThreads not available for bus {disk.target.bus} target {name}")
     yield disk.sgio == "unfiltered", f"sgio='unfiltered' of disk '{name}' (no kernel offers it)"
-    yield disk.blockio is not None and disk.target.bus == "usb", f"<blockio> of USB disk '{name}'"
 
 
 def _graphics(graphics: Graphics) -> Iterator[Claim]:

@@ -44,6 +44,7 @@ DISK_BUS_DEVICES = {
     "virtio": "virtio-blk-pci",
     "usb": "usb-storage",
     "sata": "ich9-ahci",
+    "nvme": "nvme-ns",
 }
 MEMORY_SOURCES = {"file": "memory-backend-file", "anonymous": "memory-backend-ram", "memfd": "memory-backend-memfd"}
 FILESYSTEM_DEVICES = {"path": "virtio-9p-pci", "virtiofs": "vhost-user-fs-pci"}

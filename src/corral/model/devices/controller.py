@@ -11,7 +11,7 @@ from corral.model.devices.device import Device, Queues, VirtioOptions
 from corral.model.element import Element, Hex, OnOff, Unsigned
 from corral.model.units import ScaledSize
 
-ControllerType = Literal["ide", "fdc", "scsi", "sata", "usb", "virtio-serial", "ccid", "pci", "isa"]
+ControllerType = Literal["ide", "fdc", "scsi", "sata", "usb", "virtio-serial", "ccid", "pci", "isa", "nvme"]
 ControllerModel = Literal[
     # scsi
     "auto", "buslogic", "lsilogic", "lsisas1068", "lsisas1078", "vmpvscsi", "virtio-scsi", "ncr53c90", "dc390",
@@ -60,7 +60,7 @@ class ControllerMaster(Element, tag="master"):
 
 
 class Controller(Device, tag="controller"):
-    """A bus for other devices; `index` None: the first free one."""
+    """A bus for other devices; `index` None: the first free one. A `serial` is for those of NVMe, which are drives."""
 
     type: ControllerType = attr()
     index: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = attr(default=None)
@@ -71,6 +71,7 @@ class Controller(Device, tag="controller"):
     target: ControllerTarget | None = element(default=None)
     master: ControllerMaster | None = element(default=None)
     driver: ControllerDriver | None = element(default=None)
+    serial: str | None = element(default=None)
     pcihole64: ScaledSize | None = element(default=None)
 
     last: ClassVar[tuple[str, ...]] = ("pcihole64",)

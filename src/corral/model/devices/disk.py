@@ -26,7 +26,9 @@ from corral.model.element import Element, OnOff, Unsigned, YesNo
 from corral.model.units import ScaledSize
 
 DiskType = Literal["file", "block", "network"]
-DiskBus = Literal["virtio", "scsi", "sata", "ide", "usb"]
+DiskBus = Literal["virtio", "scsi", "sata", "ide", "usb", "nvme"]
+BUS_OF_PREFIX: dict[str, DiskBus] = {"hd": "ide", "sd": "scsi", "vd": "virtio", "nv": "nvme"}
+"""The bus that a target name stands for when the document says none, by its first letters."""
 ImageFormat = Literal[
     "raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vpc", "vhd", "luks", "dmg", "bochs", "cloop", "iso", "cow", "fat"
 ]
@@ -201,3 +203,8 @@ class Disk(BootableDevice, tag="disk"):
     wwn: Annotated[str, Field(pattern=r"^(0x)?[0-9a-fA-F]{16}$")] | None = element(default=None)
     vendor: Annotated[str, Field(max_length=8)] | None = element(default=None)
     product: Annotated[str, Field(max_length=16)] | None = element(default=None)
+
+    @property
+    def bus(self) -> DiskBus | None:
+        """The bus that the document says, else that of the name; None where neither tells."""
+        return self.target.bus or BUS_OF_PREFIX.get(self.target.dev[:2])

@@ -60,6 +60,8 @@ def _props(controller: Controller, context: Context) -> Properties | None:
             return None
         case "ccid":
             return {"driver": context.driver("usb-ccid")}
+        case "nvme":
+            return {"driver": context.driver("nvme"), "serial": controller.serial or alias(controller)}
         case "virtio-serial":
             model = controller.model if controller.model != "virtio" else None
             props: Properties = {"driver": context.virtio("virtio-serial", model)}

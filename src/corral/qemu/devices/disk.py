@@ -95,9 +95,9 @@ def _image(
     readonly = disk is None or disk.readonly
     cache = _cache(driver)
     index = source.index
-    direct = (CACHE.get(driver.cache or "") or (False,))[0]
     owner = alias(disk) if disk is not None else ""
-    ahead, node = storage(source, context, number=index or 0, writable=not readonly, direct=direct, owner=owner)
+    number, direct = index or 0, _direct(driver)
+    ahead, node = storage(source, context, number=number, writable=not readonly, direct=direct, owner=owner)
     if source.path is not None:
         node |= given(aio=_aio(driver, context))
     unlocking, key = passphrase(source.encryption, owner)
@@ -130,7 +130,7 @@ def _scratch(disk: Disk, driver: DiskDriver, context: Context, *, below: str) ->
     if source is None or source.path is None or disk.device != "disk" or (driver.type or "raw") not in ("raw", "qcow2"):
         raise ConfigUnsupported(f"transient disk '{disk.target.dev}' needs a raw or qcow2 image of this host")
     name = f"libvirt-{source.index}-transient"
-    file = descriptors.scratch(name, source.path, driver.type or "raw")
+    file = descriptors.scratch(name, source.path, driver.type or "raw", direct=_direct(driver))
     node: Properties = {"driver": "file", "filename": descriptors.reference(file), "read-only": False}
     node |= {"discard": "unmap"} | given(aio=_aio(driver, context)) | _cache(driver)
     top: Properties = {"driver": "qcow2", "file": f"{name}-storage", "backing": below, "read-only": False}
@@ -162,6 +162,11 @@ def _cache(driver: DiskDriver) -> Properties:
     return {} if mode is None else {"cache": {"direct": mode[0], "no-flush": mode[1]}}
 
 
+def _direct(driver: DiskDriver) -> bool:
+    """Whether QEMU goes past the host's cache."""
+    return driver.cache in ("none", "directsync")
+
+
 def engine(binary: Binary, offered: Sequence[str], *, direct: bool) -> str | None:
     """The best of the host's I/O engines that the binary is good for; None is QEMU's own threads."""
     usable = {"native"} if direct else set()
@@ -178,14 +183,12 @@ def _has(binary: Binary, name: str) -> bool:
 
 def _aio(driver: DiskDriver, context: Context) -> str | None:
     """The engine that the document names, else the best."""
-    direct = driver.cache in ("none", "directsync")
+    direct = _direct(driver)
     match driver.io:
         case None:
             return engine(context.binary, context.runtime.engines, direct=direct)
         case "native" if not direct:
-            raise ConfigUnsupported(
-                "native I/O needs either no disk cache or directsync cache mode, QEMU will fallback to aio=threads"
-            )
+            raise ConfigUnsupported("io='native' needs either no disk cache or directsync cache mode")
         case "io_uring" if not _has(context.binary, "io_uring"):
             raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' was built without io_uring")
     return driver.io
@@ -200,7 +203,9 @@ def _device(disk: Disk, node: str | None, context: Context) -> Part:
     mode = CACHE.get(driver.cache or "default")
     if mode is not None and node is not None and disk.target.bus != "usb":
         props["write-cache"] = "on" if mode[2] else "off"
-    props |= given(serial=disk.serial, werror=_werror(driver.error_policy), rerror=driver.rerror_policy)
+    if disk.target.bus != "nvme":  # whose controller has the number
+        props |= given(serial=disk.serial)
+    props |= given(werror=_werror(driver.error_policy), rerror=driver.rerror_policy)
     if driver.error_policy is not None and driver.rerror_policy is None and driver.error_policy != "enospace":
         props["rerror"] = driver.error_policy
     if disk.shareable and disk.device == "disk":
@@ -231,8 +236,6 @@ def _driver(disk: Disk, context: Context) -> str:
     reads = "cd" if disk.device == "cdrom" else "hd"
     match disk.target.bus:
         case "virtio":
-            if disk.device == "cdrom":
-                raise ConfigUnsupported(f"disk type 'virtio' of '{disk.target.dev}' does not support ejectable media")
             return context.virtio("virtio-blk", disk.model)
         case "scsi":
             return context.driver("scsi-block" if disk.device == "lun" else f"scsi-{reads}")
@@ -240,6 +243,8 @@ def _driver(disk: Disk, context: Context) -> str:
             if disk.readonly and disk.device == "disk":
                 raise ConfigUnsupported(f"readonly {disk.target.bus} disks are not supported")
             return context.driver(f"ide-{reads}")
+        case "nvme":
+            return context.driver("nvme-ns")
         case "usb":
             if disk.source is None or disk.source.where is None:
                 raise ConfigUnsupported(f"'{disk.target.dev}' on USB cannot be empty; use sata for a CD-ROM drive")
@@ -256,6 +261,8 @@ def _slot(disk: Disk, context: Context) -> Properties:
         return {"bus": f"{context.bus('ide', 0)}.{address.bus}", "unit": address.unit}
     if disk.target.bus == "sata":
         return {"bus": f"{context.bus('sata', address.controller)}.{address.unit}"}
+    if disk.target.bus == "nvme":
+        return {"bus": context.bus("nvme", address.controller), "nsid": address.bus + 1}
     bus = f"{context.bus('scsi', address.controller)}.0"
     if scsi_controller(disk, context).model in WIDE_SCSI:
         return {"bus": bus, "channel": address.bus, "scsi-id": address.target, "lun": address.unit}
@@ -310,12 +317,11 @@ def _identity(disk: Disk) -> Properties:
     if disk.target.bus == "scsi":
         props["device_id"] = disk.serial or f"drive-{alias(disk)}"
         props |= given(vendor=disk.vendor, product=disk.product)
+    if disk.target.bus in ("sata", "ide"):
+        props |= given(model=disk.product)
     if disk.target.bus in ("scsi", "sata", "ide"):
         props |= given(wwn=int(disk.wwn, 16) if disk.wwn else None)
-        if disk.target.rotation_rate is not None and disk.device == "disk":
-            props["rotation_rate"] = disk.target.rotation_rate
+        props |= given(rotation_rate=disk.target.rotation_rate)
     if disk.target.bus == "usb" or disk.target.removable is not None:
-        if disk.target.bus not in ("usb", "scsi"):
-            raise ConfigUnsupported("removable is only valid for usb or scsi disks")
         props["removable"] = disk.target.removable == "on"
     return props
