@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from pathlib import Path
@@ -28,6 +27,8 @@ def io_uring() -> bool:
             return False
     except (OSError, ValueError):
         pass  # a kernel before 6.6 has no such switch
+    import ctypes  # the daemon is smaller by it until a machine asks
+
     parameters = (ctypes.c_ubyte * _PARAMS_SIZE)()
     descriptor = ctypes.CDLL(None, use_errno=True).syscall(_SETUP, 4, parameters)
     if descriptor < 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import struct
@@ -78,6 +77,8 @@ def _threads(pid: int) -> list[int]:
 
 
 def _open(name: str, thread: int) -> int:
+    import ctypes  # the daemon is smaller by it until somebody asks for counters
+
     known, call = EVENTS.get(name), _SYSCALL.get(platform.machine())
     if known is None or call is None:
         raise ArgumentUnsupported(f"unable to enable host cpu perf event for {name}: the kernel has no such event")

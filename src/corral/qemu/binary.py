@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import hashlib
 import json
 import os
@@ -164,6 +163,8 @@ class Binary:
 
         Raises ConfigUnsupported naming machine and binary.
         """
+        import difflib  # for an error only
+
         for machine in self.machines:
             if machine.default if name is None else name in (machine.name, machine.alias):
                 return machine

@@ -105,11 +105,13 @@ async def ask_accelerator(path: Path, accelerator: str) -> dict[str, Any]:
 
 async def _session(path: Path, accelerator: str, question: Callable[[QMPClient], Awaitable[Answer]]) -> Answer:
     """Run the binary without a machine while `question` asks; its own words are in the error when it does not run."""
-    from qemu.qmp import ExecuteError, QMPClient, QMPError
+    from qemu.qmp import ExecuteError, QMPError
+
+    from corral.qemu.quiet import QuietClient
 
     with tempfile.TemporaryFile() as words:
         async with _process(path, accelerator, words) as monitor:
-            client = QMPClient(f"{path.name} inquiry")
+            client = QuietClient(f"{path.name} inquiry")
             try:
                 await client.connect(monitor)
                 try:

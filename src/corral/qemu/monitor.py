@@ -22,13 +22,13 @@ from qemu.qmp import (
     ExecInterruptedError,
     ExecuteError,
     Message,
-    QMPClient,
     QMPError,
     Runstate,
 )
 from qemu.qmp.util import flush
 
 from corral.errors import InternalError, InvalidArgument, OperationFailed, OperationTimeout
+from corral.qemu.quiet import QuietClient
 
 #: Seconds that a monitor command may take unless its caller says otherwise.
 COMMAND_TIMEOUT = 30.0
@@ -71,18 +71,11 @@ class MonitorClosed(OperationFailed):
     """The monitor's connection ended, before or while the command ran."""
 
 
-class _Client(QMPClient):
-    """The library's client, which can send a descriptor from any event loop, and does not write every message out for
-    a debug log that nobody reads."""
+class _Client(QuietClient):
+    """The library's client, which can send a descriptor from any event loop."""
 
     #: The command and the descriptor that goes with it, until it is sent or nobody waits for that any longer.
     carried: tuple[str, int] | None = None
-
-    def _cb_outbound(self, msg: Message) -> Message:
-        return super()._cb_outbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
-
-    def _cb_inbound(self, msg: Message) -> Message:
-        return super()._cb_inbound(msg) if self.logger.isEnabledFor(logging.DEBUG) else msg
 
     async def _send(self, msg: Message) -> None:
         """In the writer's turn: behind what was sent before, the message and its descriptor in one piece (SCM_RIGHTS).
@@ -170,7 +163,7 @@ class Monitor:
 
         Raises MonitorCommandFailed, MonitorClosed or OperationTimeout; after the last the command may still happen.
         """
-        message = QMPClient.make_execute_msg(command, arguments, oob=oob)
+        message = QuietClient.make_execute_msg(command, arguments, oob=oob)
         try:
             if descriptor is None:
                 return await self._issue(command, message, timeout)
