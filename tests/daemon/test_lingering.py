@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from time import monotonic
 
 import pytest
 
@@ -15,20 +16,20 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on a s
 async def test_calls_far_apart_are_not_looked_out_for() -> None:
     lingering = Lingering(asyncio.get_running_loop())
     for _ in range(3):
-        lingering.arrived()
+        lingering.arrived(monotonic())
         await asyncio.sleep(5 * CLOSE)
     assert lingering.turns == 0
 
 
 async def test_calls_close_together_are_for_a_moment() -> None:
     lingering = Lingering(asyncio.get_running_loop())
-    lingering.arrived()
-    lingering.arrived()
+    lingering.arrived(monotonic())
+    lingering.arrived(monotonic())
     await asyncio.sleep(20 * WINDOW)
     polled = lingering.turns
     assert polled > 0
     await asyncio.sleep(0.05)
     assert lingering.turns == polled
-    lingering.arrived()  # the first after a pause
+    lingering.arrived(monotonic())  # the first after a pause
     await asyncio.sleep(0.01)
     assert lingering.turns == polled

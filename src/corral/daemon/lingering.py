@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from asyncio import AbstractEventLoop
-from time import perf_counter
+from time import monotonic
 
 #: Seconds of polling after a call, and how close the call before must have been for it.
 WINDOW, CLOSE = 60e-6, 200e-6
@@ -26,9 +26,8 @@ class Lingering:
         self._useful = len(os.sched_getaffinity(0)) > 1
         self.turns = 0
 
-    def arrived(self) -> None:
-        """Bytes of a client's were read."""
-        now = perf_counter()
+    def arrived(self, now: float) -> None:
+        """Bytes of a client's were read, at `now` on the clock of time.monotonic."""
         close, self._last = now - self._last < CLOSE, now
         if not close or not self._useful:
             return
@@ -39,9 +38,9 @@ class Lingering:
 
     def _turn(self) -> None:
         self.turns += 1
-        if perf_counter() < self._until:
-            self._loop.call_soon(
-                self._turn
-            )  # a loop that has something to call looks at its sockets, and does not wait
+        if monotonic() < self._until:
+            os.sched_yield()  # to a client on this very CPU, which could not send its next call while we look out
+            # A loop that has something to call looks at its sockets, and does not wait.
+            self._loop.call_soon(self._turn)
         else:
             self._polling = False

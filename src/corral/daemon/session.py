@@ -133,15 +133,15 @@ class Session:
             return
         if control:
             self._connection.receive_fds(_descriptors(control))
-        self.server.lingering.arrived()
-        events = self._connection.receive_data(data, time.monotonic())
-        self._backlog.extend(events)
-        self._process()
+        now = time.monotonic()
+        self.server.lingering.arrived(now)
+        self._backlog += self._connection.receive_data(data, now)
+        self._process(now)
 
-    def _process(self) -> None:
+    def _process(self, now: float) -> None:
         """Act on what arrived until all is done, or the client must take its answers first, or it is others' turn."""
         backlog = self._backlog
-        until = time.monotonic() + TURN
+        until = now + TURN
         while backlog and not self.closed:
             event = backlog.popleft()
             if type(event) is Call:
@@ -150,7 +150,7 @@ class Session:
                     self._flush()
                     if self._unsent is not None:
                         break
-                if time.monotonic() > until and backlog:
+                if backlog and time.monotonic() > until:
                     self._pause("turn")
                     self.loop.call_soon(self._next_turn)
                     break
@@ -161,7 +161,7 @@ class Session:
     def _next_turn(self) -> None:
         if not self.closed:
             self._resume("turn")
-            self._process()
+            self._process(time.monotonic())
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ConnectionLost):
@@ -350,10 +350,10 @@ class Session:
             return
         while self._unsent is None and not self.closed:
             if data := self._connection.data_to_send():
-                self._send(memoryview(data))
+                self._send(data)
             elif fds := self._connection.fds_to_send():
                 self._attached = list(fds)
-                self._send(memoryview(bytes(len(fds))))
+                self._send(bytes(len(fds)))
             else:
                 break
         if self.closed:
@@ -364,14 +364,19 @@ class Session:
             if self._leaving and not self._running:
                 self.close("closed by the client")
                 return
-            self._resume("answers")
-            for drained in self._drained:
-                if not drained.done():
-                    drained.set_result(None)
-            self._drained.clear()
+            if self._paused:
+                self._resume("answers")
+            if self._drained:
+                self._wake_writers()
         self._arm()
 
-    def _send(self, data: memoryview) -> None:
+    def _wake_writers(self) -> None:
+        for drained in self._drained:
+            if not drained.done():
+                drained.set_result(None)
+        self._drained.clear()
+
+    def _send(self, data: bytes | memoryview) -> None:
         try:
             if self._attached:  # one byte carries each
                 sent = socket.send_fds(self._sock, [data[:1]], self._attached[:1])
@@ -392,7 +397,7 @@ class Session:
         if self._unsent is None:
             self.loop.add_writer(self._fd, self._on_writable)
             self._pause("answers")
-        self._unsent = data[sent:]
+        self._unsent = memoryview(data)[sent:]
         if sent or not self._stalled_since:
             self._stalled_since = time.monotonic()
 
@@ -402,23 +407,25 @@ class Session:
         if self._unsent is None:
             self._stalled_since = 0.0
             self._flush()
-            self._process()
+            self._process(time.monotonic())
 
     # Time and the end.
 
-    def _deadline(self) -> float | None:
+    def _deadline(self) -> float:
         """When something must have happened, on the clock of time.monotonic."""
-        deadlines = [self._connection.next_deadline(time.monotonic())]
+        deadline = self._connection.next_deadline(time.monotonic())
+        if deadline is None:
+            deadline = math.inf
         if not self.opened:
-            deadlines.append(self._accepted_at + OPEN_TIMEOUT)
+            deadline = min(deadline, self._accepted_at + OPEN_TIMEOUT)
         if self._unsent is not None:
-            deadlines.append(self._stalled_since + STALL_TIMEOUT)
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+            deadline = min(deadline, self._stalled_since + STALL_TIMEOUT)
+        return deadline
 
     def _arm(self) -> None:
         """Have the timer fire no later than the next deadline; one that fires early is set again."""
         deadline = self._deadline()
-        if deadline is None or self.closed or deadline >= self._armed_for:
+        if deadline >= self._armed_for or self.closed:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -434,8 +441,8 @@ class Session:
         elif self._unsent is not None and now >= self._stalled_since + STALL_TIMEOUT:
             self.close("does not read its answers")
         else:
-            self._backlog.extend(self._connection.tick(now))
-            self._process()
+            self._backlog += self._connection.tick(now)
+            self._process(now)
 
     def _pause(self, why: str) -> None:
         if not self._paused:
@@ -468,9 +475,7 @@ class Session:
         self._waiting.clear()
         for stream in tuple(self._streams.values()):
             stream.close()
-        for drained in self._drained:
-            if not drained.done():
-                drained.set_result(None)
+        self._wake_writers()
         self._connection.close()
         for fd in (*self._connection.take_fds(), *self._attached):
             os.close(fd)

@@ -204,13 +204,16 @@ class Connection:
                 return
         if self._fds and not self._fds_due:
             raise _Broken("descriptors came without a message to carry them")
-        self._keep_rest(data, offset, now)
+        if offset < end or self._fds_due:
+            self._keep_rest(data, offset, now)
+        else:
+            self._stalled_at = None
 
     def _keep_rest(self, data: bytes, offset: int, now: float) -> None:
         """Remember an incomplete packet, how much of it must come, and until when."""
         rest = len(data) - offset
-        self._stalled_at = now + self._body_timeout if self._fds_due else None
         if not rest:
+            self._stalled_at = now + self._body_timeout  # for the descriptors
             return
         self._need = PACKET_SIZE
         timeout = self._header_timeout
