@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import domains
-from bench.awake import awake
 from bench.floor import resident_kib
-from labs.wire import Wire, throughput
+from bench.load import CONNECTIONS, MANNERS, throughput
+from labs.wire import Wire
 
 Figures = dict[str, float]
+#: The query that the bare socket's questions and answers are as long as.
+LOOKUP = "lookup"
 STATS_ALL = 0  # CONNECT_GET_ALL_DOMAIN_STATS: every group the daemon has
 START_PAUSED = 1
 
@@ -39,14 +42,15 @@ class Effort:
 
     repeats: int = 15
     rounds: int = 3
-    seconds: float = 1.5
+    slices: int = 5
+    seconds: float = 0.3
     many: int = 20
     most: int = 100
 
     @classmethod
     def quick(cls) -> Effort:
         """A run of well under a minute."""
-        return cls(repeats=3, rounds=1, seconds=0.3, many=5, most=10)
+        return cls(repeats=3, rounds=1, slices=3, seconds=0.1, many=5, most=10)
 
 
 def measure(peer: Peer, directory: Path, effort: Effort, say: Callable[[str], None]) -> Figures:
@@ -120,28 +124,26 @@ def _start_many(wire: Wire, directory: Path, effort: Effort) -> Figures:
 def _calls(peer: Peer, wire: Wire, directory: Path, effort: Effort) -> Figures:
     """Calls per second of three queries about a machine: one at a time and pipelined, on one connection and on ten.
 
-    One figure more is taken while the CPUs may fall asleep between two calls (see `awake`).
+    Everything is measured in turns: on which CPUs the kernel puts the client and the daemon matters more than either.
     """
     wire.call("domain_create_xml", xml_desc=domains.document(0, directory), flags=START_PAUSED)
     queries: dict[str, tuple[str, dict[str, Any]]] = {
-        "lookup": ("domain_lookup_by_name", {"name": domains.name(0)}),
+        LOOKUP: ("domain_lookup_by_name", {"name": domains.name(0)}),
         "state": ("domain_get_state", {"dom": domains.reference(0), "flags": 0}),
         "XML": ("domain_get_xml_desc", {"dom": domains.reference(0), "flags": 0}),
     }
-    ten = [peer.connect() for _ in range(10)]
-    figures: Figures = {}
-    with awake():
+    wires = [wire, *(peer.connect() for _ in range(max(CONNECTIONS) - 1))]
+    measured: dict[str, list[float]] = defaultdict(list)
+    for _ in range(effort.slices):
         for label, (name, arguments) in queries.items():
-            for connections, wires in ((1, [wire]), (10, ten)):
-                for window, manner in ((1, "one at a time"), (32, "pipelined")):
-                    rate = throughput(wires, name, arguments, seconds=effort.seconds, window=window)
-                    figures[f"{label}, {connections} conn., {manner}"] = rate
-    name, arguments = queries["lookup"]
-    figures["lookup, 1 conn., CPUs asleep"] = throughput([wire], name, arguments, seconds=effort.seconds, window=1)
-    for each in ten:
+            for connections in CONNECTIONS:
+                for window, manner in MANNERS.items():
+                    rate = throughput(wires[:connections], name, arguments, seconds=effort.seconds, window=window)
+                    measured[f"{label}, {connections} conn., {manner}"].append(rate)
+    for each in wires[1:]:
         each.close()
     wire.call("domain_destroy", dom=domains.reference(0))
-    return figures
+    return {name: statistics.median(rates) for name, rates in measured.items()}
 
 
 def _lists(peer: Peer, wire: Wire, directory: Path, effort: Effort) -> Figures:

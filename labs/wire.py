@@ -1,16 +1,9 @@
-"""A blocking client of the wire, as small as can be: the same one measures Corral and libvirtd.
-
-It is no part of the product. Calls are encoded beforehand, answers are only counted, so that what is measured is the
-daemon and not the client.
-"""
+"""A blocking client of the wire, as small as can be, for Corral and libvirtd alike; it is no part of the product."""
 
 from __future__ import annotations
 
-import selectors
 import socket
 import struct
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +17,7 @@ OK, ERROR = 0, 1
 
 
 class Wire:
-    """One connection; `call` waits for its answer, `throughput` keeps a window of calls under way."""
+    """One connection; `call` waits for its answer, `call_all` sends many calls before it does."""
 
     def __init__(self, path: Path, driver: str, *, read_only: bool = False) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -95,59 +88,6 @@ class Wire:
                 header, body = self.read()
             if header[6] == ERROR:
                 raise decode_error(body)
-
-
-@dataclass
-class _Flow:
-    """One connection under load: what it sends, what it has under way, what it received of an answer."""
-
-    wire: Wire
-    batch: bytes
-    burst: int
-    pending: int = 0
-    received: bytearray = field(default_factory=bytearray)
-
-    def send(self, window: int) -> None:
-        while self.pending + self.burst <= window:
-            self.wire.socket.sendall(self.batch)
-            self.pending += self.burst
-
-    def receive(self) -> int:
-        """Read what is there and return how many whole answers it held."""
-        self.received += self.wire.socket.recv(1 << 18)
-        buffer, position, answered = self.received, 0, 0
-        while len(buffer) - position >= 28:
-            length = int.from_bytes(buffer[position : position + 4], "big")
-            if len(buffer) - position < length:
-                break
-            if buffer[position + 27] != OK:
-                raise decode_error(bytes(buffer[position + 28 : position + length]))
-            position += length
-            answered += 1
-        del buffer[:position]
-        self.pending -= answered
-        return answered
-
-
-def throughput(wires: list[Wire], name: str, arguments: dict[str, Any], *, seconds: float, window: int) -> float:
-    """Calls answered per second over all connections, with `window` calls under way on each."""
-    burst = max(1, window // 2)
-    target = procedure(name)
-    flows = [_Flow(wire, b"".join(wire.message(target, arguments) for _ in range(burst)), burst) for wire in wires]
-    answered = 0
-    with selectors.DefaultSelector() as selector:
-        for flow in flows:
-            selector.register(flow.wire.socket, selectors.EVENT_READ, flow)
-        begin = time.perf_counter()
-        end = begin + seconds
-        for flow in flows:
-            flow.send(window)
-        while any(flow.pending for flow in flows):
-            for key, _ in selector.select(60):
-                answered += key.data.receive()
-                if time.perf_counter() < end:
-                    key.data.send(window)
-        return answered / (time.perf_counter() - begin)
 
 
 def decode_error(body: bytes) -> CorralError:
