@@ -53,7 +53,7 @@ LACKING = [
 ]
 
 COMMANDS = "".join(f"define DIR/lacking{number}.xml\n" for number in range(len(LACKING)))
-COMMANDS += """
+COMMANDS += """\
 define DIR/dom.xml
 blkdeviotune v vda
 blkdeviotune v vda --total-bytes-sec 1000000 --config
