@@ -1,15 +1,17 @@
-"""Secure Boot as a guest sees it: its kernel knows, and locks itself down."""
+"""Secure Boot as a guest sees it: its kernel knows, and locks itself down; what nobody signed does not even start."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import struct
 from pathlib import Path
 
 import pytest
 
 from corral.guests import tiny
 from corral.hypervisor.guest.stream import ByteStream
+from corral.usb import fat
 
 from .life import opened
 
@@ -51,4 +53,33 @@ async def test_secure_boot(directory: Path, firmware: str) -> None:
         await console.write(b"dmesg; echo EN''D\n")
         told = await said(console, "END")
         assert "Secure boot enabled" in told and "Kernel is locked down from EFI Secure Boot" in told
+        await domain.destroy()
+
+
+def unsigned(image: bytes) -> bytes:
+    """A PE32+ image without its certificates ("PE Format", optional header data directories)."""
+    (header,) = struct.unpack_from("<I", image, 0x3C)
+    directories = header + 24 + 112
+    return image[: directories + 4 * 8] + bytes(8) + image[directories + 5 * 8 :]
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+async def test_an_unsigned_image(directory: Path, enforced: bool) -> None:
+    """A disk with a boot loader that nobody signed: the firmware says that it may not, and starts it if it may."""
+    folder, disk = directory / "files", directory / "esp.img"
+    loader = folder / "EFI" / "BOOT" / "BOOTX64.EFI"
+    loader.parent.mkdir(parents=True)
+    loader.write_bytes(unsigned((await tiny.build()).packed.read_bytes()))
+    medium = fat.image(folder, free=0)
+    disk.write_bytes(medium.read(0, medium.size))
+    firmware = BY_FEATURE if enforced else "<feature enabled='no' name='secure-boot'/>"
+    text = f"""<domain type='qemu'><name>esp</name><memory unit='MiB'>384</memory><os firmware='efi'>
+      <type arch='x86_64' machine='q35'>hvm</type><firmware>{firmware}</firmware></os><features><acpi/></features>
+      <devices><serial type='pty'/><disk type='file'><driver name='qemu' type='raw'/><source file='{disk}'/>
+      <target dev='vda' bus='virtio'/><boot order='1'/></disk></devices></domain>"""
+    async with opened(directory) as (hypervisor, _):
+        domain = await hypervisor.create_xml(text)
+        told = await said(await domain.open_console(), "Access Denied|BdsDxe: starting")
+        assert "BdsDxe: loading Boot" in told
+        assert ("Access Denied" in told, "BdsDxe: starting" in told) == (enforced, not enforced)
         await domain.destroy()
