@@ -37,9 +37,7 @@ MODELS = (
 
 
 def machine(name: str, alias: str | None = None, *, default: bool = False, deprecated: bool = False) -> MachineType:
-    return MachineType(
-        name, alias, default, deprecated, 255 if "440" in name else 4096, True, "qemu64", True, False, None
-    )
+    return MachineType(name, alias, default, deprecated, 255 if "440" in name else 4096, True, "qemu64", True)
 
 
 def binary(arch: str = "x86_64", **changes: object) -> Binary:
@@ -59,9 +57,8 @@ def binary(arch: str = "x86_64", **changes: object) -> Binary:
         chardevs=frozenset({"socket", "pty"}),
         accelerators=frozenset({"tcg", "kvm"}),
         commands=frozenset({"query-vnc"}),
-        events=frozenset(),
         arguments=frozenset(),
-        options={},
+        options=frozenset(),
         properties={"pc-q35-10.0-machine": ("smm",)},
         cpu_features=("avx", "sse4.2", "x2apic", "aes"),
         models={"tcg": MODELS, "kvm": MODELS},

@@ -20,7 +20,7 @@ from .life import Heard, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
-MEM, HYBRID = NodeSuspendTarget.MEM, NodeSuspendTarget.HYBRID
+MEM, DISK, HYBRID = NodeSuspendTarget.MEM, NodeSuspendTarget.DISK, NodeSuspendTarget.HYBRID
 #: Where q35 has its power management, ACPI, root complex base (00:1f.0) and its memory-mapped configuration (00:00.0).
 CHIPSET = {0x8000F840: 0x601, 0x8000F844: 0x80, 0x8000F8F0: 0xFED1C001, 0x80000060: 0xB0000001}
 
@@ -37,6 +37,14 @@ async def start(
     return domain
 
 
+def swap(directory: Path) -> str:
+    """A disk for what a guest keeps of its memory."""
+    disk = directory / "swap.img"
+    with disk.open("wb") as file:
+        file.truncate(512 << 20)
+    return f"<disk type='file'><driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda'/></disk>"
+
+
 async def chipset(domain: Domain) -> dict[int, int]:
     """The chipset's registers, through its configuration port."""
     ask = domain.require_run().require_machine().monitor.human
@@ -50,11 +58,7 @@ async def chipset(domain: Domain) -> dict[int, int]:
 async def test_many_sleeps_of_one_boot(directory: Path) -> None:
     """SeaBIOS on q35 forgets the chipset at a wake-up; the guest has it back, sleeps again, and hears its button."""
     async with opened(directory) as (hypervisor, heard):
-        disk = directory / "swap.img"
-        with disk.open("wb") as file:
-            file.truncate(512 << 20)
-        xml = f"<disk type='file'><driver name='qemu' type='raw'/><source file='{disk}'/><target dev='vda'/></disk>"
-        domain = await start(hypervisor, devices=xml, resume="resume=/dev/vda")
+        domain = await start(hypervisor, devices=swap(directory), resume="resume=/dev/vda")
         assert await chipset(domain) == CHIPSET
         assert (await sh(domain, "cat /sys/power/state /sys/power/mem_sleep")).splitlines() == [
             "freeze mem disk",
@@ -100,7 +104,7 @@ async def test_no_sleep(directory: Path) -> None:
         domain = await start(hypervisor, pm=pm)
         assert await sh(domain, "cat /sys/power/mem_sleep") == "[s2idle]"
         assert "platform" not in await sh(domain, "cat /sys/power/disk")
-        for target, name in ((MEM, "S3"), (HYBRID, "S3"), (NodeSuspendTarget.DISK, "S4")):
+        for target, name in ((MEM, "S3"), (HYBRID, "S3"), (DISK, "S4")):
             with pytest.raises(InternalError, match=f"{name} state is disabled"):
                 await sleeping.fall_asleep(domain, target)
 
@@ -115,7 +119,22 @@ async def test_uefi(directory: Path) -> None:
         assert await sh(domain, "cat /sys/firmware/efi/fw_platform_size") == "64"
         variables = await sh(domain, "mount -t efivarfs e /sys/firmware/efi/efivars && ls /sys/firmware/efi/efivars")
         assert "SecureBoot-" in variables and "BootOrder-" in variables
-        await sleeping.fall_asleep(domain, MEM)
-        await sleeping.wake_up(domain)
+        for _ in range(2):
+            await sleeping.fall_asleep(domain, MEM)
+            await sleeping.wake_up(domain)
+            await booted(domain)
+        assert (await sh(domain, "dmesg")).count("Waking up from system sleep state S3") == 2
+
+
+@pytest.mark.slow
+async def test_uefi_to_disk(directory: Path) -> None:
+    """A guest on UEFI keeps its memory on its disk: QEMU is gone, and what it knew is there at the next start."""
+    async with opened(directory) as (hypervisor, _):
+        domain = await start(hypervisor, devices=swap(directory), resume="resume=/dev/vda", efi=True)
+        assert "disk" in (await sh(domain, "cat /sys/power/state")).split()
+        kept = await sh(domain, "echo kept-$$ >/run/kept; cat /run/kept /proc/sys/kernel/random/boot_id")
+        await sleeping.fall_asleep(domain, DISK)
+        await until(lambda: not domain.active, seconds=60)
+        await domain.create()
         await booted(domain)
-        assert "Waking up from system sleep state S3" in await sh(domain, "dmesg")
+        assert await sh(domain, "cat /run/kept /proc/sys/kernel/random/boot_id") == kept

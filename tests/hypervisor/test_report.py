@@ -29,7 +29,7 @@ QEMU = Binary(
     version=(10, 0, 2),
     package="Debian",
     arch="x86_64",
-    machines=(MachineType("pc-q35-10.0", "q35", True, False, 4096, True, "qemu64", True, False, None),),
+    machines=(MachineType("pc-q35-10.0", "q35", True, False, 4096, True, "qemu64", True),),
     devices=frozenset(
         ["virtio-serial-pci", "virtserialport", "virtio-scsi-pci", "scsi-hd", "scsi-cd", "vfio-pci", "ich9-usb-ehci1"]
     ),
@@ -37,9 +37,8 @@ QEMU = Binary(
     chardevs=frozenset(),
     accelerators=frozenset({"tcg", "kvm"}),
     commands=frozenset({"set_link"}),
-    events=frozenset(),
     arguments=frozenset({"blockdev-add/driver=file/aio=threads"}),
-    options={"sandbox": frozenset({"spawn"})},
+    options=frozenset({"sandbox"}),
     properties={"ICH9-LPC": ("disable_s3", "disable_s4")},
     models={
         "tcg": (
@@ -202,7 +201,7 @@ async def test_an_emulator_that_is_none(tmp_path: Path) -> None:
 def test_how_many_vcpus(facts: Facts) -> None:
     """The largest machine's figure, and the one that `virsh maxvcpus` knows, where it is another."""
     (q35,) = QEMU.machines
-    smaller = MachineType("pc-i440fx-10.0", "pc", False, False, 255, True, "qemu64", True, False, None)
+    smaller = MachineType("pc-i440fx-10.0", "pc", False, False, 255, True, "qemu64", True)
     two = replace(QEMU, machines=(replace(q35, default=False), replace(smaller, default=True)))
     of_two = replace(facts, binaries=(two,))
     assert "up to 4096 (machine type q35); in software" in row(replace(facts, binaries=(QEMU,)), "1 ").text

@@ -160,7 +160,8 @@ async def test_killed_from_outside_it_is_known_at_once(short_path: Path) -> None
 
 async def test_every_end_tells_its_cause(short_path: Path) -> None:
     async with running(short_path) as machine:
-        end = await machine.quit()
+        await machine.monitor.execute("quit")
+        end = await machine.ended(10)
         assert (end.status, end.cause) == (0, "host-qmp-quit")
     async with running(short_path) as machine:
         await machine.cont()

@@ -24,7 +24,7 @@ from corral.errors import ConfigUnsupported
 from corral.qemu.cpu_models import CPUModel, NearestModel, nearest
 from corral.qemu.inquiry import ask, ask_accelerator
 
-CACHE_FORMAT = 6
+CACHE_FORMAT = 7
 """Part of each cache file's key: raise it when a fact is added or its meaning changes."""
 
 EMULATORS = {
@@ -48,8 +48,6 @@ class MachineType:
     hotpluggable_cpus: bool
     default_cpu: str | None
     acpi: bool
-    numa_memory: bool
-    default_ram_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +67,10 @@ class Binary:
     accelerators: frozenset[str]
     """Built in: tcg, kvm (whether KVM is to be used is `corral.host.kvm`'s answer)."""
     commands: frozenset[str]
-    events: frozenset[str]
     arguments: frozenset[str]
     """Of QMP commands: `command/member`, `command/member=value`, `command/tag=value/member` …"""
-    options: dict[str, frozenset[str]]
-    """Command line options and their parameters."""
+    options: frozenset[str]
+    """Command line options that take parameters, without dash."""
     properties: dict[str, tuple[str, ...]]
     """Properties of device types, of those that Corral asks about."""
     displays: frozenset[str] = frozenset()
@@ -110,14 +107,6 @@ class Binary:
     def has_command(self, name: str) -> bool:
         """Whether the monitor knows the QMP command."""
         return name in self.commands
-
-    def has_event(self, name: str) -> bool:
-        """Whether the monitor can emit the QMP event."""
-        return name in self.events
-
-    def has_option(self, option: str, parameter: str | None = None) -> bool:
-        """Whether the command line has the option (without dash), and its parameter if given."""
-        return option in self.options and (parameter is None or parameter in self.options[option])
 
     def has_argument(self, command: str, path: str) -> bool:
         """Whether a QMP command takes an argument.
@@ -288,9 +277,8 @@ def _binary(facts: dict[str, Any]) -> Binary:
         chardevs=frozenset(_names(facts["chardevs"])),
         accelerators=frozenset(facts["accelerators"]),
         commands=frozenset(_names(facts["commands"])),
-        events=frozenset(_names(facts["events"])),
         arguments=frozenset(_names(facts["arguments"])),
-        options={option: frozenset(_names(names)) for option, names in facts["options"].items()},
+        options=frozenset(_names(facts["options"])),
         properties={type_name: _names(names) for type_name, names in facts["properties"].items()},
         displays=frozenset(_names(facts["displays"])),
         audiodevs=frozenset(_names(facts["audiodevs"])),

@@ -172,8 +172,8 @@ async def _facts(client: QMPClient) -> dict[str, Any]:
     version: Any = await client.execute("query-version")
     target: Any = await client.execute("query-target")
     kvm: Any = await client.execute("query-kvm")
-    commands, events, arguments = flatten(await _list(client, "query-qmp-schema"))
-    options: Any = await client.execute("query-command-line-options")
+    commands, arguments = flatten(await _list(client, "query-qmp-schema"))
+    options = await _list(client, "query-command-line-options")
     chardevs = await _types(client, "chardev")
     accelerators = await _types(client, "accel")
     number = version["qemu"]
@@ -187,9 +187,8 @@ async def _facts(client: QMPClient) -> dict[str, Any]:
         "chardevs": [name.removeprefix("chardev-") for name in chardevs],
         "accelerators": [name.removesuffix("-accel") for name in accelerators if name.endswith("-accel")],
         "commands": sorted(commands),
-        "events": sorted(events),
         "arguments": sorted(arguments),
-        "options": {option["option"]: [entry["name"] for entry in option["parameters"]] for option in options},
+        "options": sorted(option["option"] for option in options),
         "cpu_features": await _cpu_features(client),
         "accelerated": {"kvm" if kvm["enabled"] else "tcg": await _accelerator(client)},
     }
@@ -220,8 +219,6 @@ def _machine(entry: dict[str, Any]) -> dict[str, Any]:
         "hotpluggable_cpus": entry["hotpluggable-cpus"],
         "default_cpu": re.sub(r"-(x86_64|i386|arm)-cpu$", "", cpu) if cpu else None,
         "acpi": entry.get("acpi", entry["name"].startswith(("pc-", "microvm", "virt"))),  # not told before QEMU 8
-        "numa_memory": entry.get("numa-mem-supported", False),
-        "default_ram_id": entry.get("default-ram-id"),
     }
 
 

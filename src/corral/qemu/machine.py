@@ -247,13 +247,6 @@ class Machine:
         """Thread id of each vCPU by its index, asked now."""
         return _threads(await self.monitor.execute("query-cpus-fast"))
 
-    async def quit(self, *, timeout: float = 10.0) -> End:
-        """End QEMU in its own way, so that caches are flushed; killed when it is not gone after `timeout`."""
-        with contextlib.suppress(CorralError):
-            await self.monitor.execute("quit", timeout=timeout)
-            return await self.ended(timeout)
-        return await self.kill()
-
     async def terminate(self, *, timeout: float = 10.0) -> End:
         """End QEMU with SIGTERM, so that caches are flushed; OperationTimeout when it is not gone after `timeout`."""
         self.process.terminate()

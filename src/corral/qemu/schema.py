@@ -12,15 +12,14 @@ from typing import Any
 DEPTH = 2
 
 
-def flatten(schema: Iterable[dict[str, Any]], depth: int = DEPTH) -> tuple[set[str], set[str], set[str]]:
-    """The commands, the events, and the arguments of commands as paths."""
+def flatten(schema: Iterable[dict[str, Any]], depth: int = DEPTH) -> tuple[set[str], set[str]]:
+    """The commands, and their arguments as paths."""
     types = {entry["name"]: entry for entry in schema}
     commands = {name for name, entry in types.items() if entry["meta-type"] == "command"}
-    events = {name for name, entry in types.items() if entry["meta-type"] == "event"}
     arguments: set[str] = set()
     for name in commands:
         _walk(types, types[name]["arg-type"], name, depth, arguments)
-    return commands, events, arguments
+    return commands, arguments
 
 
 def _walk(types: dict[str, dict[str, Any]], type_name: str, prefix: str, depth: int, found: set[str]) -> None:
