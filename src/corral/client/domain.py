@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from corral import constants
 from corral.constants import DomainState, name_of
 from corral.errors import (
+    AgentCommandTimeout,
     AgentUnresponsive,
     InternalError,
     InvalidArgument,
@@ -581,6 +583,21 @@ class Domain:
         kinds = constants.DomainAuthorizedSSHKeysSetFlags
         flags = kinds.APPEND * append | kinds.REMOVE * remove
         await self._call("domain_authorized_ssh_keys_set", user=user, keys=list(keys), flags=flags)
+
+    async def agent_shutdown(self, mode: Literal["powerdown", "reboot", "halt"] = "powerdown") -> None:
+        """Have the guest's agent power it off, boot it again, or halt it with its power on; returns when it was asked.
+
+        What is to be done about a guest that has no agent, or does not obey, `shutdown` and `reboot` know.
+        """
+        match mode:
+            case "powerdown":
+                await self._call("domain_shutdown_flags", flags=constants.DomainShutdownFlags.GUEST_AGENT)
+            case "reboot":
+                await self._call("domain_reboot", flags=constants.DomainRebootFlags.GUEST_AGENT)
+            case "halt":  # libvirt's protocol has no word for it
+                await self.agent("guest-ping")
+                with contextlib.suppress(AgentCommandTimeout, AgentUnresponsive):  # it answers only a refusal
+                    await self.agent("guest-shutdown", {"mode": mode}, timeout=1.0)
 
     async def sleep(self, target: str = "mem", *, seconds: int = 0) -> None:
         """Have the guest fall asleep to `mem`, `disk` or both (`hybrid`); woken after `seconds`, if they are given."""
