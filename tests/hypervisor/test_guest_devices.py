@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +14,17 @@ from pathlib import Path
 import pytest
 
 from corral.constants import DomainDeviceModifyFlags as Flags
-from corral.constants import DomainUndefineFlags
+from corral.constants import DomainEventWatchdogAction as Actions
+from corral.constants import DomainShutoffReason, DomainState, DomainUndefineFlags
 from corral.errors import CorralError, DeviceMissing
 from corral.guests import tiny
 from corral.hypervisor.domain import Domain
+from corral.hypervisor.events import Watchdog
 from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald, virtiofsd
 
-from .inside import booted, sh
+from .inside import agent, booted, sh
 from .life import end_machines, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
@@ -31,7 +36,12 @@ FAST = """<filesystem><driver type='virtiofs'/><binary path='{program}'><sandbox
 TPM = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
 OTHERS = """<shmem name='corral-test-{pid}' role='peer'><model type='ivshmem-plain'/><size unit='M'>2</size></shmem>
   <crypto model='virtio' type='qemu'><backend model='builtin' queues='1'/></crypto>
-  <sound model='ich9'/><hub type='usb'/><watchdog model='i6300esb' action='pause'/>"""
+  <sound model='ich9'/><hub type='usb'/><watchdog model='i6300esb' action='pause'/>
+  <rng model='virtio'><backend model='builtin'/></rng><controller type='usb' model='qemu-xhci'/>
+  <smartcard mode='passthrough' type='unix'><source mode='bind' path='{card}'/></smartcard>"""
+#: Prints where the guest sees the host's memory, the third resource of that card, once it is switched on.
+BAR = """for d in /sys/bus/pci/devices/*; do
+[ "$(cat $d/device)" = 0x1110 ] && echo 1 >$d/enable && sed -n 3p $d/resource | cut -d" " -f1; done"""
 
 
 @pytest.fixture
@@ -88,13 +98,21 @@ async def test_what_the_guest_sees(directory: Path, shared: Path) -> None:
         (place / "word").write_text(f"from the host, {place.name}\n")
     devices = NINE.format(dir=nine) + FAST.format(dir=fast, program=server, tag="fast") + TPM
     async with opened(directory) as (hypervisor, _):
-        devices, wanted = devices + OTHERS.format(pid=os.getpid()), {"1af4:1110", "1af4:1054", "8086:293e", "8086:25ab"}
+        others = OTHERS.format(pid=os.getpid(), card=nine / "card")
+        devices, wanted = devices + others, {"1af4:1110", "1af4:1054", "8086:293e", "8086:25ab"}
         if (await hypervisor.offer.binary(None)).has_device("virtio-sound-pci"):  # since QEMU 8.2
             devices, wanted = devices + "<sound model='virtio'/>", wanted | {"1af4:1059"}
         domain = await start(hypervisor, devices)
         ids = await pci(domain)
         assert wanted <= ids, ids
         assert await sh(domain, "ls /sys/bus/virtio/drivers/virtio_crypto | grep virtio") != ""
+
+        memory = await sh(domain, BAR)
+        assert await sh(domain, f"devmem {memory} 32 0x6c6c6568; devmem {memory} 32") == "0x6C6C6568"
+        assert Path(f"/dev/shm/corral-test-{os.getpid()}").read_bytes()[:4] == b"hell"  # noqa: ASYNC240
+        assert await sh(domain, "cat /sys/class/misc/hw_random/rng_current") == "virtio_rng.0"
+        assert await sh(domain, "dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c") == "64"
+        await _a_card_is_put_in(domain, nine / "card")
 
         mount = "mkdir -p /mnt/{0}; mount -t {1} {0} /mnt/{0}; cat /mnt/{0}/word; echo back >/mnt/{0}/answer"
         assert await sh(domain, mount.format("nine", "9p")) == "from the host, nine"
@@ -111,6 +129,19 @@ async def test_what_the_guest_sees(directory: Path, shared: Path) -> None:
         assert not any(map(alive, started))
         await domain.undefine(DomainUndefineFlags.TPM)
         assert not state.exists()
+
+
+async def _a_card_is_put_in(domain: Domain, path: Path) -> None:
+    """The guest has the reader on its USB; who holds the card speaks with it (VSCard protocol: init, add a reader)."""
+    assert await sh(domain, "cat /sys/bus/usb/devices/*/product | grep CCID") == "QEMU USB CCID"
+    message = struct.Struct(">III")  # type, reader, bytes that follow
+    with socket.socket(socket.AF_UNIX) as card:
+        card.settimeout(10)
+        card.connect(str(path))
+        card.sendall(message.pack(1, 0, 12) + b"VSCD" + struct.pack(">II", 2, 0))
+        assert card.recv(24, socket.MSG_WAITALL) == message.pack(1, 0xFFFFFFFF, 12) + b"VSCD" + struct.pack(">II", 2, 0)
+        card.sendall(message.pack(3, 0, 4) + b"mine")
+        assert card.recv(16, socket.MSG_WAITALL) == message.pack(2, 0, 4) + bytes(4)  # no error
 
 
 async def test_a_directory_is_plugged(directory: Path) -> None:
@@ -166,3 +197,63 @@ async def test_the_watchdog_bites(directory: Path) -> None:
         await sh(domain, "watchdog -T 3 -t 60 /dev/watchdog")
         await until(lambda: "Watchdog" in heard.other(), seconds=30)
         await until(lambda: domain.state() == (3, 6), seconds=10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_each_action_of_a_watchdog(directory: Path) -> None:
+    """What becomes of a guest that stops feeding its watchdog, for every action there is; and the event of each."""
+    async with opened(directory) as (hypervisor, heard):
+        domain = await start(hypervisor, "<watchdog model='i6300esb' action='none'/>")
+
+        async def bites(action: str) -> None:
+            """Set the action, let the guest stop feeding, and wait for the event, which tells what QEMU does."""
+            await hotplug.update(domain, f"<watchdog model='i6300esb' action='{action}'/>", Flags.LIVE)
+            before = len(told())
+            await sh(domain, "killall watchdog; sleep 0.3; watchdog -T 2 -t 60 /dev/watchdog")
+            await until(lambda: len(told()) > before, seconds=40)
+            assert told()[-1] == getattr(
+                Actions, {"dump": "PAUSE", "inject-nmi": "INJECTNMI"}.get(action, action.upper())
+            )
+
+        def told() -> list[int]:
+            return [event.action for event in heard if isinstance(event, Watchdog)]
+
+        await bites("none")
+        assert domain.state() == (DomainState.RUNNING, 1)
+        assert "NMI" not in await sh(domain, "dmesg | grep -i 'nmi received'")
+        await bites("inject-nmi")
+        assert "NMI" in await sh(domain, "sleep 0.5; dmesg | grep -i 'nmi received'")
+        for number in (1, 2):
+            await bites("dump")
+            await until(lambda: domain.state()[0] == DomainState.RUNNING and domain.jobs.holder is None, seconds=60)
+            dumps = sorted((hypervisor.settings.dumps).glob("*.core"))
+            assert len(dumps) == number and all(path.read_bytes()[:4] == b"\x7fELF" for path in dumps)
+        assert await sh(domain, "echo it goes on") == "it goes on"
+        await bites("pause")
+        await until(lambda: domain.state() == (DomainState.PAUSED, 6))
+        await domain.resume()
+        boot = await sh(domain, "cat /proc/sys/kernel/random/boot_id")
+        await bites("reset")
+        await booted(domain)
+        assert await sh(domain, "cat /proc/sys/kernel/random/boot_id") != boot
+        # QEMU carries out a power-off by ending without another word, and libvirtd, too, takes that for a failure.
+        for action, detail in (("shutdown", 0), ("poweroff", 5)):
+            await bites(action)
+            await until(lambda: not domain.active, seconds=60)
+            assert heard.lifecycle()[-1] == ("stopped", detail), action
+            await domain.create()
+            await booted(domain)
+        await domain.destroy()
+
+
+async def test_the_guests_kernel_panics(directory: Path) -> None:
+    """A real panic, told through the machine's device for it."""
+    async with opened(directory) as (hypervisor, heard):
+        domain = await start(hypervisor, "<panic model='pvpanic'/>")
+        assert "pvpanic" in await sh(domain, "ls /sys/bus/pci/drivers | grep pvpanic")
+        with contextlib.suppress(CorralError):  # its agent does not live to tell that it was asked
+            await agent(domain, "guest-exec", path="/bin/sh", arg=["-c", "sleep 0.2; echo c >/proc/sysrq-trigger"])
+        await until(lambda: not domain.active, seconds=30)
+        assert ("crashed", 0) in heard.lifecycle()
+        assert domain.state() == (DomainState.SHUTOFF, DomainShutoffReason.CRASHED)

@@ -289,21 +289,32 @@ async def crash(domain: Domain, run: Run) -> None:
         await note_state(domain)
 
 
+async def dump_and_go_on(domain: Domain, run: Run) -> None:
+    """The guest's watchdog has stopped it, and its action is a dump: keep its memory, and let it go on."""
+    await _dump(domain, run)
+    try:
+        if domain.run is run and not run.ending and domain.state()[0] == DomainState.PAUSED:
+            await domain.resume()
+    except CorralError:
+        log.exception("domain %s: cannot let the guest go on after its watchdog's dump", domain.name)
+
+
 async def _dump(domain: Domain, run: Run) -> None:
-    """Write the crashed guest's memory to a file; a failure is logged, the guest's fate does not wait for it."""
+    """Write the guest's memory to a file; a failure is logged, the guest's fate does not wait for it."""
     directory = domain.hypervisor.settings.dumps
-    path = directory / f"{domain.name}-{run.id}.core"
+    names = (f"{domain.name}-{run.id}{number}.core" for number in ("", *(f"-{count}" for count in range(2, 1000))))
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = next(path for path in map(directory.joinpath, names) if not path.exists())
         async with domain.jobs.hold("dump memory", operation=DomainJobOperation.DUMP):
             monitor = run.require_machine().monitor
             path.touch(mode=0o600, exist_ok=False)
             with path.open("wb") as file:
                 await monitor.execute("getfd", {"fdname": "dump"}, descriptor=file.fileno())
             await monitor.execute("dump-guest-memory", {"paging": False, "protocol": "fd:dump"}, timeout=600)
-        log.warning("domain %s: the crashed guest's memory is in %s", domain.name, path)
-    except (CorralError, OSError, LookupError):
-        log.exception("domain %s: cannot dump the crashed guest's memory", domain.name)
+        log.warning("domain %s: the guest's memory is in %s", domain.name, path)
+    except (CorralError, OSError, LookupError, StopIteration):
+        log.exception("domain %s: cannot dump the guest's memory", domain.name)
 
 
 async def _wait_ended(domain: Domain, run: Run) -> None:

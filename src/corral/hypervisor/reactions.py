@@ -134,6 +134,8 @@ def _stop(domain: Domain, run: Run, data: Data) -> None:
 def _stopped(domain: Domain, run: Run, cause: Cause) -> None:
     if not run.booting_again and domain.apply(cause):
         _note_state(domain, run)
+    if cause == Cause.STOP_WATCHDOG and any(dog.action == "dump" for dog in run.live.document.devices.watchdogs):
+        domain.hypervisor.spawn(ending.dump_and_go_on(domain, run))
 
 
 _STOP_CAUSES = {"io-error": Cause.STOP_IO_ERROR, "watchdog": Cause.STOP_WATCHDOG}
