@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+import threading
+import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tests.clients.beside import Said, compare, said
@@ -45,6 +48,9 @@ FILES = {
     "readonly.xml": DISK.format("disk", f"<source file='DIR/a.img'/>{ROOT}<readonly/>"),
     "elsewhere.xml": DISK.format("disk", f"<source file='DIR/b.img'/>{ROOT}"),
     "pulled.xml": CARD.format("cc", "<link state='down'/>"),
+    "second.xml": CARD.format("d2", ""),
+    "third.xml": CARD.format("d1", ""),
+    "multicast.xml": CARD.format("d3", "").replace("52:54", "01:54"),
     "broken.xml": "<rng model='virtio'>\n<backend model='random'>\n</rng>",
     "e1000.xml": "<interface type='user'><mac address='52:54:00:aa:bb:cc'/><model type='e1000'/></interface>",
 }
@@ -75,10 +81,9 @@ domif-getlink v 52:54:00:aa:bb:cc
 domif-setlink v 52:54:00:aa:bb:cc up --config
 dumpxml v --xpath //disk|//interface/link
 change-media v sda DIR/c.iso --config
-attach-interface v user x --mac 52:54:00:aa:bb:d2
-attach-interface v user x --mac nonsense
-attach-interface v user x --mac 01:00:5e:00:00:01
-attach-interface v user x --mac 52:54:00:aa:bb:d3 --model e1000 --print-xml
+attach-device v DIR/second.xml
+attach-device v DIR/second.xml
+attach-device v DIR/multicast.xml
 attach-interface v nonsense x
 detach-interface v user --mac 52:54:00:aa:bb:d2
 detach-interface v user --mac 52:54:00:aa:bb:d2
@@ -111,8 +116,8 @@ update-device v DIR/other-cd.xml --live
 update-device v DIR/no-such-cd.xml
 change-media v sda DIR/c.iso --block
 change-media v sda DIR/c.iso --update --live
-attach-interface v user x --model virtio --mac 52:54:00:aa:bb:d4 --live --inbound x
-attach-interface v user x --model e1000 --mac 52:54:00:aa:bb:d1 --live
+attach-device v DIR/third.xml --live
+attach-device v DIR/third.xml --live
 detach-interface v user --mac 52:54:00:aa:bb:d1 --print-xml
 detach-interface v nothing
 attach-disk v DIR/a.img vdb --live --config
@@ -216,8 +221,75 @@ undefine v
 """
 
 
-def session(uri: str, directory: Path) -> Said:
-    """All that virsh says to the commands."""
+#: What clients are told of; a line that has no event is there to have none.
+CHANGES = """
+attach-device v DIR/tablet.xml --config
+detach-device v DIR/tablet.xml --config
+attach-device v DIR/tablet.xml --live
+detach-device v DIR/tablet.xml --live
+attach-device v DIR/tablet.xml --live --config
+detach-device v DIR/tablet.xml --live
+detach-device v DIR/tablet.xml --config
+attach-device v DIR/named.xml --live --config
+detach-device-alias v ua-mine --live
+detach-device v DIR/tablet.xml --live
+attach-disk v DIR/a.img sdb --targetbus scsi --live --config
+attach-disk v DIR/b.img sdb --targetbus scsi --live
+detach-disk v sdb --live --config
+attach-device v DIR/third.xml --live
+attach-device v DIR/second.xml --config
+change-media v sda DIR/d.iso --config
+change-media v sda DIR/d.iso --live
+change-media v sda --eject --live --config
+domif-setlink v 52:54:00:aa:bb:cc down
+update-device v DIR/vnc.xml --live --config
+blkdeviotune v sda --total-iops-sec 50 --config
+attach-disk v DIR/a.img sdc --targetbus scsi --live
+blkdeviotune v sdc --total-iops-sec 50 --live
+attach-device v DIR/bogus.xml --live
+"""
+
+
+def told(uri: str, directory: Path) -> list[str]:
+    """The events that `virsh event` shows of the changes, without its clock."""
+    prepare(directory)
+    said(uri, "define DIR/dom.xml\nstart v", directory)
+    with subprocess.Popen(
+        ["virsh", "-c", uri, "event", "v", "--all", "--loop"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as watcher:
+        assert watcher.stdout is not None
+        try:
+            ready = threading.Event()
+            lines: list[str] = []
+
+            def listen(stream: IO[str]) -> None:
+                for line in stream:
+                    lines.append(line.replace(str(directory), "DIR").strip())
+                    ready.set()
+
+            thread = threading.Thread(target=listen, args=(watcher.stdout,), daemon=True)
+            thread.start()
+            for _ in range(100):  # it does not say when it listens
+                said(uri, "desc v --title --live begin", directory)
+                if ready.wait(0.2):
+                    break
+            lines.clear()
+            said(uri, CHANGES, directory)
+            said(uri, "metadata v http://example.org/x --set '<x/>' --key x --live", directory)
+            deadline = time.monotonic() + 20
+            while not any("example.org/x" in line for line in lines) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        finally:
+            watcher.terminate()
+    said(uri, "destroy v\nundefine v", directory)
+    return lines
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory with all documents and images."""
     directory.mkdir()
     directory.chmod(0o755)
     (directory / "sockets").mkdir()
@@ -228,6 +300,11 @@ def session(uri: str, directory: Path) -> Said:
         with (directory / name).open("wb") as file:
             file.truncate(size)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", directory / "e.qcow2", "1M"], check=True)
+
+
+def session(uri: str, directory: Path) -> Said:
+    """All that virsh says to the commands."""
+    prepare(directory)
     return said(uri, COMMANDS, directory, wash=wash)
 
 
@@ -245,3 +322,16 @@ def test_as_with_libvirtd() -> None:
         Path(name).chmod(0o755)
         ours = session(daemon.uri, Path(name) / "files")
     compare(ours, theirs)
+
+
+@pytest.mark.beside
+def test_events_as_with_libvirtd() -> None:
+    """What is plugged, unplugged and changed in the machine is told once, and what is only in the definition is not."""
+    with tempfile.TemporaryDirectory(prefix="vd") as name, libvirtd.running(Path(name)) as peer:
+        Path(name).chmod(0o755)
+        theirs = told(peer.uri, Path(name) / "files")
+    with tempfile.TemporaryDirectory(prefix="vd") as name, corrald.running(Path(name)) as daemon:
+        Path(name).chmod(0o755)
+        ours = told(daemon.uri, Path(name) / "files")
+    assert ours == theirs
+    assert sum("'device-added'" in line for line in ours) == 6

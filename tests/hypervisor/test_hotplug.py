@@ -463,11 +463,11 @@ async def test_media(host: Host, short_path: Path) -> None:
         await hotplug.update(domain, plugs.drive(short_path / "none.iso"), BOTH)
     assert (await documents(domain))[:3] == (live, _base, config)
     await hotplug.update(domain, plugs.drive(None), LIVE)
-    assert "tray='open'" in domain.xml() and str(two) not in domain.xml()
+    assert "tray=" not in domain.xml() and str(two) not in domain.xml()
     assert len((await plugs.view(domain))["nodes"]) == len(with_one["nodes"]) - 1
     await hotplug.attach(domain, plugs.drive(one), LIVE)  # as virsh attach-disk --type cdrom does
     assert "tray=" not in domain.xml() and str(one) in domain.xml()
-    assert [event.reason for event in host.heard if isinstance(event, TrayChange)] == [0, 1, 0, 1]
+    assert [event.reason for event in host.heard if isinstance(event, TrayChange)] == [0, 1] * 3
     await hotplug.detach(domain, plugs.drive(one), BOTH)
     assert not (await plugs.view(domain))["nodes"]
 

@@ -152,6 +152,8 @@ async def _exchange(
         await _take_medium(run, machine, alias, force=force)
         if new:
             await _insert(machine, alias, old, new)
+        else:
+            await machine.monitor.execute("blockdev-close-tray", {"id": alias})
     except BaseException:
         await drop(run, taken)
         raise

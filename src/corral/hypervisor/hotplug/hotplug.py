@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corral.constants import DomainDeviceModifyFlags
+from corral.constants import DomainDeviceModifyFlags, DomainEventDefinedDetailType, DomainEventType
 from corral.errors import DeviceMissing, InternalError, OperationFailed, OperationInvalid, OperationUnsupported
 from corral.hypervisor.disks import media
+from corral.hypervisor.events import Lifecycle
 from corral.hypervisor.hotplug import device_update, plug, unplug
 from corral.hypervisor.hotplug.device_changes import Change, Edit, configured, write
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from corral.hypervisor.domain import Domain
     from corral.model.devices.device import Device
     from corral.model.domain import Domain as DomainDocument
@@ -50,7 +53,7 @@ async def attach(domain: Domain, xml: str, flags: int = 0) -> None:
                 await configured(domain, edit)
         await plug.run_plug(domain, run, prepared, chains, edit)
 
-    await domain.change("attach device", work)
+    await _change(domain, "attach device", flags, work)
 
 
 async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
@@ -68,7 +71,7 @@ async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
         run = domain.require_run()
         await _unplug(domain, _running(run.live.document, device), edit)
 
-    await domain.change("detach device", work)
+    await _change(domain, "detach device", flags, work)
 
 
 async def detach_alias(domain: Domain, alias: str, flags: int = 0) -> None:
@@ -93,7 +96,7 @@ async def detach_alias(domain: Domain, alias: str, flags: int = 0) -> None:
             return
         await _unplug(domain, named(domain.require_run().live.document), edit if config else None)
 
-    await domain.change("detach device", work)
+    await _change(domain, "detach device", flags, work)
 
 
 async def update(domain: Domain, xml: str, flags: int = 0) -> None:
@@ -113,7 +116,20 @@ async def update(domain: Domain, xml: str, flags: int = 0) -> None:
         force = bool(flags & DomainDeviceModifyFlags.FORCE)
         await device_update.run_update(domain, domain.require_run(), device, force=force, config=edit)
 
-    await domain.change("update device", work)
+    await _change(domain, "update device", flags, work)
+
+
+async def _change(domain: Domain, what: str, flags: int, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work in the job slot, and tell of a definition that is another by it."""
+
+    async def told() -> None:
+        _, config = _impact(domain, flags)
+        await work()
+        if config:
+            event = Lifecycle(domain.identity(), DomainEventType.DEFINED, DomainEventDefinedDetailType.UPDATED)
+            domain.hypervisor.events.emit(event)
+
+    await domain.change(what, told)
 
 
 def _device(xml: str, what: str) -> Device:
