@@ -92,7 +92,7 @@ domtime {0} --time 1700000000
 domtime {0} --now
 domtime {0} --sync
 domtime {0} --pretty
-!mke2fs -q /dev/vdb && mount -t ext2 /dev/vdb /mnt
+!mke2fs /dev/vdb >/dev/null && mount -t ext2 /dev/vdb /mnt
 domfsinfo {0}
 domfsfreeze {0}
 domfsfreeze {0}
@@ -337,3 +337,5 @@ def test_as_with_libvirtd() -> None:
         sides = [Side(daemon.uri, Path(one) / "files"), Side(peer.uri, Path(other) / "files")]
         ours, theirs = threads.map(session, sides)
     compare(ours, theirs, BETTER)
+    about = {line for command, said in theirs if command.startswith("domfs") for line in said}
+    assert "Froze 1 filesystem(s)" in about and any("/mnt" in line for line in about), "there was one to speak of"

@@ -204,6 +204,7 @@ async def test_asleep_and_awake(guest: Guest) -> None:
     await vm.wait_for_agent(timeout=60)
 
 
+@pytest.mark.slow
 async def test_it_shuts_itself_down(guest: Guest) -> None:
     """Asked by its agent: it boots again; stands still with its power on; is off."""
     vm, boot = guest.vm, await guest.sh("cat /proc/sys/kernel/random/boot_id")

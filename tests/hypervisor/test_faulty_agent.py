@@ -65,6 +65,11 @@ async def flood(writer: asyncio.StreamWriter, command: str) -> None:
         await writer.drain()
 
 
+async def flood_afterwards(writer: asyncio.StreamWriter, command: str) -> None:
+    writer.write(b'{"return": {"host-name": "x"}}\n')
+    await flood(writer, command)
+
+
 async def trickle(writer: asyncio.StreamWriter, command: str) -> None:
     while True:
         writer.write(b"x")
@@ -135,17 +140,34 @@ async def test_it_floods(directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
         fake.script = trickle
         await guest_agent.set_response_timeout(domain, 1)
         await fails(AgentCommandTimeout, "didn't respond to command", guest_agent.filesystems(domain), 3)
-
-        async def flood_afterwards(writer: asyncio.StreamWriter, command: str) -> None:
-            writer.write(b'{"return": {"host-name": "x"}}\n')
-            await flood(writer, command)
-
         fake.script = flood_afterwards
         assert await domain.hostname() == "x"
         fake.script = answer({"host-name": "again"})
         with contextlib.suppress(AgentUnresponsive):  # what waits in the socket is thrown away first
             await domain.hostname()
         assert await domain.hostname() == "again"
+
+
+async def test_a_flood_takes_no_more_memory_than_an_answer_may(directory: Path) -> None:
+    """An endless line as a question's answer, as a message's that is passed through, and when nobody asks."""
+    status = Path("/proc/self/status")
+
+    def resident(what: str) -> int:
+        """Bytes: VmRSS now, VmHWM at most since the last mark."""
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(what)) * 1024
+
+    async with guest(directory) as (domain, fake):
+        fake.script = answer({"host-name": "x"})
+        await domain.hostname()
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240
+        fake.script = flood
+        await fails(AgentUnresponsive, "longer than", guest_agent.filesystems(domain), 20)
+        await fails(AgentUnresponsive, "longer than", domain.agent_command('{"execute":"guest-info"}', 60), 60)
+        fake.script = flood_afterwards
+        assert await domain.hostname() == "x"
+        await asyncio.sleep(1)  # it floods all the time
+        assert resident("VmHWM") - before < 4 * agent_module.ANSWER_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from corral.errors import AgentCommandFailed, CorralError, InvalidArgument
+from corral.errors import AgentCommandFailed, CorralError, InvalidArgument, OperationTimeout
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -197,12 +197,15 @@ class Execution:
         """
         from corral.client.guest_files import write
 
-        pid = await self._execute("/bin/sh", ["-c", _ROOM, self._name])
-        while True:
-            ended = await self.ask("guest-exec-status", {"pid": pid})
-            if ended.get("exited"):
-                break
-            await asyncio.sleep(FIRST_LOOK)
+        pid, pause = await self._execute("/bin/sh", ["-c", _ROOM, self._name]), FIRST_LOOK
+        try:
+            async with asyncio.timeout(PIECE_TIMEOUT):
+                while not (ended := await self.ask("guest-exec-status", {"pid": pid})).get("exited"):
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 1.5, LAST_LOOK)
+        except TimeoutError as error:
+            text = f"{self.domain.name} has made no directory for the program's input within {PIECE_TIMEOUT:g} s"
+            raise OperationTimeout(text) from error
         if ended.get("exitcode"):
             raise AgentCommandFailed(f"{self.domain.name} has no directory that takes the program's input")
         room = base64.b64decode(ended["out-data"]).decode().strip()
