@@ -62,7 +62,7 @@ def serve(descriptors: list[int]) -> None:
             poll.register(number, select.EPOLLIN)
         while True:
             for number, _ in poll.poll():
-                asked = sockets[number].recv(1 << 18)
+                asked = sockets[number].recv(1 << 16)
                 if not asked:
                     return
                 sockets[number].sendall(asked)

@@ -22,7 +22,8 @@ MANNERS = {1: "one at a time", 32: "pipelined"}
 CONNECTIONS = (1, 10)
 #: Seconds within which an answer must come.
 PATIENCE = 60
-_READ = 1 << 18
+#: Bytes read at a time: a buffer that the allocator has at hand; one of 128 KiB would be mapped anew for each call.
+_READ = 1 << 16
 _TIMEVAL = struct.Struct("ll")
 #: Where the last byte of the status stands, the only one that is not 0 in an answer that tells of a failure.
 _STATUS = HEADER.size - 1

@@ -72,7 +72,7 @@ class Wire:
                     message = bytes(self.received[:length])
                     del self.received[:length]
                     return HEADER.unpack_from(message), message[28:]
-            data = self.socket.recv(1 << 18)
+            data = self.socket.recv(1 << 16)
             if not data:
                 raise ConnectionError("the daemon closed the connection")
             self.received += data

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 READ_SIZE = 65536
 CONTROL_SIZE = socket.CMSG_SPACE(FDS_MAX * array.array("i").itemsize)
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
 #: Changes of one client that run at a time, and those that wait behind them before we read no more.
 RUNNING_MAX = 256
@@ -101,7 +102,7 @@ class Session:
         self._flush_soon = False
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = math.inf
-        self.loop.add_reader(self._fd, self._on_readable)
+        self.loop.add_reader(self._fd, self.read)
         self._arm()
 
     # What handlers call.
@@ -123,9 +124,19 @@ class Session:
 
     # Reading.
 
-    def _on_readable(self) -> None:
+    @property
+    def awaited(self) -> bool:
+        """Whether nothing is to be done for the client but to read its next call."""
+        return not (self._paused or self._running or self._flush_soon or self.closed)
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._fd
+
+    def read(self) -> None:
+        """Take what the client sent, and do it."""
         try:
-            data, control, _flags, _address = self._sock.recvmsg(READ_SIZE, CONTROL_SIZE, socket.MSG_CMSG_CLOEXEC)
+            data, control, _flags, _address = self._sock.recvmsg(READ_SIZE, CONTROL_SIZE, _CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -134,11 +145,11 @@ class Session:
         if control:
             self._connection.receive_fds(_descriptors(control))
         now = time.monotonic()
-        self.server.lingering.arrived(now)
+        alone = self.server.lingering.arrived(self, now)
         self._backlog += self._connection.receive_data(data, now)
-        self._process(now)
+        self._process(now, at_once=alone)
 
-    def _process(self, now: float) -> None:
+    def _process(self, now: float, *, at_once: bool = True) -> None:
         """Act on what arrived until all is done, or the client must take its answers first, or it is others' turn."""
         backlog = self._backlog
         until = now + TURN
@@ -156,7 +167,10 @@ class Session:
                     break
             else:
                 self._on_event(event)
-        self._flush()
+        if at_once:
+            self._flush()
+        else:  # others talk too: all are read before any is answered, and whoever reads them all wakes once
+            self._wake()
 
     def _next_turn(self) -> None:
         if not self.closed:
@@ -368,7 +382,8 @@ class Session:
                 self._resume("answers")
             if self._drained:
                 self._wake_writers()
-        self._arm()
+        if self._connection.timed or self._unsent is not None or not self.opened:
+            self._arm()
 
     def _wake_writers(self) -> None:
         for drained in self._drained:
@@ -455,7 +470,7 @@ class Session:
             self._paused.remove(why)
             if not self._paused and not self.closed:
                 self._connection.reading = True
-                self.loop.add_reader(self._fd, self._on_readable)
+                self.loop.add_reader(self._fd, self.read)
 
     def close(self, reason: str) -> None:
         """End the connection; what the client began runs on."""

@@ -519,6 +519,11 @@ class Connection:
         self._pings_left = self._keepalive_count
         self._ping_at = now + self._keepalive_interval
 
+    @property
+    def timed(self) -> bool:
+        """Whether anything waits for time to pass, as long as the connection is not lost."""
+        return self._keepalive or self._stalled_at is not None
+
     def next_deadline(self, now: float) -> float | None:
         """When `tick` wants to be called, on the clock of `now`; None when never."""
         if self.lost is not None:
