@@ -586,13 +586,19 @@ async def _check_after(directory: Path, call: str, acknowledged: bool) -> None:
 
 
 async def test_a_session_ends_with_its_device(host: Host) -> None:
-    """Who has a channel open that is unplugged, and a console, reads their end; the next one may be opened."""
+    """Who has a channel open that is unplugged, or a console, reads their end; the next one may be opened."""
     domain, run = host.domain, host.domain.require_run()
-    xml = "<channel type='unix'><target type='virtio' name='org.example.talk'/></channel>"
-    for _ in range(2):
+    channel = "<channel type='unix'><target type='virtio' name='org.example.talk'/></channel>"
+    port = "<serial type='pty'><target type='usb-serial'/></serial>"
+    for xml in (channel, channel, port, port):
         await hotplug.attach(domain, xml, LIVE)
-        session = await domain.open_channel("org.example.talk")
-        (alias,) = run.sessions
+        (alias,) = host.added()[-1:]
+        opened = domain.open_channel("org.example.talk") if xml is channel else domain.open_console(alias)
+        session = await opened
+        assert list(run.sessions) == [alias]
+        with pytest.raises(CorralError):
+            await hotplug.detach(domain, plugs.CARD, LIVE)  # of which there is none: nobody's session ends
+        assert list(run.sessions) == [alias]
         await hotplug.detach_alias(domain, alias, LIVE)
         async with asyncio.timeout(5):
             assert await session.read() == b""
