@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 VHOST_NET = "/dev/vhost-net"
 #: Seconds between the end of a passt and its next start.
 PASST_PAUSE = 1.0
+#: Seconds that it waits for the change of the machine that is under way.
+PASST_PATIENCE = 600.0
 _NOTE = "macvtaps of "
 
 Descriptors = dict[str, int]
@@ -242,7 +244,7 @@ async def _restart_passt(domain: Domain, run: Run, alias: str) -> None:
 
     await asyncio.sleep(PASST_PAUSE)
     try:
-        async with domain.jobs.hold("start passt again"):  # the card may be on its way out, or another in its place
+        async with domain.jobs.hold("start passt again", patience=PASST_PATIENCE):  # the card may be on its way out
             card = device_set.by_alias(run.live.document, alias)
             if domain.run is not run or run.ending or not isinstance(card, Interface) or alias in run.passts:
                 return
