@@ -95,6 +95,34 @@ def what_the_guest_says(corral: Run, daemon: Daemon) -> None:
     asyncio.run(memory_in_pieces(daemon))
 
 
+def through_its_agent(corral: Run, folder: Path) -> None:
+    """What the guest does with itself, and what it then shows."""
+    corral("exec", "web", "--", "date", "-s", "@1000000000")
+    assert corral("agent", "time", "web").stdout.startswith("2001-09-09 01:4")
+    corral("agent", "time", "web", "--now")
+    shown = json.loads(corral("agent", "time", "web", "--format", "json").stdout)["seconds"]
+    assert abs(shown - int(corral("exec", "web", "--", "date", "+%s").stdout)) < 20 and abs(shown - time.time()) < 60
+    corral("agent", "password", "web", "root", "--encrypted", stdin="$6$salt$crypted\n")
+    assert "root:$6$salt$crypted:" in corral("exec", "web", "--", "cat", "/etc/shadow").stdout
+    assert "there is no password" in corral("agent", "password", "web", "root", stdin="\n", status=1).stderr
+    (folder / "key.pub").write_text("# mine\nssh-ed25519 AAAA one\n")
+    assert corral("agent", "keys", "web", "root", "--add", str(folder / "key.pub")).stdout == "ssh-ed25519 AAAA one\n"
+    assert corral("exec", "web", "--", "cat", "/root/.ssh/authorized_keys").stdout == "ssh-ed25519 AAAA one"
+    gone = corral("agent", "keys", "web", "root", "--remove", "-", stdin="ssh-ed25519 AAAA one\n").stdout
+    assert gone == "root in web has no keys\n"
+    assert "one of --add" in corral("agent", "keys", "web", "root", "--add", "-", "--remove", "-", status=1).stderr
+    with (folder / "disk.raw").open("wb") as image:
+        image.truncate(8 << 20)
+    corral("disk", "add", "web", str(folder / "disk.raw"))
+    corral("exec", "web", "--", "sh", "-c", "mke2fs /dev/vda && mount -t ext2 /dev/vda /mnt")
+    assert corral("agent", "freeze", "web", "/mnt").stdout.startswith("web has 1 file system frozen: corral agent thaw")
+    assert corral("exec", "web", "--", "true", status=125).stdout == ""
+    assert corral("agent", "thaw", "web").stdout == "web had 1 file system frozen\n"
+    assert corral("agent", "trim", "web").stdout == "web\n"
+    corral("exec", "web", "--", "umount", "/mnt")
+    corral("disk", "rm", "web", "vda")
+
+
 async def memory_in_pieces(daemon: Daemon) -> None:
     async with connect(daemon.uri) as host:
         vm = await host.domain("web")
@@ -124,6 +152,7 @@ def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     while "10.0.2.15" not in (listed := corral("ps", "-A").stdout):
         assert time.monotonic() < until, listed
     what_the_guest_says(corral, daemon)
+    through_its_agent(corral, short_path)
     assert "Linux" in corral("console", "web", stdin="\nuname\n").stdout
     assert "char device redirected" in corral("logs", "web").stdout
     assert "already exists" in corral("run", "tiny", "--name", "web", status=1).stderr

@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "exec": ("guest", "Run a command in a machine, through its guest agent"),
         "cp": ("copy", "Copy files and directories into a machine or out of it"),
         "info": ("inside", "Show what a machine's guest says of itself"),
+        "agent": ("agent", "Clock, file systems, passwords, keys of a guest: time, freeze, thaw, trim, password, keys"),
         "sleep": ("inside", "Have a machine's guest fall asleep, to memory or disk"),
         "wake": ("inside", "Wake a machine's guest that sleeps in memory"),
         "view": ("view", "Open a machine's screen in a viewer, or say how to"),
@@ -129,6 +130,7 @@ def _group(name: str, module: Any) -> typer.Typer:
 
 #: Commands that are groups, and their own commands.
 GROUPS = {
+    "agent": ("time", "freeze", "thaw", "trim", "password", "keys"),
     "perf": ("stat", "record"),
     "disk": ("ls", "add", "rm", "insert", "eject", "resize", "limit"),
     "nic": ("ls", "add", "rm", "link", "limit", "addresses"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,8 +9,8 @@ import typer
 
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json, table
+from corral.cli.password import asked
 from corral.cli.target import find, run
-from corral.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from corral.client.displays import Display
@@ -79,7 +78,7 @@ def password(
     from corral.client.displays import moment
 
     until = moment(expires, datetime.now(UTC))
-    new = _ask(name)
+    new = asked(f"{name}'s displays")
 
     async def body() -> list[Literal["spice", "vnc"]]:
         from corral.client.host import connect as open_host
@@ -93,18 +92,3 @@ def password(
     changed = " and ".join(each.upper() for each in run(body()))
     good = f", until {until:%Y-%m-%d %H:%M:%S} UTC" if until is not None else ""
     print(f"{name} has a new password for {changed}{good}")
-
-
-def _ask(name: str) -> str:
-    """The new password."""
-    if sys.stdin.isatty():
-        from getpass import getpass
-
-        text = getpass(f"New password for {name}'s displays: ")
-        if text != getpass("Again: "):
-            raise InvalidArgument("the two are not the same")
-    else:
-        text = sys.stdin.readline().rstrip("\n")
-    if not text:
-        raise InvalidArgument("there is no password", hint="type one, or write it to standard input")
-    return text
