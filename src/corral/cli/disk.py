@@ -121,11 +121,15 @@ def rm(name: Name, target: Target, now: Now = False, connect: Connect = None) ->
     act(connect, name, change)
 
 
+Drive = Annotated[str | None, typer.Option(metavar="TARGET", help="Which drive.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Also if the guest holds the tray.")]
+
+
 def insert(
     name: Name,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The CD's image.")],
-    drive: Annotated[str | None, typer.Option(metavar="TARGET", help="Which drive.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Also if the guest holds the tray.")] = False,
+    drive: Drive = None,
+    force: Force = False,
     now: Now = False,
     connect: Connect = None,
 ) -> None:
@@ -142,13 +146,7 @@ def insert(
     act(connect, name, change)
 
 
-def eject(
-    name: Name,
-    drive: Annotated[str | None, typer.Option(metavar="TARGET", help="Which drive.", show_default=False)] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Also if the guest holds the tray.")] = False,
-    now: Now = False,
-    connect: Connect = None,
-) -> None:
+def eject(name: Name, drive: Drive = None, force: Force = False, now: Now = False, connect: Connect = None) -> None:
     """Take the CD out of a machine's drive."""
 
     async def change(domain: Domain, document: DomainDocument) -> str:

@@ -80,7 +80,7 @@ def prepare(
         insert(before, other)
     document = device_set.shared(before)
     own = device.copy()
-    _forget_run(own)
+    forget_run(own)
     device_set.add(document, own)
     _complete(document, own, binary)
     new = _new(before, document)
@@ -232,7 +232,7 @@ def _busy(live: Domain, controller: Controller) -> bool:
     return False
 
 
-def _forget_run(device: Device) -> None:
+def forget_run(device: Device) -> None:
     """What a client copied from some live document means nothing in this one."""
     if device.alias is not None and not device.alias.name.startswith(device_set.USER_ALIAS):
         device.alias = None
@@ -348,12 +348,7 @@ def free_target(document: Domain, controller: int) -> DriveAddress | None:
 def _plain(device: Device) -> Device:
     """A copy for documents that do not run."""
     twin = device.copy()
-    if twin.alias is not None and not twin.alias.name.startswith(device_set.USER_ALIAS):
-        twin.alias = None
-    if isinstance(twin, Disk) and twin.source is not None:
-        twin.source.index = None
-    if isinstance(twin, MemoryDevice):
-        twin.target.current = None
+    forget_run(twin)
     if isinstance(twin, USBHostdev) and twin.source.vendor is not None:
         twin.source.address = None  # where it is plugged in now
     return twin

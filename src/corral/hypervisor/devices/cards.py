@@ -13,7 +13,7 @@ from corral.errors import ConfigUnsupported, InvalidArgument, OperationUnsupport
 from corral.hypervisor.devices import links
 from corral.hypervisor.figures.statistics import named_interface as named
 from corral.hypervisor.guest import guest_facts
-from corral.hypervisor.hotplug.device_changes import Change, Edit, carry_out, configured, write
+from corral.hypervisor.hotplug.device_changes import Change, Edit, begun, carry_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,12 +73,8 @@ async def set_parameters(domain: Domain, name: str, given: Mapping[str, Any], fl
     async def work() -> None:
         live, config = domain.impact(flags)
         edit = _limited(name, given) if config else None
-        if edit is not None:
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
+        if (run := await begun(domain, edit, live=live)) is None:
             return
-        run = domain.require_run()
         card = named(run.live.document, name)
         wanted = card.copy()
         wanted.bandwidth = _bandwidth(card, given)

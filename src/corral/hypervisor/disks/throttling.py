@@ -13,7 +13,7 @@ from corral.constants import TypedParameterType
 from corral.errors import ArgumentUnsupported, ConfigUnsupported, InvalidArgument
 from corral.hypervisor.disks import block, media
 from corral.hypervisor.events import Tunable
-from corral.hypervisor.hotplug.device_changes import Change, Edit, configured, write
+from corral.hypervisor.hotplug.device_changes import Change, Edit, begun, write
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
@@ -108,11 +108,8 @@ async def limit(domain: Domain, name: str, given: Mapping[str, Any], flags: int)
             definition = domain.config.document
             there = _named(definition, name, "missing persistent configuration for disk '{}'")
             edit = _edit(*_next(definition, there, wanted))
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
+        if (run := await begun(domain, edit, live=live)) is None:
             return
-        run = domain.require_run()
         disk, tune = _next(run.live.document, _named(run.live.document, name), wanted)
         await _change(domain, run, disk, tune, edit)
         kind, text = TypedParameterType.ULLONG, TypedParameterType.STRING
@@ -237,12 +234,9 @@ async def set_group(domain: Domain, name: str, given: Mapping[str, Any], flags: 
         from corral.qemu.devices import throttle
 
         live, config = domain.impact(flags)
-        if config:
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
+        later = edit if config else None
+        if (run := await begun(domain, later, live=live)) is None:
             return
-        run = domain.require_run()
         document = run.live.document
         old = next((each for each in _groups(document) if each.group_name == name), None)
         fresh = _next_group(document, name, wanted)
@@ -250,9 +244,7 @@ async def set_group(domain: Domain, name: str, given: Mapping[str, Any], flags: 
         command, back = made, ("object-del", {"id": throttle.group_id(name)})
         if old is not None:
             command, back = _set_group(fresh), _set_group(old)
-        await _told_and_written(
-            domain, run, command, back, Change(live=edit, base=edit, config=edit if config else None)
-        )
+        await _told_and_written(domain, run, command, back, Change(live=edit, base=edit, config=later))
 
     await domain.change("throttle group", work)
 
@@ -301,19 +293,16 @@ async def delete_group(domain: Domain, name: str, flags: int) -> None:
         from corral.qemu.devices import throttle
 
         live, config = domain.impact(flags)
-        if config:
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
+        later = edit if config else None
+        if (run := await begun(domain, later, live=live)) is None:
             return
-        run = domain.require_run()
         _unused(run.live.document, name)
         gone: Command = ("object-del", {"id": throttle.group_id(name)})
         old = next((each for each in _groups(run.live.document) if each.group_name == name), None)
         back = gone
         if old is not None:
             back = ("object-add", throttle.group_properties(old) | {"id": throttle.group_id(name)})
-        await _told_and_written(domain, run, gone, back, Change(live=edit, base=edit, config=edit if config else None))
+        await _told_and_written(domain, run, gone, back, Change(live=edit, base=edit, config=later))
 
     await domain.change("throttle group", work)
 

@@ -112,6 +112,19 @@ async def configured(domain: Domain, edit: Edit) -> Definition:
     return await domain.hypervisor.offer.completed(edited(domain.config, edit).secure_xml, validate=False)
 
 
+async def begun(domain: Domain, edit: Edit | None, *, live: bool) -> Run | None:
+    """Begin a change of which the definition has `edit`: what it would refuse is raised before a machine is touched.
+
+    The run that is to be changed; None where only the definition is: then it is written, and all is done.
+    """
+    if edit is not None:
+        await configured(domain, edit)
+    if live:
+        return domain.require_run()
+    await write(domain, None, Change(config=edit))
+    return None
+
+
 async def write(domain: Domain, run: Run | None, change: Change) -> None:
     """Write the documents after a change, all in one transaction that also strikes out the note of it."""
     hypervisor = domain.hypervisor

@@ -13,7 +13,7 @@ from corral.errors import DeviceMissing, InternalError, OperationFailed, Operati
 from corral.hypervisor.disks import media
 from corral.hypervisor.events import Lifecycle
 from corral.hypervisor.hotplug import device_update, plug, unplug
-from corral.hypervisor.hotplug.device_changes import Change, Edit, configured, write
+from corral.hypervisor.hotplug.device_changes import Change, Edit, begun, configured, write
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,13 +63,8 @@ async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
     async def work() -> None:
         live, config = _impact(domain, flags)
         edit = detached(device) if config else None
-        if edit is not None:
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
-            return
-        run = domain.require_run()
-        await _unplug(domain, _running(run.live.document, device), edit)
+        if (run := await begun(domain, edit, live=live)) is not None:
+            await _unplug(domain, _running(run.live.document, device), edit)
 
     await _change(domain, "detach device", flags, work)
 
@@ -89,12 +84,9 @@ async def detach_alias(domain: Domain, alias: str, flags: int = 0) -> None:
 
     async def work() -> None:
         live, config = _impact(domain, flags)
-        if config:
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
-            return
-        await _unplug(domain, named(domain.require_run().live.document), edit if config else None)
+        later = edit if config else None
+        if (run := await begun(domain, later, live=live)) is not None:
+            await _unplug(domain, named(run.live.document), later)
 
     await _change(domain, "detach device", flags, work)
 
@@ -108,13 +100,9 @@ async def update(domain: Domain, xml: str, flags: int = 0) -> None:
     async def work() -> None:
         live, config = _impact(domain, flags)
         edit = device_update.config_edit(device) if config else None
-        if edit is not None:
-            await configured(domain, edit)
-        if not live:
-            await write(domain, None, Change(config=edit))
-            return
         force = bool(flags & DomainDeviceModifyFlags.FORCE)
-        await device_update.run_update(domain, domain.require_run(), device, force=force, config=edit)
+        if (run := await begun(domain, edit, live=live)) is not None:
+            await device_update.run_update(domain, run, device, force=force, config=edit)
 
     await _change(domain, "update device", flags, work)
 
@@ -170,10 +158,8 @@ def attached(*devices: Device) -> Edit:
     """The edit that puts devices into a definition."""
     from corral.model import device_set
     from corral.model.devices.disk import Disk
-    from corral.model.devices.interface import Interface
     from corral.model.devices.memory import MemoryDevice
     from corral.qemu import memory_slots, plugging
-    from corral.qemu.live import forget_link
 
     for device in devices:
         if device_set.kind(device) in _NOT_IN_DEFINITIONS:
@@ -184,12 +170,7 @@ def attached(*devices: Device) -> Edit:
             if isinstance(device, Disk) and any(d.target.dev == device.target.dev for d in document.devices.disks):
                 raise OperationFailed(f"target {device.target.dev} already exists")
             new = device.copy()
-            if new.alias is not None and not new.alias.name.startswith(device_set.USER_ALIAS):
-                new.alias = None
-            if isinstance(new, Disk) and new.source is not None:
-                new.source.index = None
-            if isinstance(new, Interface):
-                forget_link(new)
+            plugging.forget_run(new)
             if isinstance(new, MemoryDevice):
                 memory_slots.refuse_unfit(document, new)
             plugging.insert(document, new)
