@@ -104,14 +104,14 @@ def write_json(document: Element, *, secure: bool = False, indent: int | None = 
 def copied(document: ElementT) -> ElementT:
     """A deep copy without validating again: scalars are shared, elements and lists are not."""
     twin = document.__class__.__new__(document.__class__)
-    values = {
-        name: copied(value)
-        if isinstance(value, Element)
-        else [copied(item) if isinstance(item, Element) else item for item in value]
-        if isinstance(value, list)
-        else value
-        for name, value in document.__dict__.items()
-    }
+    values = document.__dict__.copy()
+    for name, value in document.__dict__.items():
+        if value is None:
+            continue
+        if isinstance(value, Element):
+            values[name] = copied(value)
+        elif isinstance(value, list):
+            values[name] = [copied(item) if isinstance(item, Element) else item for item in value]
     object.__setattr__(twin, "__dict__", values)
     object.__setattr__(twin, "__pydantic_fields_set__", set(document.__pydantic_fields_set__))
     object.__setattr__(twin, "__pydantic_extra__", None)

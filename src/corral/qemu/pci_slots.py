@@ -9,6 +9,7 @@ hotplug unless the document brings ports of its own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -121,8 +122,10 @@ def assign(domain: Domain) -> None:
         try:
             _place_all(domain)
         except _FullError as full:
+            missing = _missing(domain, full.connection)
             _forget(domain, fixed)
-            _extend(domain, full.connection)
+            for _ in range(missing):
+                _extend(domain, full.connection)
             continue
         if not spare:
             break
@@ -346,6 +349,14 @@ def _next(buses: _Buses, wanted: Connection) -> PCIAddress:
         for slot in bus.free():
             return PCIAddress(bus=index, slot=slot, function=0)
     raise _FullError(wanted)
+
+
+def _missing(domain: Domain, wanted: Connection) -> int:
+    """How many devices in a row need a new place of that kind: the first that found none, and those that will not."""
+    if wanted != "pcie":
+        return 1  # a bridge has room for many
+    unplaced = (kind for device, kind in _devices(domain) if _address(device) is None)
+    return sum(1 for _ in itertools.takewhile(lambda kind: kind == wanted, unplaced))
 
 
 def _forget(domain: Domain, fixed: set[int]) -> None:
