@@ -102,6 +102,19 @@ def test_disks(corral: Run, directory: Path) -> None:
     assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
     assert "there is no disk sdb\n        there are: sda" in corral("disk", "rm", "web", "sdb", status=1)
     assert "No such file" in corral("disk", "add", "web", str(directory / "none"), status=1)
+    late = corral("disk", "add", "web", str(image), "--bus", "nvme", status=1)
+    assert "cannot be hotplugged" in late and "stop the machine first, or choose virtio, scsi, usb" in late
+
+
+def test_namespaces_of_an_nvme_drive(corral: Run, directory: Path) -> None:
+    idle = directory / "idle.xml"
+    idle.write_text(DOCUMENT.replace("<name>web", "<name>idle"))
+    corral("define", str(idle))
+    for number in (1, 2):
+        image = directory / f"n{number}.img"
+        image.write_bytes(bytes(65536))
+        assert corral("disk", "add", "idle", str(image), "--bus", "nvme") == f"idle has nvme0n{number}\n"
+    assert corral("disk", "rm", "idle", "nvme0n1") == "idle has no nvme0n1 any more\n"
 
 
 def test_a_new_disk_of_a_size(corral: Run) -> None:

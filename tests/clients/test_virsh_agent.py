@@ -169,6 +169,10 @@ def test_sleep_in_memory_and_on_disk(virsh: Virsh) -> None:
     assert virsh("domstate", NAME, "--reason") == "running (event wakeup)"
     virsh.booted()
     assert "Waking up from system sleep state S3" in virsh.sh("dmesg")
+    virsh("dompmsuspend", NAME, "mem", "--duration", "1")
+    until(lambda: virsh("domstate", NAME, "--reason") == "running (event wakeup)", "its end", 20)
+    virsh.booted()
+    assert virsh.sh("dmesg").count("Waking up from system sleep state S3") == 2
 
     # A guest that was off has firmware tables of its own again: hibernation is tried on a fresh boot.
     virsh("destroy", NAME)

@@ -50,7 +50,7 @@ def add(
             help="A disk image or block device, a URL (iscsi://, nbd://, https://), or the size of a new one: 20G.",
         ),
     ],
-    bus: Annotated[str | None, typer.Option(help="virtio, scsi, usb or sata.", show_default=False)] = None,
+    bus: Annotated[str | None, typer.Option(help="virtio, scsi, usb, sata or nvme.", show_default=False)] = None,
     target: Annotated[str | None, typer.Option(help="Its name in the document.", show_default=False)] = None,
     image_format: Annotated[
         str | None, typer.Option("--image-format", help="The image's format.", show_default=False)

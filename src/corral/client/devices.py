@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,16 +18,14 @@ if TYPE_CHECKING:
 
 READ_ONLY = ("http", "https", "ftp", "ftps")
 """Protocols in which QEMU only reads."""
-PREFIX = {"virtio": "vd", "scsi": "sd", "usb": "sd", "sata": "sd"}
+PREFIX = {"virtio": "vd", "scsi": "sd", "usb": "sd", "sata": "sd", "nvme": "nvme0n"}
 
 
 def free_target(document: DomainDocument, bus: str) -> str:
-    """The first name that no disk has: `vda`, `vdb` … `vdaa`."""
+    """The first name that no disk has: `vda`, `vdb` … `vdaa`; namespaces of the first NVMe drive: `nvme0n1` …"""
     taken = {disk.target.dev for disk in document.devices.disks}
-    number = 0
-    while (name := PREFIX[bus] + _letters(number)) in taken:
-        number += 1
-    return name
+    ends = (str(number + 1) if bus == "nvme" else _letters(number) for number in count())
+    return next(name for end in ends if (name := PREFIX[bus] + end) not in taken)
 
 
 def _letters(number: int) -> str:

@@ -130,7 +130,10 @@ def refuse(live: Domain, device: Device) -> None:
                         f"target '{disk.target.dev}' duplicated for disk sources '{paths[0]}' and '{paths[1]}'"
                     )
             if device.bus is not None and device.bus not in HOTPLUG_DISK_BUSES:
-                raise OperationUnsupported(f"disk bus '{device.bus}' cannot be hotplugged.")
+                raise OperationUnsupported(
+                    f"disk bus '{device.bus}' cannot be hotplugged.",
+                    hint=f"stop the machine first, or choose {', '.join(HOTPLUG_DISK_BUSES)}",
+                )
         case Channel():
             if any(channel.target.name == device.target.name for channel in live.devices.channels):
                 raise OperationInvalid("chardev already exists", hint=f"it is the channel '{device.target.name}'")
