@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from time import monotonic
 
 import pytest
 
-from corral.daemon.lingering import CLOSE, WINDOW, Lingering
+from corral.daemon.lingering import CLOSE, REST, WINDOW, Lingering
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on a single CPU it never does")
 
@@ -99,6 +100,25 @@ async def test_everybody_else_gets_a_turn(lingering: Lingering, client: Client) 
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert 0 < client.reads < 20_000
+
+
+async def test_a_neighbour_that_computes_has_the_daemon_sleep(
+    lingering: Lingering, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_yield", lambda: time.sleep(2 * WINDOW))
+    client.arrives()
+    client.arrives()
+    await asyncio.sleep(AHEAD + 20 * WINDOW)
+    polled = lingering.turns
+    client.awaited = False
+    client.arrives(REST / 10)
+    client.arrives(REST / 10)
+    await asyncio.sleep(0.01)
+    assert lingering.turns == polled > 0
+    client.arrives(10 * REST)
+    client.arrives(10 * REST)
+    await asyncio.sleep(0.01)
+    assert lingering.turns > polled
 
 
 async def test_several_clients_are_known_from_one(lingering: Lingering, client: Client) -> None:

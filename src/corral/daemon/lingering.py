@@ -16,6 +16,8 @@ from typing import Protocol
 
 #: Seconds of polling after a call, and how close the call before must have been for it.
 WINDOW, CLOSE = 60e-6, 200e-6
+#: Seconds without polling after somebody else has taken the CPU that we offered.
+REST = 0.1
 #: Seconds of one client's socket, while its calls come, before everybody else gets a turn.
 TURN = 300e-6
 
@@ -40,7 +42,7 @@ class Lingering:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
         self._talker: Talker | None = None
-        self._last = self._mixed = 0.0
+        self._last = self._mixed = self._resting_until = 0.0
         self._alone = True
         self._polling = False
         #: On a single CPU the client could not send while we look out.
@@ -54,7 +56,7 @@ class Lingering:
             self._mixed = now
         self._alone = now - self._mixed >= CLOSE
         self._talker, self._last = talker, now
-        if close and self._useful and not self._polling:
+        if close and self._useful and not self._polling and now >= self._resting_until:
             self._polling = True
             self._loop.call_soon(self._turn)
         return self._alone
@@ -68,8 +70,7 @@ class Lingering:
             if self._alone and talker is not None:
                 goes_on = self._watch(talker)
             else:
-                goes_on = monotonic() < self._last + WINDOW
-                os.sched_yield()
+                goes_on = self._offered() < self._last + WINDOW
         finally:
             self._polling = goes_on
         if goes_on:
@@ -88,7 +89,20 @@ class Lingering:
                 return True
             if poll.poll(0):
                 talker.read()
+                now = monotonic()
             else:
-                os.sched_yield()  # to a client on this very CPU, which could not send its next call while we look out
-            now = monotonic()
+                now = self._offered()
         return False
+
+    def _offered(self) -> float:
+        """Offer the CPU to a client on it, which could not send its next call while we look out; the time afterwards.
+
+        A process that computes would take it for milliseconds each time. One that sleeps gets its CPU back from that
+        when it wakes, so while there is such a neighbour we sleep.
+        """
+        before = monotonic()
+        os.sched_yield()
+        now = monotonic()
+        if now - before > WINDOW:
+            self._resting_until = now + REST
+        return now
