@@ -1,8 +1,9 @@
 """A daemon that changes a machine's devices and dies by SIGKILL before one of the monitor's commands or the store's.
 
 `plug_victim.py DIRECTORY CACHE CALL N`: starts the machine of `machine.xml`, does CALL with the device of `device.xml`,
-dies before its Nth step; prints `acknowledged` when the call came back first, and dies then. What QEMU had before the
-device came is left in `before.json`, with the document's aliases and the files of the machine's directory.
+dies before its Nth step (of the start, if CALL is that); prints `acknowledged` when the call came back first, and dies
+then. What QEMU had before the device came is left in `before.json`, with the document's aliases and the files of the
+machine's directory.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ async def main(directory: Path, cache: Path, call: str, step: int) -> None:
     hypervisor = await Hypervisor.open(replace(Settings.under(directory), cache=cache))
     await hypervisor.define((directory / "machine.xml").read_text())
     domain = hypervisor.lookup_by_name("a")
+    if call == "start":
+        arm(step)
+        await domain.create()
+        print("acknowledged", flush=True)
+        die()
     await domain.create()
     await domain.suspend()  # firmware that scans the bus moves trays
     view, files = await plugs.view(domain), domain.require_run().directory.iterdir()

@@ -23,7 +23,7 @@ from tests.hypervisor.test_hotplug import BOTH, LIVE, Host, documents, killed, m
 from corral.errors import CorralError, HostError, NoSecret
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.hotplug import hotplug
-from labs import netns, tgt, virtiofsd
+from labs import corrald, netns, tgt, virtiofsd
 from labs.netns import Namespace
 
 pytestmark = [
@@ -260,6 +260,33 @@ async def test_a_daemon_killed(kind: str, call: str, short_path: Path, ends: End
     finally:
         life.end_machines(short_path)
     assert acknowledged and step > 3
+
+
+@pytest.mark.slow
+async def test_a_daemon_killed_while_it_starts_a_machine(short_path: Path, ends: Ends) -> None:
+    """A machine that a passt and a virtiofsd serve: it runs with them, or there is nothing of the three."""
+    kinds, alone = ends.kinds(), 0
+    machine = SHARING.replace("</devices>", f"{kinds['user card with passt']}{kinds['directory']}</devices>")
+    try:
+        for step in range(1, 60):
+            directory = short_path / str(step)
+            acknowledged = await killed(directory, "start", step, "", machine)
+            alone += bool(programs()) and not corrald.machines(directory)
+            async with life.opened(directory) as (hypervisor, _):
+                domain = hypervisor.lookup_by_name("a")
+                assert domain.active or not acknowledged
+                if not domain.active:
+                    await life.until(lambda: not programs())
+                    assert not [*life.settings(directory).run.glob("d[0-9]*")]
+                    await domain.create()
+                assert {name.split(".")[0] for name in programs()} == {"passt", "virtiofsd"}
+                await domain.destroy()
+                await life.until(lambda: not programs())
+            if acknowledged:
+                break
+    finally:
+        life.end_machines(short_path)
+    assert acknowledged and alone >= 2
 
 
 def controllers(domain: Domain) -> set[str]:
