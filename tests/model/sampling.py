@@ -63,6 +63,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
 }
 """What a class needs one of, though no single field is required."""
 OVERRIDES = {
+    ("Adapter", "name"): "scsi_host0",
     ("Mac", "address"): "52:54:00:12:34:56",
     ("GuestFwd", "address"): "10.0.2.1",
     ("RedirRule", "version"): "1.10",
@@ -149,6 +150,11 @@ def routes(root: type[Element]) -> Iterator[tuple[tuple[type[Element], str], ...
 
 
 LENT: dict[str, Any] = {"protocol": "iscsi", "name": "x", "hosts": [{"name": "x"}]}
+LENT_HERE: dict[str, Any] = {
+    "adapter": {"name": "scsi_host0"},
+    "address": {"bus": 0, "target": 0, "unit": 0},
+}
+FUNCTION: dict[str, Any] = {"type": "hostdev", "source": {"function": {"type": "pci", "bus": 1}}}
 REMOTE: dict[str, Any] = {"hosts": [{"name": "x", "port": 1}], "name": "x"}
 SOURCES: dict[str, dict[str, Any]] = {
     "hosts": {"protocol": "nbd"},
@@ -182,14 +188,17 @@ def nested(route: tuple[tuple[type[Element], str], ...], data: dict[str, Any], a
             base |= {"type": "file", "format": {"type": "raw"}, "source": {"file": "/x"}}
         if cls.__name__ == "SCSIHostdev":
             base |= {"source": LENT}
-        if cls.__name__ == "ISCSISource":
-            base |= LENT
+        if cls.__name__ == "SCSISource":
+            base |= LENT_HERE if field in LENT_HERE else LENT
         if cls.__name__ == "DiskSource":
             base |= SOURCES.get(field, {})
         if cls.__name__ in ("Disk", "BackingStore") and field == "source":
             base |= _disk_of(cls.__name__, data)
         if cls.__name__ == "Interface" and field == "source":
-            base |= {"type": "udp"} if "local" in data else {"type": "vhostuser"} if "reconnect" in data else {}
+            kinds = {"local": "udp", "reconnect": "vhostuser", "function": "hostdev"}
+            base |= next(({"type": kind} for name, kind in kinds.items() if name in data), {})
+        if cls.__name__ == "Interface" and field == "vlan":
+            base |= FUNCTION
         if cls.__name__ == "InterfaceSource" and field == "local":
             base |= {"address": "10.0.2.2", "port": 1}
         if cls.__name__ == "InterfaceSource" and field == "reconnect":
@@ -223,7 +232,7 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("DiskSource", "name"): ({**REMOTE, "protocol": "nbd"}, {}),
     ("DiskSource", "query"): ({**REMOTE, "protocol": "http"}, {}),
     ("SCSIHostdev", "*"): ({"source": LENT}, {}),
-    ("ISCSISource", "*"): (LENT, {}),
+    ("SCSISource", "*"): (LENT, {}),
     ("Auth", "*"): ({"secret": {"type": "iscsi", "usage": "x"}}, {}),
     ("AuthSecret", "type=iscsi"): ({"usage": "x"}, {}),
     ("SourceHost", "*"): ({"name": "x"}, {}),
@@ -260,6 +269,9 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("VideoModel", "vgamem"): ({"type": "qxl"}, {}),
     ("Seclabel", "*"): ({"type": "static", "model": "dac", "label": "x"}, {}),
     ("Seclabel", "type=none"): ({"label": None}, {}),
+    ("Interface", "type=hostdev"): (FUNCTION, {}),
+    ("Interface", "managed"): (FUNCTION, {}),
+    ("InterfaceDriver", "name=vfio"): ({}, FUNCTION),
     ("Interface", "type=network"): ({"source": {"network": "x"}}, {}),
     ("Interface", "type=bridge"): ({"source": {"bridge": "x"}}, {}),
     ("Interface", "type=direct"): ({"source": {"dev": "x"}}, {}),

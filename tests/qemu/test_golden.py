@@ -56,6 +56,8 @@ def runtime_of(name: str) -> Runtime:
         return replace(RUNTIME, chains={})
     if name == "q35-network-cards":
         return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, vhost=True)
+    if name == "host-devices":
+        return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, monitor_fd=7, generics={"2:0:1:3": "/dev/sg5"})
     return Runtime(accel="tcg", run_dir=RUNTIME.run_dir, monitor_fd=7, graphics=RUNTIME.graphics, now=RUNTIME.now)
 
 

@@ -16,7 +16,7 @@ from corral.constants import (
     ErrorDomain,
 )
 from corral.errors import ArgumentUnsupported, CorralError, HostError, OperationInvalid, OperationTimeout
-from corral.hypervisor.devices import host_devices, links, servers, tpm_state
+from corral.hypervisor.devices import lending, links, servers, tpm_state
 from corral.hypervisor.disks import reservations
 from corral.hypervisor.jobs import PATIENCE
 from corral.hypervisor.lifecycle import TABLE, Cause
@@ -237,7 +237,7 @@ async def clear_away(domain: Domain, run: Run) -> None:
         await run.agent.close()
     await reservations.end(run)
     await servers.end(run)
-    await asyncio.to_thread(host_devices.release, run.lent or run.live.document.devices.hostdevs, domain)
+    await lending.release(domain, run)
     await asyncio.to_thread(shutil.rmtree, run.directory, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from corral.constants import DomainPausedReason, DomainShutoffReason, DomainStat
 from corral.errors import CorralError, HostError
 from corral.hypervisor import ending, events, reactions
 from corral.hypervisor.cpus import vcpus
-from corral.hypervisor.devices import links, servers, usb
+from corral.hypervisor.devices import lending, links, servers, usb
 from corral.hypervisor.disks import images, reservations
 from corral.hypervisor.documents import Definition
 from corral.hypervisor.guest import guest_agent, sleeping
@@ -62,6 +62,7 @@ async def restore(hypervisor: Hypervisor) -> None:
         domain.restore(State(DomainState.SHUTOFF, reason))
     await asyncio.gather(*(_restore(hypervisor, row) for row in live))
     await links.sweep(hypervisor)
+    await lending.sweep(hypervisor)
     await asyncio.to_thread(_sweep, hypervisor)
     sleeping.restore(hypervisor)
 
@@ -132,6 +133,7 @@ async def _take_up(hypervisor: Hypervisor, row: LiveRow) -> None:
     )
     domain.run, domain.last_boot = run, row.boot
     await links.take_up(domain, run)
+    await lending.take_up(domain, run)
     domain.restore(State(row.state, row.reason))
     try:
         run.process = Process.adopt(row.pid, row.start_time)

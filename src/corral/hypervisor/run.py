@@ -11,6 +11,7 @@ from corral.errors import OperationInvalid, OperationTimeout
 from corral.hypervisor.lifecycle import Cause
 
 if TYPE_CHECKING:
+    from corral.hypervisor.devices.lending import Lent
     from corral.hypervisor.documents import Definition
     from corral.hypervisor.guest.stream import ByteStream
     from corral.model.devices.device import Device
@@ -84,8 +85,8 @@ class Run:
     passts: dict[str, Process] = field(default_factory=dict)
     #: The multicast groups that guests chose for macvtaps, by the macvtap's name.
     groups: dict[str, frozenset[str]] = field(default_factory=dict)
-    #: Devices of the host that this run has.
-    lent: tuple[Device, ...] = ()
+    #: PCI functions of the host that this run has, by address (`lending`).
+    lent: dict[str, Lent] = field(default_factory=dict)
     #: Programs beside QEMU that serve its devices, by device alias (`servers`).
     servers: dict[str, Process] = field(default_factory=dict)
     #: Open console and channel sessions by device alias: one at a time each.

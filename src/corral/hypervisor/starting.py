@@ -25,10 +25,10 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted, OperationFailed
-from corral.host import io_engines, priority
+from corral.host import io_engines, priority, scsi
 from corral.hypervisor import ending, reactions, secrets
 from corral.hypervisor.cpus import guest_cpu, pinning, processor_limits, vcpus
-from corral.hypervisor.devices import audio_files, host_devices, links, servers
+from corral.hypervisor.devices import audio_files, host_devices, lending, links, servers
 from corral.hypervisor.disks import absent_disks, images, raw_io, reservations
 from corral.hypervisor.displays import display_certificates, displays
 from corral.hypervisor.documents import Definition
@@ -154,6 +154,7 @@ async def _make(
                 vhost=links.vhost_offered(),
                 fds=copies,
                 engines=io_engines.engines(),
+                generics=scsi.generics(),
             )
             document = plan.settle(document, runtime)
             guest_cpu.prepare(document, binary, accel, hypervisor.offer.host.cpu.vendor)
@@ -162,8 +163,7 @@ async def _make(
             processor_limits.note(document, accel, hypervisor.offer.kvm)
             await asyncio.to_thread(host_devices.settle, domain, document)
             planned = plan.plan(document, binary, runtime)
-            await asyncio.to_thread(host_devices.claim, document.devices.hostdevs, domain)
-            run.lent = tuple(document.devices.hostdevs)
+            await lending.claim(domain, run, all_of(document))
             await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, all_of(document)))
             if reservations.wanted(document.devices.disks):
                 await reservations.ensure(domain, run)
@@ -171,7 +171,8 @@ async def _make(
                 links.opened(domain, run, document.devices.interfaces) as ends,
                 secrets.lent(domain, run, (*document.devices.disks, *document.devices.hostdevs)),
             ):
-                machine = await _spawn(domain, run, planned, listener, ends)
+                with host_devices.opened(document) as more:
+                    machine = await _spawn(domain, run, planned, listener, {**ends, **more})
     run.machine = machine
     live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
     await guest_cpu.settle(document, machine)
@@ -195,7 +196,7 @@ async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, en
 
     def spawned(process: Process) -> None:
         run.process = process
-        host_devices.allow_locking(process.pid, run.base.document, run.lent)
+        lending.allow_locking(process.pid, run.base.document)
 
     try:
         async with descriptors.opened(planned.parts) as files:

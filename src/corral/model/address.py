@@ -31,6 +31,24 @@ class PCIAddress(Element, tag="address"):
         return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
 
 
+class HostPCIAddress(Element, tag="address"):
+    """A PCI function of the host."""
+
+    domain: Annotated[int, Hex(4), Field(ge=0, le=0xFFFFFFFF)] = attr(default=0)
+    bus: Annotated[int, Hex(2), Field(ge=0, le=0xFF)] = attr(default=0)
+    slot: Annotated[int, Hex(2), Field(ge=0, le=0x1F)] = attr(default=0)
+    function: Annotated[int, Hex(1), Field(ge=0, le=7)] = attr(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
+
+
+class TypedHostPCIAddress(HostPCIAddress, tag="address"):
+    """The same where an address says of what type it is."""
+
+    type: Literal["pci"] = attr()
+
+
 class DriveAddress(Element, tag="address"):
     """A unit on an ide, sata, scsi or fdc controller."""
 

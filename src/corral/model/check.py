@@ -172,11 +172,20 @@ class _Checker:
             if not isinstance(device, SCSIHostdev):
                 continue
             loc: Loc = ("devices", "hostdevs", position, "source")
-            if len(device.source.hosts) != 1:
+            source = device.source
+            if source.protocol is None:
+                if source.place is None:
+                    self.refuse(loc, "a SCSI host device is named by <adapter name='scsi_hostN'/> and <address>")
+                if source.name is not None or source.hosts or source.auth or source.initiator:
+                    self.refuse(loc, "name, <host>, <auth> and <initiator> are for protocol 'iscsi'")
+                continue
+            if source.adapter is not None or source.address is not None:
+                self.refuse(loc, "<adapter> and <address> do not go with a protocol")
+            if len(source.hosts) != 1:
                 self.refuse(loc, "a SCSI host device of protocol 'iscsi' has one <host>")
-            self.password(device.source.auth, (*loc, "auth"))
-            if not _LUN.fullmatch(device.source.name):
-                self.refuse(loc, f"target '{device.source.name}' must be of format <iqn>/<lun>")
+            self.password(source.auth, (*loc, "auth"))
+            if not _LUN.fullmatch(source.name or ""):
+                self.refuse(loc, f"target '{source.name}' must be of format <iqn>/<lun>")
 
     def passed_through(self, disk: Disk, loc: Loc) -> None:
         """What only a SCSI device that is passed through has, and what it has not; texts are libvirt's."""

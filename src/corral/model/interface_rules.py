@@ -24,6 +24,7 @@ SOURCE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "server": (("port",), ("address",)),
     "client": (("address", "port"), ()),
     "udp": (("address", "port", "local"), ()),
+    "hostdev": (("function",), ()),
 }
 _MACVTAP_MODES = (None, "vepa", "bridge", "private", "passthrough")
 _NAME_MAX = 15
@@ -44,6 +45,7 @@ def objections(interface: Interface, domain: Domain) -> Iterator[Objection]:
     yield from _card(interface)
     if interface.type == "vhostuser":
         yield from _vhost_user(interface, domain)
+    yield from _function(interface)
 
 
 def _source(interface: Interface) -> Iterator[Objection]:
@@ -58,6 +60,8 @@ def _source(interface: Interface) -> Iterator[Objection]:
             text = f"Missing required attribute '{name}' in element 'source'"
             if name == "local":
                 text = "'<local>' element missing for 'udp' socket interface"
+            if name == "function":
+                text = "an interface of type 'hostdev' needs <source> with an <address type='pci' .../> of the host's"
             yield ("source",), text, XMLError
     for name in type(source).model_fields:
         if name not in (*needed, *possible) and getattr(source, name) is not None:
@@ -132,6 +136,28 @@ def _card(interface: Interface) -> Iterator[Objection]:
     if interface.queues > 1 and kind not in (*LINKS, "vhostuser"):
         text = f"an interface of type '{kind}' has one queue"
         yield ("driver", "queues"), text, ConfigUnsupported
+
+
+def _function(interface: Interface) -> Iterator[Objection]:
+    """What only a virtual function of the host's has, and what it has not: the card is itself, whatever model it is."""
+    kind = interface.type
+    if kind != "hostdev":
+        if interface.managed is not None:
+            yield ("managed",), f"managed does not go with an interface of type '{kind}'", ConfigUnsupported
+        if interface.vlan is not None:
+            text = f"interface - vlan tag configuration is not supported for network interfaces with type='{kind}'"
+            yield ("vlan",), text, ConfigUnsupported
+        if interface.driver is not None and interface.driver.name == "vfio":
+            yield ("driver", "name"), f"vfio is not for an interface of type '{kind}'", ConfigUnsupported
+        return
+    for name in ("target", "model", "backend", "teaming", "link", "mtu"):
+        if getattr(interface, name) is not None:
+            yield (name,), f"<{name}> does not go with an interface of type 'hostdev'", ConfigUnsupported
+    said = interface.driver.to_data() if interface.driver is not None else {}
+    if any(value is not None and (name, value) != ("name", "vfio") for name, value in said.items()):
+        yield ("driver",), "an interface of type 'hostdev' has <driver name='vfio'/> and no other", ConfigUnsupported
+    if interface.vlan is not None and len(interface.vlan.tags) != 1:
+        yield ("vlan",), "a virtual function is in one VLAN: <vlan> has one <tag>", ConfigUnsupported
 
 
 def _vhost_user(interface: Interface, domain: Domain) -> Iterator[Objection]:

@@ -45,7 +45,7 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     """The devices whose alias is a word and a number."""
     devices = live.devices
     yield "fs", devices.filesystems
-    yield "net", devices.interfaces
+    yield "net", [each for each in devices.interfaces if each.type != "hostdev"]
     yield "smartcard", devices.smartcards
     yield "serial", devices.serials
     yield "parallel", devices.parallels
@@ -57,7 +57,7 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
     yield "video", devices.videos
     yield "redir", devices.redirdevs
     yield "hub", devices.hubs
-    yield "hostdev", devices.hostdevs
+    yield "hostdev", [*(each for each in devices.interfaces if each.type == "hostdev"), *devices.hostdevs]
     yield "watchdog", devices.watchdogs
     yield "rng", devices.rngs
     yield "panic", devices.panics

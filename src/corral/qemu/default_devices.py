@@ -55,7 +55,8 @@ def complete(domain: Domain, binary: Binary) -> None:
     devices.disks = grouped(devices.disks)
     for hostdev in devices.scsi_hostdevs:
         hostdev.managed = hostdev.managed or "no"
-        hostdev.source.name = _complete_remote("iscsi", hostdev.source.hosts, hostdev.source.name) or ""
+        if hostdev.source.protocol is not None:
+            hostdev.source.name = _complete_remote("iscsi", hostdev.source.hosts, hostdev.source.name) or ""
         assign_hostdev(domain, hostdev)
     for interface in devices.interfaces:
         complete_interface(interface)
@@ -126,7 +127,7 @@ def complete_interface(interface: Interface) -> None:
     """Card and MAC address of one interface."""
     if interface.mac is None:
         interface.mac = Mac(address=":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *os.urandom(3))))
-    if interface.model is None:
+    if interface.model is None and interface.type != "hostdev":
         interface.model = InterfaceModel(type="rtl8139")
 
 

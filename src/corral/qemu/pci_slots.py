@@ -162,6 +162,8 @@ def _kind(device: Device) -> Connection | None:
             return _controller_kind(device)
         case Disk(target=target):
             return _virtio_kind(device.model) if target.bus == "virtio" else None
+        case Interface(type="hostdev"):
+            return "pcie"
         case Interface(model=model):
             name = model.type if model is not None else "rtl8139"
             return None if name == "usb-net" else "pci" if name in CONVENTIONAL_INTERFACES else "pcie"

@@ -248,6 +248,8 @@ def _parts(device: Device, context: Context) -> list[Part]:
             return controller.parts(device, context)
         case Disk():
             return disk.parts(device, context)
+        case Interface(type="hostdev"):
+            return hostdev.function(device, context)
         case Interface():
             return interface.parts(device, context)
         case Serial():
@@ -288,8 +290,10 @@ def _parts(device: Device, context: Context) -> list[Part]:
             return smartcard.parts(device, context)
         case TPM():
             return tpm.parts(device, context)
-        case PCIHostdev() | USBHostdev():
-            return hostdev.parts(device, context)
+        case PCIHostdev():
+            return hostdev.function(device, context)
+        case USBHostdev():
+            return hostdev.usb_device(device, context)
         case Shmem():
             return shmem.parts(device, context)
         case Vsock():

@@ -32,11 +32,13 @@ def argv(plan: Plan, fds: Mapping[str, int]) -> list[str]:
             case "fdset":
                 words += ["-add-fd", f"fd={fds[part.id]},set={part.id},opaque={_escape(part.props['path'])}"]
             case "fd":
-                pass  # inherited; its netdev names it by its number
+                pass  # inherited; what it is for names it by its number
             case "chardev":
                 words += ["-chardev", chardev_option(part)]
             case "netdev":
                 words += ["-netdev", _json(_numbered(_props(part), fds))]
+            case "device":
+                words += ["-device", _json(_numbered(_props(part), fds))]
             case _:
                 words += [f"-{part.kind}", _json(_props(part))]
     return words
@@ -96,7 +98,7 @@ def _flat(backend: str, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _numbered(props: dict[str, Any], fds: Mapping[str, int]) -> dict[str, Any]:
-    """A netdev's properties with the numbers of inherited descriptors in place of their names."""
+    """The properties of a netdev or a device with the numbers of inherited descriptors in place of their names."""
     renamed = dict(props)
     for name in ("fd", "fds", "vhostfd", "vhostfds"):
         if name in props:

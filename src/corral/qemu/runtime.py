@@ -81,6 +81,7 @@ class Runtime:
     `reserve`: False where the guest's memory is more than the host has: it is promised, and found page by page.
     `vhost`: whether the host's kernel can move the packets of virtio cards on taps (vhost-net).
     `engines`: how the host's kernel takes asynchronous I/O, in QEMU's words, the best first.
+    `generics`: the files of the host's SCSI devices (`/dev/sg0`) by host, channel, target and LUN (`0:0:0:0`).
     `fds`: copies that QEMU inherits of files to be read that it may not open itself: path → descriptor.
     """
 
@@ -97,3 +98,4 @@ class Runtime:
     vhost: bool = False
     fds: Mapping[str, int] = field(default_factory=dict)
     engines: tuple[str, ...] = ()
+    generics: Mapping[str, str] = field(default_factory=dict)

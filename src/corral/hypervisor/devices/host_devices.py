@@ -1,27 +1,25 @@
-"""The host's own devices that a machine is lent: found and claimed at its start or at a plug, given back at its end."""
+"""The host's own devices that a machine is lent: found at its start or at a plug.
+
+What is lent by VFIO, and given back, is in `functions`.
+"""
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
-import resource
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corral.errors import CorralError, DeviceMissing, HostError, OperationFailed
-from corral.host import usb, vfio
+from corral.errors import DeviceMissing, HostError, OperationFailed
+from corral.host import scsi, usb
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
     from corral.model.devices.device import Device
-    from corral.model.devices.hostdev import PCIHostdev, USBHostdev
+    from corral.model.devices.hostdev import USBHostdev
     from corral.model.domain import Domain as DomainDocument
 
-log = logging.getLogger(__name__)
-
-LOCKED_BESIDES = 1 << 30
-"""Bytes for the windows of the cards themselves."""
 FIRST_CID = 3
 """0 to 2 are the hypervisor's, the loopback's and the host's."""
 
@@ -38,6 +36,9 @@ def settle(domain: Domain, document: DomainDocument) -> None:
     for device in list(document.devices.hostdevs):
         if isinstance(device, USBHostdev) and not _find_usb(device):
             document.devices.hostdevs.remove(device)
+    for lun in document.devices.scsi_hostdevs:
+        if lun.source.place is not None:
+            scsi.generic_of(lun.source.place)
     vsock = document.devices.vsock
     if vsock is not None:
         if not Path(HOSTS).exists():
@@ -46,10 +47,35 @@ def settle(domain: Domain, document: DomainDocument) -> None:
             vsock.cid.address = _free_cid(domain)
 
 
-def found(device: Device) -> Device:
-    """A device to be plugged as it is on the host: a copy of a USB device that says where it is. Blocks on sysfs."""
-    from corral.model.devices.hostdev import USBHostdev
+@contextlib.contextmanager
+def opened(document: DomainDocument) -> Iterator[Mapping[str, int]]:
+    """The host's end of a vsock, which QEMU's account may not open: a descriptor by the name that the plan gives it."""
+    from corral.qemu.devices.vsock import HOSTS, descriptor
 
+    vsock = document.devices.vsock
+    if vsock is None:
+        yield {}
+        return
+    try:
+        end = os.open(HOSTS, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError(f"cannot open {HOSTS}: {error.strerror}", hint="modprobe vhost_vsock") from error
+    try:
+        yield {descriptor(vsock): end}
+    finally:
+        os.close(end)
+
+
+def found(device: Device) -> Device:
+    """A device to be plugged as it is on the host: a copy of a USB device that says where it is. Blocks on sysfs.
+
+    Raises DeviceMissing for one that the host has not.
+    """
+    from corral.model.devices.hostdev import USBHostdev
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
+
+    if isinstance(device, SCSIHostdev) and device.source.place is not None:
+        scsi.generic_of(device.source.place)
     if not isinstance(device, USBHostdev):
         return device
     twin = device.copy()
@@ -91,56 +117,3 @@ def _free_cid(domain: Domain) -> int:
         if vsock is not None and vsock.cid is not None:
             used.add(vsock.cid.address)
     return next(number for number in range(FIRST_CID, FIRST_CID + len(used) + 1) if number not in used)
-
-
-def claim(devices: Iterable[Device], domain: Domain) -> None:
-    """Have PCI functions ready for QEMU: all of them, or none. Blocks on sysfs."""
-    claimed: list[PCIHostdev] = []
-    try:
-        for device in _functions(devices):
-            if (other := _lent_to(device, domain)) is not None:
-                raise HostError(f"PCI device {device.source.address} is in use by domain '{other.name}'")
-            file = vfio.claim(str(device.source.address), managed=device.managed == "yes")
-            claimed.append(device)
-            if domain.hypervisor.account is not None:
-                os.chown(file, domain.hypervisor.account.uid, -1)
-    except BaseException:
-        release(claimed, domain)
-        raise
-
-
-def _lent_to(device: PCIHostdev, domain: Domain) -> Domain | None:
-    """The other domain that runs with a function."""
-    for other in domain.hypervisor.domains():
-        if other.run is None or other is domain:
-            continue
-        for lent in _functions(other.run.live.document.devices.hostdevs):
-            if str(lent.source.address) == str(device.source.address):
-                return other
-    return None
-
-
-def release(devices: Iterable[Device], domain: Domain) -> None:
-    """Give managed functions back to the host's drivers, those that another domain has excepted; never raises."""
-    for device in _functions(devices):
-        if device.managed == "yes" and _lent_to(device, domain) is None:
-            try:
-                vfio.release(str(device.source.address))
-            except CorralError as error:
-                log.warning("%s", error)
-
-
-def _functions(devices: Iterable[Device]) -> list[PCIHostdev]:
-    from corral.model.devices.hostdev import PCIHostdev
-
-    return [device for device in devices if isinstance(device, PCIHostdev)]
-
-
-def allow_locking(pid: int, document: DomainDocument, devices: Iterable[Device]) -> None:
-    """Let a QEMU that just started lock its guest's memory, as VFIO does for a card that reads and writes it."""
-    if document.memory is not None and _functions(devices):
-        limit = document.memory.bytes + LOCKED_BESIDES
-        try:
-            resource.prlimit(pid, resource.RLIMIT_MEMLOCK, (limit, limit))
-        except OSError as error:
-            log.warning("QEMU %d may not lock its guest's memory: %s", pid, error.strerror)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.errors import HostError, ResourceBusy
+from corral.host import scsi
 from corral.model.devices.remote import place
 
 if TYPE_CHECKING:
@@ -103,8 +104,11 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
 
 
 def lent(device: SCSIHostdev) -> str:
-    """The URL of the LUN that a host device is."""
-    return place("iscsi", device.source.servers, device.source.name)
+    """What stands for a SCSI host device among images: its block device, its place on the host, or the LUN's URL."""
+    source = device.source
+    if source.place is not None:
+        return scsi.disk_of(source.place) or f"scsi:{source.place}"
+    return place("iscsi", source.servers, source.name or "")
 
 
 def real_paths(disk: Disk) -> list[str]:

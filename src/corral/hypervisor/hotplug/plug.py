@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError, HostError
 from corral.hypervisor import events, secrets
-from corral.hypervisor.devices import host_devices, links, servers
+from corral.hypervisor.devices import host_devices, lending, links, servers
 from corral.hypervisor.disks import images, raw_io, reservations
 from corral.hypervisor.guest import guest_agent
 from corral.hypervisor.hotplug import unplug
@@ -97,7 +97,8 @@ async def run_plug(
     try:
         async with links.opened(domain, run, [d for d in plug.devices if isinstance(d, Interface)]) as ends:
             await hypervisor.store.begin_plug(run.id, _note(plug, config is not None).to_json())
-            await asyncio.to_thread(host_devices.claim, plug.devices, domain)
+            await lending.claim(domain, run, plug.devices)
+            lending.allow_locking(machine.process.pid, plug.document)
             await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, plug.devices))
             if reservations.wanted(plug.devices):
                 await reservations.ensure(domain, run)

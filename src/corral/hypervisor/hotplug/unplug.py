@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout, OperationUnsupported
 from corral.hypervisor import events
-from corral.hypervisor.devices import host_devices, links, servers
+from corral.hypervisor.devices import lending, links, servers
 from corral.hypervisor.disks import images
 from corral.hypervisor.guest import guest_agent
 from corral.hypervisor.hotplug import answers, kept_files
@@ -176,7 +176,7 @@ async def give_back(domain: Domain, run: Run, devices: Sequence[Device]) -> None
     for device in devices:
         if device.alias is not None:
             await servers.end(run, device.alias.name)
-    await asyncio.to_thread(host_devices.release, devices, domain)
+    await lending.release(domain, run, devices)
 
 
 def without(device: Device) -> Edit:

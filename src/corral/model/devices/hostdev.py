@@ -7,22 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_xml import attr, element
 
+from corral.model.address import HostPCIAddress
 from corral.model.devices.device import BootableDevice
 from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.interface import ROM
 from corral.model.element import Element, Hex, YesNo
-
-
-class HostPCIAddress(Element, tag="address"):
-    """A PCI function of the host."""
-
-    domain: Annotated[int, Hex(4), Field(ge=0, le=0xFFFFFFFF)] = attr(default=0)
-    bus: Annotated[int, Hex(2), Field(ge=0, le=0xFF)] = attr(default=0)
-    slot: Annotated[int, Hex(2), Field(ge=0, le=0x1F)] = attr(default=0)
-    function: Annotated[int, Hex(1), Field(ge=0, le=7)] = attr(default=0)
-
-    def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.slot:02x}.{self.function:x}"
 
 
 class HostPCISource(Element, tag="source"):
@@ -44,6 +33,11 @@ class PCIHostdev(BootableDevice, tag="hostdev"):
     driver: HostPCIDriver | None = element(default=None)
     source: HostPCISource = element()
     rom: ROM | None = element(default=None)
+
+    @property
+    def lent(self) -> HostPCIAddress:
+        """The function that is lent."""
+        return self.source.address
 
 
 class HostUSBAddress(Element, tag="address"):

@@ -1,4 +1,4 @@
-"""LUNs of iSCSI targets lent to the guest as SCSI generic devices.
+"""LUNs of this host and of iSCSI targets lent to the guest as SCSI generic devices.
 
 https://libvirt.org/formatdomain.html#usb-pci-scsi-devices
 """
@@ -22,14 +22,38 @@ class Portal(Element, tag="host"):
     port: Annotated[int, Field(ge=1, le=65535)] | None = attr(default=None)
 
 
-class ISCSISource(Element, tag="source"):
-    """A LUN by its target's name, a slash and its number."""
+class Adapter(Element, tag="adapter"):
+    """A SCSI host of the kernel's."""
 
-    protocol: Literal["iscsi"] = attr()
-    name: str = attr()
+    name: Annotated[str, Field(pattern=r"^scsi_host[0-9]{1,9}$")] = attr()
+
+
+class HostSCSIAddress(Element, tag="address"):
+    """Where a device sits on its SCSI host."""
+
+    bus: Annotated[int, Field(ge=0, le=2**32 - 1)] = attr()
+    target: Annotated[int, Field(ge=0, le=2**32 - 1)] = attr()
+    unit: Annotated[int, Field(ge=0, le=2**64 - 1)] = attr()
+
+
+class SCSISource(Element, tag="source"):
+    """A device of this host by adapter and address; with `protocol` a LUN: its target's name, a slash, its number."""
+
+    protocol: Literal["iscsi"] | None = attr(default=None)
+    name: str | None = attr(default=None)
+    adapter: Adapter | None = element(default=None)
+    address: HostSCSIAddress | None = element(default=None)
     hosts: list[Portal] = element(tag="host", default_factory=list)
     auth: Auth | None = element(default=None)
     initiator: Initiator | None = element(default=None)
+
+    @property
+    def place(self) -> str | None:
+        """A device of this host's as the kernel numbers it: host, channel, target, LUN."""
+        if self.adapter is None or self.address is None:
+            return None
+        at = self.address
+        return f"{self.adapter.name.removeprefix('scsi_host')}:{at.bus}:{at.target}:{at.unit}"
 
     @property
     def servers(self) -> list[SourceHost]:
@@ -45,6 +69,6 @@ class SCSIHostdev(BootableDevice, tag="hostdev"):
     managed: YesNo | None = attr(default=None)
     sgio: Literal["filtered", "unfiltered"] | None = attr(default=None)
     rawio: YesNo | None = attr(default=None)
-    source: ISCSISource = element()
+    source: SCSISource = element()
     readonly: bool = element(default=False)
     shareable: bool = element(default=False)

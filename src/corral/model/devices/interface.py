@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic_xml import attr, element
 
+from corral.model.address import HostPCIAddress, TypedHostPCIAddress
 from corral.model.devices.chardev import Reconnect
 from corral.model.devices.device import BootableDevice, Queues, VirtioOptions
 from corral.model.element import Element, OnOff, YesNo
 
 InterfaceType = Literal[
-    "user", "network", "bridge", "direct", "ethernet", "vhostuser", "mcast", "server", "client", "udp"
+    "user", "network", "bridge", "direct", "ethernet", "vhostuser", "mcast", "server", "client", "udp", "hostdev"
 ]
 
 #: Kinds whose host's end is a link of the host's own, which has counters, an MTU and a queue that can be limited.
@@ -38,7 +39,7 @@ class InterfaceSource(Element, tag="source"):
     """The host's side, whose attributes belong to the interface's type.
 
     `network` with `portgroup`; `bridge`; `dev`, with `mode` for type direct; `type`, `path` and `mode` of a vhost-user
-    socket; `address` and `port` of the sockets between guests.
+    socket; `address` and `port` of the sockets between guests; `function` of a virtual function that is lent.
     """
 
     network: str | None = attr(default=None)
@@ -51,6 +52,7 @@ class InterfaceSource(Element, tag="source"):
     mode: Literal["vepa", "bridge", "private", "passthrough", "client", "server"] | None = attr(default=None)
     address: str | None = attr(default=None)
     port: Port | None = attr(default=None)
+    function: TypedHostPCIAddress | None = element(tag="address", default=None)
     local: LocalEnd | None = element(default=None)
     reconnect: Reconnect | None = element(default=None)
 
@@ -84,6 +86,16 @@ class Tune(Element, tag="tune"):
     """How many bytes of sent packets the tap holds before the guest has to wait."""
 
     sndbuf: Annotated[int, Field(ge=0, le=2**64 - 1)] = element()
+
+
+class VlanTag(Element, tag="tag"):
+    id: Annotated[int, Field(ge=1, le=4095)] = attr()
+
+
+class Vlan(Element, tag="vlan"):
+    """The VLAN that a virtual function's packets are in on the cable; its guest sees no tag."""
+
+    tags: list[VlanTag] = element(tag="tag", default_factory=list)
 
 
 class Teaming(Element, tag="teaming"):
@@ -155,7 +167,7 @@ class GuestOffloads(Element, tag="guest"):
 
 
 class InterfaceDriver(VirtioOptions, tag="driver"):
-    name: Literal["vhost", "qemu"] | None = attr(default=None)
+    name: Literal["vhost", "qemu", "vfio"] | None = attr(default=None)
     txmode: Literal["iothread", "timer"] | None = attr(default=None)
     ioeventfd: OnOff | None = attr(default=None)
     event_idx: OnOff | None = attr(default=None)
@@ -188,10 +200,12 @@ class Interface(BootableDevice, tag="interface"):
     """A network card and what it is plugged into."""
 
     type: InterfaceType = attr()
+    managed: YesNo | None = attr(default=None)
     trust_guest_rx_filters: YesNo | None = attr(name="trustGuestRxFilters", default=None)
     mac: Mac | None = element(default=None)
     source: InterfaceSource | None = element(default=None)
     bandwidth: Bandwidth | None = element(default=None)
+    vlan: Vlan | None = element(default=None)
     port: BridgePort | None = element(default=None)
     ips: list[IP] = element(tag="ip", default_factory=list)
     port_forwards: list[PortForward] = element(tag="portForward", default_factory=list)
@@ -214,6 +228,11 @@ class Interface(BootableDevice, tag="interface"):
     def passt(self) -> bool:
         """Whether a passt process is behind it."""
         return self.type == "user" and self.backend is not None and self.backend.type == "passt"
+
+    @property
+    def lent(self) -> HostPCIAddress | None:
+        """The host's virtual function that is the card."""
+        return self.source.function if self.type == "hostdev" and self.source is not None else None
 
     @property
     def queues(self) -> int:

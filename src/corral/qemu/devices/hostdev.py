@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from corral.errors import ConfigUnsupported
 from corral.host import usb
-from corral.model.devices.hostdev import Hostdev, PCIHostdev, USBHostdev
+from corral.model.devices.hostdev import PCIHostdev, USBHostdev
+from corral.model.devices.interface import Interface
 from corral.qemu import descriptors
 from corral.qemu.context import Context, Properties, alias, given
 from corral.qemu.runtime import Part
 
 
-def parts(device: Hostdev, context: Context) -> list[Part]:
-    """The device; a USB device's file is opened for QEMU."""
-    match device:
-        case PCIHostdev():
-            props: Properties = {"driver": context.driver("vfio-pci"), "host": str(device.source.address)}
-            if device.rom is not None:
-                props |= given(rombar=None if device.rom.bar is None else 1 if device.rom.bar == "on" else 0)
-                props |= {"romfile": ""} if device.rom.enabled == "no" else given(romfile=device.rom.file)
-            return [Part("device", alias(device), props | context.place(device) | context.boot_index(device))]
-        case USBHostdev():
-            return _usb(device, context)
-    raise ConfigUnsupported(f"hostdev of class {type(device).__name__}")
+def function(device: PCIHostdev | Interface, context: Context) -> list[Part]:
+    """A PCI function, or a network card that is one."""
+    props: Properties = {"driver": context.driver("vfio-pci"), "host": str(device.lent)}
+    if device.rom is not None:
+        props |= given(rombar=None if device.rom.bar is None else 1 if device.rom.bar == "on" else 0)
+        props |= {"romfile": ""} if device.rom.enabled == "no" else given(romfile=device.rom.file)
+    return [Part("device", alias(device), props | context.place(device) | context.boot_index(device))]
 
 
-def _usb(device: USBHostdev, context: Context) -> list[Part]:
+def usb_device(device: USBHostdev, context: Context) -> list[Part]:
+    """A USB device; its file is opened for QEMU."""
     address = device.source.address
     path = usb.path_of(address.bus, address.device) if address is not None else "/dev/bus/usb/unknown"
     file = descriptors.other(f"usb-{alias(device)}", path, "device")

@@ -13,16 +13,23 @@ from corral.qemu.runtime import Part
 
 def parts(device: SCSIHostdev, context: Context) -> list[Part]:
     """The node of the LUN, and the device."""
-    if not context.binary.has_argument("blockdev-add", "driver=iscsi"):
-        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' cannot reach devices over 'iscsi'")
     if device.sgio == "unfiltered":
         raise ConfigUnsupported("sgio='unfiltered' of a host device is not supported (no kernel offers it)")
-    node = iscsi(device.source.servers, device.source.name, device.source.initiator) | {"read-only": device.readonly}
-    ahead, more = password(device.source.auth, alias(device))
-    backend = Part("blockdev", f"libvirt-{alias(device)}-backend", node | more)
+    ahead, node = _node(device, context)
+    backend = Part("blockdev", f"libvirt-{alias(device)}-backend", node | {"read-only": device.readonly})
     props: Properties = {"driver": context.driver("scsi-generic"), "drive": backend.id} | _place(device, context)
     props |= {"share-rw": True} if device.shareable else {}
     return [*ahead, backend, Part("device", alias(device), props | context.boot_index(device))]
+
+
+def _node(device: SCSIHostdev, context: Context) -> tuple[list[Part], Properties]:
+    source = device.source
+    if source.place is not None:
+        return [], {"driver": "host_device", "filename": context.runtime.generics.get(source.place, "/dev/sg-unknown")}
+    if not context.binary.has_argument("blockdev-add", "driver=iscsi"):
+        raise ConfigUnsupported(f"QEMU binary '{context.binary.path}' cannot reach devices over 'iscsi'")
+    ahead, more = password(source.auth, alias(device))
+    return ahead, iscsi(source.servers, source.name or "", source.initiator) | more
 
 
 def _place(device: SCSIHostdev, context: Context) -> Properties:

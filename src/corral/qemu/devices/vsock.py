@@ -10,12 +10,18 @@ from corral.qemu.runtime import Part
 HOSTS = "/dev/vhost-vsock"
 
 
+def descriptor(device: Vsock) -> str:
+    """The name of the descriptor of `HOSTS` that QEMU is handed."""
+    return f"vhost-{alias(device)}"
+
+
 def parts(device: Vsock, context: Context) -> list[Part]:
-    """The device, with the host's opened for it."""
+    """The device, and ahead of it the host's end, which is opened for it."""
     cid = device.cid.address if device.cid is not None else None
     if cid is None:
         if device.cid is None or device.cid.auto != "yes":
             raise ConfigUnsupported("vsock needs <cid auto='yes'/> or <cid address='N'/>")
         cid = 3
-    props: Properties = {"driver": context.driver("vhost-vsock-pci"), "guest-cid": cid}
-    return [Part("device", alias(device), props | context.place(device) | virtio_options(device.driver))]
+    end = Part("fd", descriptor(device), {})
+    props: Properties = {"driver": context.driver("vhost-vsock-pci"), "guest-cid": cid, "vhostfd": end.id}
+    return [end, Part("device", alias(device), props | context.place(device) | virtio_options(device.driver))]

@@ -1,0 +1,229 @@
+"""PCI functions (by VFIO) and SCSI devices of the host: claimed at a start or a plug, given back as they were.
+
+What a run has is in the store before anything of it is changed, with what it was before: the next daemon gives back
+what a run that is over has left, and what a plug has that was not completed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import resource
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corral.errors import CorralError, HostError
+from corral.host import scsi, vfio
+
+if TYPE_CHECKING:
+    from corral.host.account import Account
+    from corral.hypervisor.domain import Domain
+    from corral.hypervisor.hypervisor import Hypervisor
+    from corral.hypervisor.run import Run
+    from corral.model.devices.device import Device
+    from corral.model.devices.hostdev import PCIHostdev
+    from corral.model.devices.interface import Interface
+    from corral.model.domain import Domain as DomainDocument
+    from corral.network.function import Identity
+
+log = logging.getLogger(__name__)
+
+LOCKED_BESIDES = 1 << 30
+"""Bytes for the windows of the cards themselves."""
+_NOTE = "lent to "
+
+
+@dataclass(frozen=True, slots=True)
+class Lent:
+    """How a thing is given back.
+
+    A function to the host's driver (`managed`), and as which network card (`mac`, `vlan`); a SCSI device's `file` to
+    its `owner`.
+    """
+
+    managed: bool = False
+    mac: str | None = None
+    vlan: int = 0
+    file: str | None = None
+    owner: int = 0
+
+
+async def claim(domain: Domain, run: Run, devices: Iterable[Device]) -> None:
+    """Have those of the devices that are the host's ready for QEMU: all of them, or none.
+
+    Raises DeviceMissing, or HostError that says what stands in the way.
+    """
+    wanted = {name: device for device in devices if (name := _name(device)) is not None}
+    if not wanted:
+        return
+    for name, device in wanted.items():
+        for other in domain.hypervisor.domains():
+            if other.run is not None and name in other.run.lent and not getattr(device, "shareable", False):
+                raise HostError(f"host device {name} is in use by domain '{other.name}'")
+    run.lent |= {name: Lent() for name in wanted}  # nobody else's while we look
+    try:
+        run.lent |= await asyncio.to_thread(_as_they_are, wanted)
+        await _write_down(domain.hypervisor, run)
+        await asyncio.to_thread(_take, wanted, domain.hypervisor.account)
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(release(domain, run, wanted.values())))
+        raise
+
+
+def _name(device: Device) -> str | None:
+    """The host's name of a device that is lent here: a PCI function's address, a SCSI device's place; None: no such."""
+    from corral.model.devices.hostdev import PCIHostdev
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
+    from corral.model.devices.interface import Interface
+
+    if isinstance(device, SCSIHostdev):
+        return device.source.place
+    return str(device.lent) if isinstance(device, PCIHostdev | Interface) and device.lent is not None else None
+
+
+def _as_they_are(wanted: Mapping[str, Device]) -> dict[str, Lent]:
+    return {name: _as_it_is(name, device) for name, device in wanted.items()}
+
+
+def _as_it_is(name: str, device: Device) -> Lent:
+    from corral.model.devices.hostdev import PCIHostdev
+    from corral.model.devices.interface import Interface
+
+    match device:
+        case PCIHostdev():
+            return Lent(managed=_managed(device))
+        case Interface():
+            from corral.network import function
+
+            before = function.identity(function.of(name))
+            return Lent(managed=_managed(device), mac=before.mac, vlan=before.vlan)
+    file = scsi.generic_of(name)
+    return Lent(file=file, owner=Path(file).stat().st_uid)
+
+
+def _managed(device: PCIHostdev | Interface) -> bool:
+    """Whether the function goes back to a driver: one that was VFIO's before stays there."""
+    return device.managed == "yes" and vfio.driver_of(vfio.place_of(str(device.lent))) != vfio.DRIVER
+
+
+def _take(wanted: Mapping[str, Device], account: Account | None) -> None:
+    from corral.model.devices.hostdev import PCIHostdev
+    from corral.model.devices.interface import Interface
+
+    for name, device in wanted.items():
+        if isinstance(device, PCIHostdev | Interface):
+            file = str(vfio.claim(name, managed=device.managed == "yes"))
+        else:  # by its name and not as a descriptor: QEMU looks there whether it is a generic device
+            file = scsi.generic_of(name)
+        if isinstance(device, Interface):
+            from corral.network import function
+
+            function.become(function.of(name), _identity(device))
+        if account is not None:
+            try:
+                os.chown(file, account.uid, -1)
+            except OSError as error:
+                raise HostError(f"cannot give {file} to {account.name}: {error.strerror}") from error
+
+
+def _identity(card: Interface) -> Identity:
+    from corral.network.function import Identity
+
+    assert card.mac is not None
+    return Identity(card.mac.address.lower(), card.vlan.tags[0].id if card.vlan is not None else 0)
+
+
+async def release(domain: Domain, run: Run, devices: Iterable[Device] | None = None) -> None:
+    """Give back what the run has of these devices, or all it has; never raises."""
+    going = set(run.lent) if devices is None else {_name(each) for each in devices} & set(run.lent)
+    if not going:
+        return
+    given = {name: lent for name, lent in run.lent.items() if name in going}
+    await asyncio.to_thread(_give_back, given)
+    for name in given:
+        run.lent.pop(name, None)
+    try:
+        await _write_down(domain.hypervisor, run)
+    except CorralError:
+        log.exception("domain %s: cannot note that host devices were given back", domain.name)
+
+
+def _give_back(going: Mapping[str, Lent]) -> None:
+    for name, lent in going.items():
+        for undo in (_undress, _unbind, _disown):
+            try:
+                undo(name, lent)
+            except (CorralError, OSError) as error:
+                log.warning("host device %s is not as it was: %s", name, error)
+
+
+def _undress(name: str, lent: Lent) -> None:
+    if lent.mac is not None:
+        from corral.network import function
+
+        function.become(function.of(name), function.Identity(lent.mac, lent.vlan))
+
+
+def _unbind(name: str, lent: Lent) -> None:
+    if lent.managed:
+        vfio.release(name)
+
+
+def _disown(_name: str, lent: Lent) -> None:
+    if lent.file is not None:
+        os.chown(lent.file, lent.owner, -1)
+
+
+async def _write_down(hypervisor: Hypervisor, run: Run) -> None:
+    name = f"{_NOTE}{run.id}"
+    if run.lent:
+        lent = {name: asdict(each) for name, each in run.lent.items()}
+        await hypervisor.store.set_meta(name, json.dumps({"boot": hypervisor.boot, "lent": lent}))
+    else:
+        await hypervisor.store.drop_meta(name)
+
+
+async def take_up(domain: Domain, run: Run) -> None:
+    """Know again what a run of an earlier daemon's has."""
+    note = await domain.hypervisor.store.meta(f"{_NOTE}{run.id}")
+    run.lent = _read(note) if note is not None else {}
+
+
+def _read(note: str) -> dict[str, Lent]:
+    return {name: Lent(**each) for name, each in json.loads(note)["lent"].items()}
+
+
+async def sweep(hypervisor: Hypervisor) -> None:
+    """Give back what runs have that are over, and what a plug has left behind."""
+    from corral.model.device_set import all_of
+
+    runs = {domain.run.id: domain for domain in hypervisor.domains() if domain.run is not None}
+    for key, note in (await hypervisor.store.metas(_NOTE)).items():
+        domain = runs.get(int(key.removeprefix(_NOTE)))
+        if domain is None or domain.run is None:
+            if json.loads(note)["boot"] == hypervisor.boot:
+                await asyncio.to_thread(_give_back, _read(note))
+            await hypervisor.store.drop_meta(key)
+            continue
+        used = {_name(each) for each in all_of(domain.run.live.document)}
+        left = {name: lent for name, lent in domain.run.lent.items() if name not in used}
+        await asyncio.to_thread(_give_back, left)
+        for name in left:
+            domain.run.lent.pop(name)
+        await _write_down(hypervisor, domain.run)
+
+
+def allow_locking(pid: int, document: DomainDocument) -> None:
+    """Let a QEMU lock its guest's memory, as VFIO does for a card that reads and writes it."""
+    from corral.model.device_set import all_of
+
+    if document.memory is not None and any(getattr(each, "lent", None) is not None for each in all_of(document)):
+        limit = document.memory.bytes + LOCKED_BESIDES
+        try:
+            resource.prlimit(pid, resource.RLIMIT_MEMLOCK, (limit, limit))
+        except OSError as error:
+            log.warning("QEMU %d may not lock its guest's memory: %s", pid, error.strerror)

@@ -1,0 +1,241 @@
+"""The host's own devices lent to a guest, by a daemon that runs on a host in a guest, which has such devices.
+
+All is emulated in emulation: the guest inside takes minutes to boot, and seconds to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+
+from corral.client import connect
+from corral.client.domain import Domain
+from corral.client.host import Host
+from corral.errors import CorralError, DeviceMissing, OperationTimeout
+from corral.guests import tiny
+from labs.nested import host as nested
+
+pytestmark = [
+    *(pytest.mark.guest, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)),
+]
+
+MAC = "52:54:00:c0:44:b0"
+NVME = "0000:02:00.0"
+
+DOCUMENT = """\
+<domain type='qemu'>
+  <name>lent</name>
+  <memory unit='MiB'>256</memory>
+  <vcpu>1</vcpu>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{kernel}</kernel>
+    <initrd>{initrd}</initrd>
+    <cmdline>{cmdline}</cmdline>
+  </os>
+  <features><acpi/></features>
+  <devices>
+    {ports}
+    <controller type='usb' model='qemu-xhci'/>
+    <controller type='scsi' model='virtio-scsi'/>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <memballoon model='none'/>
+    {devices}
+  </devices>
+</domain>
+"""
+
+
+def function(address: str) -> str:
+    """The attributes of a PCI function's address."""
+    domain, bus, place = address.split(":")
+    slot, number = place.split(".")
+    return f"domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{number}'"
+
+
+def card(address: str) -> str:
+    source = f"<source><address type='pci' {function(address)}/></source>"
+    return f"<interface type='hostdev' managed='yes'><mac address='{MAC}'/>{source}</interface>"
+
+
+def hostdev(address: str) -> str:
+    return (
+        f"<hostdev mode='subsystem' type='pci' managed='yes'><source><address {function(address)}/></source></hostdev>"
+    )
+
+
+@dataclass
+class Lab:
+    """The host in a guest, its virtual functions, the guest on it, and our client of its daemon."""
+
+    host: nested.Nested
+    functions: list[str]
+    client: Host
+    vm: Domain
+    lun: str = field(default="")
+
+    async def sh(self, script: str) -> str:
+        """What a script prints in the guest's guest."""
+        result = await self.vm.exec(["sh", "-c", script], timeout=120, agent_timeout=60)
+        return (result.stdout + result.stderr).decode().strip()
+
+    async def until(self, script: str, wanted: str) -> str:
+        """Ask until that is in the answer."""
+        async with asyncio.timeout(240):  # asking takes seconds each time
+            while wanted not in (said := await self.sh(script)):
+                pass
+        return said
+
+    async def detach(self, xml: str) -> None:
+        """Have the guest let go, which it may not manage in the time that the daemon gives it."""
+        for _ in range(5):
+            try:
+                await self.vm.detach(xml)
+            except OperationTimeout:
+                continue
+            except DeviceMissing:  # it came too late, and was carried through
+                pass
+            return
+        raise AssertionError("the guest keeps it")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lab() -> AsyncIterator[Lab]:
+    if reason := nested.missing():
+        pytest.skip(reason)
+    built = await tiny.build()
+    with nested.running(await nested.boot.files()) as host:
+        functions = host.functions(2)
+        lun = host.lun()
+        await asyncio.to_thread(host.daemon)
+        async with connect(host.uri()) as client:
+            xml = DOCUMENT.format(
+                kernel=built.kernel,
+                initrd=built.initrd,
+                cmdline=built.cmdline,
+                ports="<controller type='pci' model='pcie-root-port'/>" * 6,
+                devices=f"{card(functions[0])}<vsock model='virtio'><cid auto='yes'/></vsock>",
+            )
+            vm = await client.define(xml)
+            await vm.start()
+            await vm.wait_for_agent(timeout=900)
+            yield Lab(host, functions, client, vm, lun)
+
+
+async def test_a_virtual_function_as_the_guests_card(lab: Lab) -> None:
+    """It has the document's address, which its physical function gives it, and reaches the network of the card."""
+    assert lab.host.driver(lab.functions[0]) == "vfio-pci"
+    assert f"vf 0     link/ether {MAC}" in lab.host.sh("ip link show eth0")
+    said = await lab.until("ip addr show eth0; basename $(readlink /sys/class/net/eth0/device/driver)", "10.0.2.15")
+    assert f"link/ether {MAC}" in said and said.endswith("igbvf")
+    with pytest.raises(CorralError, match="in use by domain 'lent'"):
+        await lab.vm.attach(hostdev(lab.functions[0]))
+    assert lab.host.driver(lab.functions[0]) == "vfio-pci"
+
+
+async def test_a_function_plugged_and_given_back(lab: Lab) -> None:
+    """A second function comes while the guest runs, and goes back to its driver on the host."""
+    address = lab.functions[1]
+    assert lab.host.driver(address) == "igbvf"
+    await lab.vm.attach(hostdev(address))
+    assert lab.host.driver(address) == "vfio-pci"
+    await lab.until("ls /sys/bus/pci/drivers/igbvf | grep -c :", "2")
+    await lab.detach(hostdev(address))
+    assert lab.host.driver(address) == "igbvf"
+
+
+async def test_no_virtual_function(lab: Lab) -> None:
+    """What is no virtual function of a network card is refused as one, and stays what it is."""
+    with pytest.raises(CorralError, match="no virtual function of a network card"):
+        await lab.vm.attach(card(NVME).replace(MAC, "52:54:00:c0:44:b1"))
+    with pytest.raises(CorralError, match="has no PCI device"):
+        await lab.vm.attach(hostdev("0000:07:00.0"))
+    assert lab.host.driver(NVME) == "nvme"
+
+
+async def test_scsi_devices(lab: Lab) -> None:
+    """A disk of the host's as `lun`, and a LUN by its adapter: each answers INQUIRY with what it is on the host."""
+    disk = lab.host.sh("ls /sys/bus/scsi/devices/0:0:0:0/block")
+    block = (
+        f"<disk type='block' device='lun'><driver name='qemu' type='raw'/><source dev='/dev/{disk}'/>"
+        "<target dev='sda' bus='scsi'/></disk>"
+    )
+    number, *place = lab.lun.split(":")
+    where = "<address bus='{}' target='{}' unit='{}'/>".format(*place)
+    generic = (
+        f"<hostdev mode='subsystem' type='scsi'><source><adapter name='scsi_host{number}'/>{where}</source></hostdev>"
+    )
+    await lab.vm.attach(block)
+    await lab.vm.attach(generic)
+    script = (
+        "cd /sys/bus/scsi/devices; for each in *:*; do echo $(cat $each/vendor $each/model) "
+        "$(dd if=$each/vpd_pg80 bs=1 skip=4 2>/dev/null); done; dd if=/dev/sda bs=11 count=1 2>/dev/null"
+    )
+    said = await lab.until(script, "CORRAL-LUN")
+    assert "CORRAL LENT CORRAL-DISK" in said and "LIO-ORG RAMDISK-MCP CORRAL-LUN" in said
+    with pytest.raises(CorralError, match="no SCSI device 9:0:0:0"):
+        await lab.vm.attach(generic.replace(f"scsi_host{number}", "scsi_host9"))
+    await lab.detach(generic)
+    await lab.detach(block)
+    assert lab.host.sh("stat -c %u /dev/sg*").split() == ["0", "0", "0"]
+
+
+async def test_a_usb_stick(lab: Lab) -> None:
+    """By what it is: it comes with its serial number and its contents, and the host has it again afterwards."""
+    stick = (
+        "<hostdev mode='subsystem' type='usb' managed='yes'>"
+        "<source><vendor id='0x46f4'/><product id='0x0001'/></source></hostdev>"
+    )
+    await lab.vm.attach(stick)
+    said = await lab.until("cat /sys/bus/usb/devices/*/serial; head -c 12 /dev/sda", "CORRAL-STICK\nCORRAL-STICK")
+    assert said
+    await lab.detach(stick)
+
+
+async def test_an_nvme_drive(lab: Lab) -> None:
+    """By VFIO, with the serial number that it has."""
+    await lab.vm.attach(hostdev(NVME))
+    assert lab.host.driver(NVME) == "vfio-pci"
+    await lab.until("cat /sys/class/nvme/nvme0/serial; head -c 11 /dev/nvme0n1", "CORRAL-NVME")
+    await lab.detach(hostdev(NVME))
+    assert lab.host.driver(NVME) == "nvme"
+
+
+ASK = """
+import socket
+with socket.socket(socket.AF_VSOCK) as guest:
+    guest.settimeout(100)
+    guest.connect((3, 1234))
+    guest.sendall(b'{"execute": "guest-sync", "arguments": {"id": 4711}}\\n')
+    print(guest.recv(100).decode())
+"""
+
+
+async def test_vsock(lab: Lab) -> None:
+    """A program on the host reaches one in the guest, by the guest's number."""
+    assert "<cid auto='yes' address='3'/>" in await lab.vm.xml()
+    await lab.sh("qemu-ga -m vsock-listen -p 3:1234 -f /tmp/second.pid -t /tmp >/tmp/second 2>&1 & sleep 2")
+    assert "4711" in await asyncio.to_thread(lab.host.run, "python3", "-c", ASK)
+
+
+async def test_doctor(lab: Lab) -> None:
+    """It says of this host what is so."""
+    said = await asyncio.to_thread(lab.host.python, "-m", "corral.cli", "doctor")
+    assert "7 virtual functions" in said and "ok 11" in said
+
+
+async def test_given_back_by_the_next_daemon(lab: Lab) -> None:
+    """A daemon dies; the next knows what the machine has, and gives it back as it was when the machine ends."""
+    await asyncio.to_thread(lab.host.kill_daemon)
+    await asyncio.to_thread(lab.host.daemon)
+    async with connect(lab.host.uri(1)) as client:
+        vm = await client.domain("lent")
+        with pytest.raises(CorralError, match="in use by domain 'lent'"):
+            await vm.attach(hostdev(lab.functions[0]))
+        await vm.destroy()
+    assert lab.host.driver(lab.functions[0]) == "igbvf"
+    assert "vf 0     link/ether 00:00:00:00:00:00" in lab.host.sh("ip link show eth0")
