@@ -23,7 +23,7 @@ MODULES = (
     # what lends devices to guests
     *("vfio_iommu_type1", "vfio_pci", "vhost_vsock", "vhost_net", "tun", "macvtap", "bridge", "veth"),
     # the devices
-    *("igb", "igbvf", "nvme", "virtio_scsi", "sd_mod", "sg", "target_core_file", "tcm_loop"),
+    *("igb", "igbvf", "nvme", "virtio_scsi", "sd_mod", "sg", "tcm_loop"),
     *("xhci_pci", "usb_storage"),
 )
 #: With the parameters that they need at once, or not loaded but on demand.

@@ -12,6 +12,7 @@ TOP = """<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</
 {}
 </devices></domain>"""
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
+LENT = "<interface type='hostdev'><source><address type='pci' bus='1'/></source>"
 VHOST = "<interface type='vhostuser'><source type='unix' path='/x' mode='client'/><model type='virtio'/></interface>"
 
 
@@ -53,6 +54,18 @@ def check(card: str, top: str = "") -> None:
             XMLError,
             "unknown mode 'server' of a direct interface",
         ),
+        (
+            "<interface type='hostdev'><source/></interface>",
+            XMLError,
+            "an interface of type 'hostdev' needs <source> with an <address type='pci' .../> of the host's",
+        ),
+        (f"{LENT}<model type='virtio'/></interface>", ConfigUnsupported, "<model> does not go with an interface of"),
+        (f"{LENT}<link state='down'/></interface>", ConfigUnsupported, "<link> does not go with an interface of type"),
+        (f"{LENT}<driver rss='on'/></interface>", ConfigUnsupported, "has <driver name='vfio'/> and no other"),
+        (f"{LENT}<vlan><tag id='1'/><tag id='2'/></vlan></interface>", ConfigUnsupported, "<vlan> has one <tag>"),
+        ("<interface type='user' managed='yes'/>", ConfigUnsupported, "managed does not go with an interface of"),
+        ("<interface type='user'><vlan><tag id='1'/></vlan></interface>", ConfigUnsupported, "vlan tag configuration"),
+        ("<interface type='user'><driver name='vfio'/></interface>", ConfigUnsupported, "vfio is not for an interface"),
         (
             "<interface type='bridge'><source bridge='b' port='1'/></interface>",
             ConfigUnsupported,
