@@ -85,7 +85,7 @@ class Run:
     passts: dict[str, Process] = field(default_factory=dict)
     #: The multicast groups that guests chose for macvtaps, by the macvtap's name.
     groups: dict[str, frozenset[str]] = field(default_factory=dict)
-    #: PCI functions of the host that this run has, by address (`lending`).
+    #: PCI functions and SCSI devices of the host that this run has, by name (`lending`).
     lent: dict[str, Lent] = field(default_factory=dict)
     #: Programs beside QEMU that serve its devices, by device alias (`servers`).
     servers: dict[str, Process] = field(default_factory=dict)

@@ -42,9 +42,10 @@ class Lent:
     """How a thing is given back.
 
     A function to the host's driver (`managed`), and as which network card (`mac`, `vlan`); a SCSI device's `file` to
-    its `owner`.
+    its `owner`. `alias` is that of the device which has it.
     """
 
+    alias: str
     managed: bool = False
     mac: str | None = None
     vlan: int = 0
@@ -64,9 +65,9 @@ async def claim(domain: Domain, run: Run, devices: Iterable[Device]) -> None:
         for other in domain.hypervisor.domains():
             if other.run is not None and name in other.run.lent and not getattr(device, "shareable", False):
                 raise HostError(f"host device {name} is in use by domain '{other.name}'")
-    run.lent |= {name: Lent() for name in wanted}  # nobody else's while we look
+    run.lent |= {name: Lent(_alias(device)) for name, device in wanted.items()}  # nobody else's while we look
     try:
-        run.lent |= await asyncio.to_thread(_as_they_are, wanted)
+        run.lent |= await asyncio.to_thread(_as_they_are, wanted, domain.hypervisor.account)
         await _write_down(domain.hypervisor, run)
         await asyncio.to_thread(_take, wanted, domain.hypervisor.account)
     except BaseException:
@@ -85,24 +86,30 @@ def _name(device: Device) -> str | None:
     return str(device.lent) if isinstance(device, PCIHostdev | Interface) and device.lent is not None else None
 
 
-def _as_they_are(wanted: Mapping[str, Device]) -> dict[str, Lent]:
-    return {name: _as_it_is(name, device) for name, device in wanted.items()}
+def _alias(device: Device) -> str:
+    return device.alias.name if device.alias is not None else ""
 
 
-def _as_it_is(name: str, device: Device) -> Lent:
+def _as_they_are(wanted: Mapping[str, Device], account: Account | None) -> dict[str, Lent]:
+    return {name: _as_it_is(name, device, account) for name, device in wanted.items()}
+
+
+def _as_it_is(name: str, device: Device, account: Account | None) -> Lent:
     from corral.model.devices.hostdev import PCIHostdev
     from corral.model.devices.interface import Interface
 
     match device:
         case PCIHostdev():
-            return Lent(managed=_managed(device))
+            return Lent(_alias(device), managed=_managed(device))
         case Interface():
             from corral.network import function
 
             before = function.identity(function.of(name))
-            return Lent(managed=_managed(device), mac=before.mac, vlan=before.vlan)
+            return Lent(_alias(device), managed=_managed(device), mac=before.mac, vlan=before.vlan)
     file = scsi.generic_of(name)
-    return Lent(file=file, owner=Path(file).stat().st_uid)
+    owner = Path(file).stat().st_uid
+    # A shared one is the account's already, and was root's before.
+    return Lent(_alias(device), file=file, owner=0 if account is not None and owner == account.uid else owner)
 
 
 def _managed(device: PCIHostdev | Interface) -> bool:
@@ -138,11 +145,11 @@ def _identity(card: Interface) -> Identity:
 
 
 async def release(domain: Domain, run: Run, devices: Iterable[Device] | None = None) -> None:
-    """Give back what the run has of these devices, or all it has; never raises."""
-    going = set(run.lent) if devices is None else {_name(each) for each in devices} & set(run.lent)
-    if not going:
+    """Give back what the run has for these very devices, or all it has; never raises."""
+    going = None if devices is None else {(_name(each), _alias(each)) for each in devices}
+    given = {name: lent for name, lent in run.lent.items() if going is None or (name, lent.alias) in going}
+    if not given:
         return
-    given = {name: lent for name, lent in run.lent.items() if name in going}
     await asyncio.to_thread(_give_back, given)
     for name in given:
         run.lent.pop(name, None)
@@ -209,8 +216,8 @@ async def sweep(hypervisor: Hypervisor) -> None:
                 await asyncio.to_thread(_give_back, _read(note))
             await hypervisor.store.drop_meta(key)
             continue
-        used = {_name(each) for each in all_of(domain.run.live.document)}
-        left = {name: lent for name, lent in domain.run.lent.items() if name not in used}
+        used = {(_name(each), _alias(each)) for each in all_of(domain.run.live.document)}
+        left = {name: lent for name, lent in domain.run.lent.items() if (name, lent.alias) not in used}
         await asyncio.to_thread(_give_back, left)
         for name in left:
             domain.run.lent.pop(name)
