@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,12 @@ domblkinfo v --all
 domblkstat v sda
 domblkerror v
 domblklist v --details
+attach-disk v DIR/loop vdb --sourcetype block --targetbus virtio --live
+! truncate -s 3M DIR/grown.img
+! losetup --set-capacity DIR/loop
+blockresize v vdb 2M --capacity
+blockresize v vdb --capacity
+domblkinfo v vdb
 destroy v
 domblkthreshold v vda 1000
 domblkstat v vda
@@ -131,8 +140,24 @@ def session(uri: str, directory: Path) -> Said:
     for name in "abcd":
         (directory / f"{name}.img").write_bytes(bytes(1 << 20))
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", directory / "e.qcow2", "1M"], check=True)
+    (directory / "grown.img").write_bytes(bytes(2 << 20))
     places = r' index="\d+"| \(/domain\S*(, line \d+)?\)'
-    return said(uri, COMMANDS, directory, wash=lambda text: re.sub(places, "", text))
+    with loop(directory / "grown.img") as device:
+        (directory / "loop").symlink_to(device)
+        return said(uri, COMMANDS, directory, wash=lambda text: re.sub(places, "", text))
+
+
+@contextlib.contextmanager
+def loop(image: Path) -> Iterator[str]:
+    """A block device that is a file; somewhere that is none to those who may not make one, which both then say."""
+    made = subprocess.run(["losetup", "--find", "--show", str(image)], capture_output=True, text=True, check=False)
+    assert made.returncode == 0 or os.geteuid() != 0, made.stderr
+    device = made.stdout.strip()
+    try:
+        yield device or "/dev/nowhere"
+    finally:
+        if device:
+            subprocess.run(["losetup", "--detach", device], check=True)
 
 
 @pytest.mark.beside

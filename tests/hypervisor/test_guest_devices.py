@@ -135,13 +135,13 @@ async def _a_card_is_put_in(domain: Domain, path: Path) -> None:
     """The guest has the reader on its USB; who holds the card speaks with it (VSCard protocol: init, add a reader)."""
     assert await sh(domain, "cat /sys/bus/usb/devices/*/product | grep CCID") == "QEMU USB CCID"
     message = struct.Struct(">III")  # type, reader, bytes that follow
-    with socket.socket(socket.AF_UNIX) as card:
+    with socket.socket(socket.AF_UNIX) as card, card.makefile("rb") as replies:
         card.settimeout(10)
         card.connect(str(path))
         card.sendall(message.pack(1, 0, 12) + b"VSCD" + struct.pack(">II", 2, 0))
-        assert card.recv(24, socket.MSG_WAITALL) == message.pack(1, 0xFFFFFFFF, 12) + b"VSCD" + struct.pack(">II", 2, 0)
+        assert replies.read(24) == message.pack(1, 0xFFFFFFFF, 12) + b"VSCD" + struct.pack(">II", 2, 0)
         card.sendall(message.pack(3, 0, 4) + b"mine")
-        assert card.recv(16, socket.MSG_WAITALL) == message.pack(2, 0, 4) + bytes(4)  # no error
+        assert replies.read(16) == message.pack(2, 0, 4) + bytes(4)  # no error
 
 
 async def test_a_directory_is_plugged(directory: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.constants import DomainBlockResizeFlags, DomainDiskErrorCode
 from corral.errors import InvalidArgument, OperationUnsupported
+from corral.host import images as image_files
 from corral.hypervisor import events
 from corral.hypervisor.disks import media
 
@@ -43,7 +46,11 @@ async def resize(domain: Domain, name: str, size: int, flags: int) -> None:
                 raise OperationUnsupported(
                     "block resize to full capacity supported only with 'raw' local block-based disks"
                 )
-            raise OperationUnsupported("resizing to the device's own capacity is not supported", hint="give the size")
+            device = Path(disk.source.where)
+            capacity = (await asyncio.to_thread(image_files.inspect, device, "raw")).virtual_size
+            if wanted not in (0, capacity):
+                raise InvalidArgument(f"Requested resize to '{wanted}' but device size is '{capacity}'")
+            wanted = capacity
         if wanted <= 0 or wanted >= 1 << 63:
             raise InvalidArgument(f"size {wanted} of disk '{name}' is out of range")
         if kind in ("qcow2", "qed"):

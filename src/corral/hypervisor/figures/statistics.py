@@ -280,17 +280,24 @@ _BLOCK_NAMES = {
     "wr.times": "wr_total_time_ns",
     "fl.reqs": "flush_operations",
     "fl.times": "flush_total_time_ns",
-    "allocation": "wr_highest_offset",
 }
+
+
+def _highest(entry: dict[str, Any]) -> int | None:
+    """How far an image's file or device has been written since it was opened, in bytes; None for an empty drive."""
+    stats = (entry.get("parent") or entry).get("stats", {}) if entry.get("node-name") else {}
+    highest: int | None = stats.get("wr_highest_offset")
+    return highest
 
 
 async def _block(document: DomainDocument, machine: Machine | None) -> list[Statistic]:
     disks = document.devices.disks
     found: list[Statistic] = [("block.count", _UINT, len(disks))]
-    figures, images = {}, {}
+    figures, images, written = {}, {}, {}
     if disks and machine is not None:
         stats, block = await asyncio.gather(_ask(machine, "query-blockstats"), _ask(machine, "query-block"))
         figures = {_alias(each): each.get("stats", {}) for each in stats or ()}
+        written = {_alias(each): _highest(each) for each in stats or ()}
         images = {_alias(each): (each.get("inserted") or {}).get("image", {}) for each in block or ()}
     paths = [disk.source.path for disk in disks if disk.source and disk.source.path]
     lengths = await asyncio.to_thread(_lengths, paths) if paths else {}
@@ -305,6 +312,8 @@ async def _block(document: DomainDocument, machine: Machine | None) -> list[Stat
             figure = figures.get(alias, {}).get(theirs)
             if figure is not None:
                 found.append((f"{prefix}.{ours}", _ULLONG, figure))
+        if (allocation := written.get(alias)) is not None:
+            found.append((f"{prefix}.allocation", _ULLONG, allocation))
         capacity = images.get(alias, {}).get("virtual-size")
         if path and capacity is None:
             with contextlib.suppress(CorralError):
@@ -342,12 +351,16 @@ async def block_info(domain: Domain, name: str) -> tuple[int, int, int]:
             if path is None:
                 return await _remote(run, disk)
             image = await _image(path, disk)
-            capacity = image.virtual_size
+            capacity, allocation = image.virtual_size, image.allocated
             if run and run.machine and disk.alias:  # a resize may not be in the header that we read
                 for each in await _ask(run.machine, "query-block") or ():
                     if _alias(each) == disk.alias.name:
                         capacity = (each.get("inserted") or {}).get("image", {}).get("virtual-size", capacity)
-            return capacity, image.allocated, await asyncio.to_thread(_length, path)
+                if disk.type == "block":  # which has no holes: what counts is how far it is in use
+                    for each in await _ask(run.machine, "query-blockstats") or ():
+                        if _alias(each) == disk.alias.name:
+                            allocation = _highest(each) or 0
+            return capacity, allocation, await asyncio.to_thread(_length, path)
     raise InvalidArgument(f"invalid path {name} not assigned to domain")
 
 
