@@ -15,7 +15,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 
 packages="python3 python3-venv libusb-1.0-0 qemu-system-x86 qemu-utils ovmf"
-[ "$kind" != test ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf iproute2 passt libusbredirparser1 ioping acpica-tools swtpm systemd gir1.2-spiceclientglib-2.0 python3-gi virt-viewer xvfb openssl libnss3-tools"
+[ "$kind" != test ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf iproute2 passt libusbredirparser1 ioping acpica-tools swtpm systemd gir1.2-spiceclientglib-2.0 python3-gi virt-viewer xvfb openssl libnss3-tools busybox-static zstd lz4"
 
 same_version() {
     version=$(dpkg-query -W -f '${Version}' "$1")
@@ -56,6 +56,11 @@ install_packages() {
     [ "$kind" != test ] || same_version libvirt-daemon libvirt-daemon-driver-storage
     [ "$kind" != test ] || same_version qemu-system-x86 qemu-block-extra
     [ "$kind" != test ] || install_target
+    # A package of its own since Debian 13; before, QEMU's own.
+    [ "$kind" != test ] || installed virtiofsd || ! apt-cache show virtiofsd >/dev/null 2>&1 || {
+        say "installing virtiofsd"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends virtiofsd >&2
+    }
 }
 
 install_program() {

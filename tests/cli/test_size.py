@@ -45,6 +45,8 @@ def test_more_and_less_while_it_runs(corral: Run) -> None:
     sizes = ("--cpus", "1", "--max-cpus", "3", "--memory", "256M", "--max-memory", "384M")
     corral("run", "tiny", "--name", "web", *sizes, "--wait")
     assert corral("exec", "web", "--", "nproc").stdout == "1\n"
+    if corral("exec", "web", "--", "cat", "/sys/devices/system/cpu/possible").stdout == "0\n":
+        pytest.skip("the guest's Linux takes no vCPU in software emulation")
     said = corral("set", "web", "--cpus", "3", "--memory", "200M").stdout
     assert said == "web has 3 of at most 3 CPUs, and 200 MiB of at most 384 MiB memory\n"
     assert corral("exec", "web", "--", "nproc").stdout == "3\n"

@@ -118,7 +118,7 @@ async def test_uefi(directory: Path) -> None:
         assert live.nvram is not None and live.nvram.path is not None and live.nvram.template is not None
         assert await sh(domain, "cat /sys/firmware/efi/fw_platform_size") == "64"
         variables = await sh(domain, "mount -t efivarfs e /sys/firmware/efi/efivars && ls /sys/firmware/efi/efivars")
-        assert "SecureBoot-" in variables and "BootOrder-" in variables
+        assert "BootOrder-" in variables
         for _ in range(2):
             await sleeping.fall_asleep(domain, MEM)
             await sleeping.wake_up(domain)
