@@ -123,6 +123,8 @@ async def peer() -> AsyncIterator[tuple[Peer, int]]:
     server = await asyncio.start_server(peer.accept, "127.0.0.1", 0)
     async with server:
         yield peer, server.sockets[0].getsockname()[1]
+        if peer.writer is not None:
+            peer.writer.close()  # a server of Python 3.12 or newer ends when its connections have ended
 
 
 async def hello(lab: Lab, peer: Peer) -> None:

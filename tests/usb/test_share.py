@@ -7,6 +7,7 @@ bridge carries over the guest's network, as `ssh` does for a host elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import os
@@ -92,7 +93,8 @@ async def reachable(guest: Guest) -> AsyncIterator[int]:
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there = await asyncio.open_unix_connection(str(guest.daemon.socket))
-        await asyncio.gather(carry(reader, there[1]), carry(there[0], writer), return_exceptions=True)
+        with contextlib.closing(writer), contextlib.closing(there[1]):
+            await asyncio.gather(carry(reader, there[1]), carry(there[0], writer), return_exceptions=True)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
     async with server:

@@ -6,6 +6,7 @@ The program and its libraries come to the guest on a stick of ours, made of a fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import struct
@@ -62,10 +63,11 @@ class Peer:
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
         self.send()
-        while data := await reader.read(65536):
-            self.packets += self.connection.receive_data(data)
-            self.send()
-            self.came.set()
+        with contextlib.closing(writer):
+            while data := await reader.read(65536):
+                self.packets += self.connection.receive_data(data)
+                self.send()
+                self.came.set()
 
     def send(self, *packets: p.Packet) -> None:
         for packet in packets:
