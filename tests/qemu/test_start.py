@@ -135,6 +135,7 @@ async def running(planned: Plan, listener: Listener, place: Path) -> AsyncIterat
             name="test",
             listener=listener,
             log=place / "qemu.log",
+            cwd=place,
             pass_fds=(*planned.fds, *fds.values()),
             on_event=events.append,
         )
