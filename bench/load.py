@@ -76,16 +76,16 @@ def throughput(wires: list[Wire], name: str, arguments: dict[str, Any], *, secon
     burst = burst_of(window)
     target = procedure(name)
     batches = [b"".join(wire.message(target, arguments) for _ in range(burst)) for wire in wires]
-    for wire in wires:
-        # Without a time-out of Python's own, which would ask the kernel before each read and each write.
-        wire.socket.setblocking(True)
-        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(PATIENCE, 0))
     flows = [Flow(wire.socket, batch, burst) for wire, batch in zip(wires, batches, strict=True)]
     return rate(flows, seconds=seconds, window=window)
 
 
 def rate(flows: list[Flow], *, seconds: float, window: int) -> float:
     """Answers per second over all flows: one is read by waiting in it, several by asking which has something."""
+    for flow in flows:
+        # Not Python's own time-out, which would ask the kernel before each read and each write.
+        flow.socket.setblocking(True)
+        flow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(PATIENCE, 0))
     begin = time.perf_counter()
     for flow in flows:
         flow.send(window)
@@ -111,7 +111,10 @@ def _together(flows: list[Flow], end: float, window: int) -> int:
             poll.register(descriptor, select.EPOLLIN)
         under_way = len(flows)
         while under_way:
-            for descriptor, _ in poll.poll(PATIENCE):
+            ready = poll.poll(PATIENCE)
+            if not ready:
+                raise TimeoutError(f"no answer within {PATIENCE} s")
+            for descriptor, _ in ready:
                 flow = by_descriptor[descriptor]
                 answered += flow.receive()
                 if time.perf_counter() < end:
