@@ -144,6 +144,40 @@ async def _a_card_is_put_in(domain: Domain, path: Path) -> None:
         assert replies.read(16) == message.pack(2, 0, 4) + bytes(4)  # no error
 
 
+#: Commands of TPM 2.0 (Part 3: NV_DefineSpace, NV_Write, NV_Read) for four bytes at 0x01500001, by the owner without a
+#: password; each with its tag, size and code.
+NV_PLACE, NV_SESSION = "40000001", "00000009400000090000000000"
+NV_DEFINE = f"8002 0000002d 0000012a {NV_PLACE} {NV_SESSION} 0000 000e 01500001 000b 00060006 0000 0004"
+NV_WRITE = f"8002 00000027 00000137 {NV_PLACE} 01500001 {NV_SESSION} 0004 {b'kept'.hex()} 0000"
+NV_READ = f"8002 00000023 0000014e {NV_PLACE} 01500001 {NV_SESSION} 0004 0000"
+
+
+async def tpm(domain: Domain, command: str) -> bytes:
+    """What the guest's TPM answers to a command, after the answer's tag, size and code, which must be success."""
+    octal = "".join(f"\\{byte:03o}" for byte in bytes.fromhex(command))
+    said = await sh(domain, f"exec 3<>/dev/tpm0; printf '{octal}' >&3; dd bs=4096 count=1 <&3 2>/dev/null | xxd -p")
+    answer = bytes.fromhex("".join(said.split()))
+    assert answer[6:10] == bytes(4), said
+    return answer[10:]
+
+
+@pytest.mark.slow
+async def test_a_tpm_keeps_its_memory(directory: Path) -> None:
+    """What a guest has written into it is there at the next start."""
+    if shutil.which("swtpm") is None:
+        pytest.skip("needs swtpm (scripts/setup.sh test)")
+    async with opened(directory) as (hypervisor, _):
+        domain = await start(hypervisor, TPM)
+        await tpm(domain, NV_DEFINE)
+        await tpm(domain, NV_WRITE)
+        await domain.destroy()
+        await domain.create()
+        await booted(domain)
+        assert b"kept" in await tpm(domain, NV_READ)
+        await domain.destroy()
+        await domain.undefine(DomainUndefineFlags.TPM)
+
+
 async def test_a_directory_is_plugged(directory: Path) -> None:
     """virtiofs comes and goes with its server; one that cannot be served is refused, and nothing is left of it."""
     server = virtiofsd.program()
