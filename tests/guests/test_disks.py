@@ -98,7 +98,7 @@ def devices(directory: Path, sockets: dict[str, Path]) -> str:
     )
     found.append(disk(qcow2(directory, "n2.qcow2", "8M"), "nvme0n2", "nvme", "type='qcow2' cache='writethrough'"))
     found[-1] = found[-1].replace("</disk>", "<readonly/></disk>")
-    names = "<serial>SATA-1</serial><product>SPINNING RUST</product>"
+    names = "<serial>SATA-1</serial><product>SPINNING RUST</product><blockio physical_block_size='4096'/>"
     found.append(disk(image(directory, "ata.img"), "sdb", "sata", more=names))
     address = "<address type='drive' controller='0' bus='0' target='3' unit='5'/>"
     found.append(disk(image(directory, "lun.img"), "sdc", "scsi", more=f"<serial>LUN-5</serial>{address}"))
@@ -182,10 +182,12 @@ async def test_an_nvme_drive_is_plugged(guest: Guest) -> None:
 
 
 async def test_where_they_are(guest: Guest) -> None:
-    """A SCSI disk by target and LUN; a SATA disk by its model; I/O threads by QEMU's word."""
+    """A SCSI disk by target and LUN; a SATA disk by its model and its sectors; I/O threads by QEMU's word."""
     assert "0:0:3:5" in await guest.sh("ls -d /sys/class/scsi_device/*:0:3:5 | sed 's,.*/[0-9]*,0,'")
-    models = await guest.sh("cat /sys/class/scsi_device/*/device/model")
-    assert "SPINNING RUST" in models
+    models = await guest.sh(
+        "cd /sys/block; for d in sd*; do echo $(cat $d/device/model $d/queue/physical_block_size); done"
+    )
+    assert "SPINNING RUST 4096" in models.splitlines()
     assert await guest.property("scsi0", "iothread") == "/objects/iothread1"
     assert await guest.property("virtio-disk1", "iothread") == "/objects/iothread2"
 
@@ -249,7 +251,7 @@ async def test_groups(guest: Guest) -> None:
 
 async def test_errors_are_reported(guest: Guest) -> None:
     """The guest gets the error, or does not where it is to be ignored, and runs on; the event names the disk."""
-    async with guest.vm.events(IOError) as events, asyncio.timeout(20):
+    async with guest.vm.events(IOError) as events, asyncio.timeout(60):
         for serial, read, status, alias, action in (
             ("REPORT", True, "1", "virtio-disk4", "report"),
             ("REPORT", False, "1", "virtio-disk4", "report"),
@@ -265,13 +267,15 @@ async def test_errors_stop_the_machine(guest: Guest) -> None:
     """It pauses at an error of reading, and of writing; gone on with, the request is made again: nothing is lost."""
     name = await guest.named("STOP")
     for read in (True, False):
-        async with guest.vm.events(IOError) as events, asyncio.timeout(30):
-            access = f"(sleep 0.3; {_access(name, read=read)}) >/tmp/done.new; mv /tmp/done.new /tmp/done"
-            await guest.sh(f"rm -f /tmp/done; ({access}) >/dev/null 2>&1 &")  # the agent is paused with the guest
+        script = f"rm -f /tmp/done; ({_access(name, read=read)}) >/tmp/done.new; mv /tmp/done.new /tmp/done"
+        async with guest.vm.events(IOError) as events, asyncio.timeout(60):
+            # The agent may be paused with its guest before it has answered: it answers when they go on.
+            started = asyncio.create_task(guest.vm.agent("guest-exec", {"path": "/bin/sh", "arg": ["-c", script]}))
             event = await anext(events)
         assert isinstance(event, IOError) and event.action == "pause"
         assert (await guest.vm.wait_for("paused")).reason == "ioerror"
         await guest.vm.resume()
+        await started
         assert (await guest.until("cat /tmp/done 2>/dev/null", lambda said: said != "")).split("\n")[-1] == "0"
     await guest.sh("sync")
     assert (guest.directory / "stop.img").read_bytes()[WRITE_FAULT : WRITE_FAULT + 4] == bytes(4)
