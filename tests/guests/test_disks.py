@@ -142,12 +142,10 @@ async def guest() -> AsyncIterator[Guest]:
         host = await stack.enter_async_context(connect(daemon.uri))
         vm = await host.define(xml.replace("<devices>", f"<devices>{devices(directory, sockets)}", 1))
         await vm.start()
-        try:
-            await vm.wait_for_agent(timeout=120)
-            (pid,) = corrald.machines(directory)
-            yield Guest(host, vm, directory, pid)
-        finally:
-            await vm.destroy()
+        await vm.wait_for_agent(timeout=120)
+        (pid,) = corrald.machines(directory)
+        yield Guest(host, vm, directory, pid)
+        await vm.destroy()
 
 
 async def test_nvme(guest: Guest) -> None:
