@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from tests.hypervisor import life, plugs
 
 from corral.constants import DomainDeviceModifyFlags as Flags
+from corral.constants import DomainStatsTypes
 from corral.errors import HostError, XMLError
 from corral.hypervisor.disks import media, throttling
 from corral.hypervisor.events import DiskChange
@@ -78,5 +80,25 @@ async def test_limits_of_an_empty_drive(short_path: Path) -> None:
             assert figures["total_bytes_sec"] == 4096
             await throttling.limit(domain, "sda", {"total_bytes_sec": 0}, 1)
             assert "<iotune>" not in domain.xml()
+    finally:
+        life.end_machines(short_path)
+
+
+async def test_how_far_an_image_is_written(short_path: Path) -> None:
+    """Told of its file, which is what may run full, and not of the guest's disk; an empty drive has nothing to tell."""
+    image = short_path / "a.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True, timeout=60)  # noqa: ASYNC221
+    empty = "<disk type='file' device='cdrom'><target dev='sdb' bus='scsi'/></disk>"
+    devices = SCSI + plugs.disk(image, "sda", "scsi", kind="qcow2") + empty
+    try:
+        async with life.opened(short_path) as (hypervisor, _):
+            domain = await hypervisor.define(life.document("a", devices=devices))
+            await domain.create()
+            await domain.monitor_command('qemu-io -d /machine/peripheral/scsi0-0-0-0 "write 4096 65536"', 1)
+            told = {name: value for name, _, value in await domain.stats(DomainStatsTypes.BLOCK)}
+            # A cluster each of header, reference table and counts, and first table go before the guest's own.
+            assert told["block.0.allocation"] > 4 * 65536 + 4096
+            assert told["block.0.capacity"] == 1 << 20 and "block.1.allocation" not in told
+            await domain.destroy()
     finally:
         life.end_machines(short_path)
