@@ -15,6 +15,7 @@ from labs import corrald, libvirtd
 pytestmark = [
     pytest.mark.clients,
     pytest.mark.qemu,
+    pytest.mark.beside,
     pytest.mark.skipif(libvirtd.missing() is not None, reason=str(libvirtd.missing())),
     pytest.mark.skipif(not Path("/usr/share/OVMF/OVMF_CODE_4M.fd").exists(), reason="ovmf is not installed"),
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from corral.constants import DomainVcpuFlags
-from corral.errors import InternalError, InvalidArgument, OperationFailed, OperationUnsupported
+from corral.errors import ConfigUnsupported, InvalidArgument, OperationFailed, OperationUnsupported
 from corral.hypervisor import events
 
 from .inside import booted, emulates_x2apic, guest, sh
@@ -66,7 +66,7 @@ async def test_a_guest_that_takes_no_more_than_it_has(directory: Path) -> None:
 
 async def test_the_guests_own_use_of_its_vcpus(directory: Path) -> None:
     async with guest(directory, cpus=2, most=2) as (domain, _):
-        with pytest.raises(InternalError, match="failed to find appropriate hotpluggable vcpus"):
+        with pytest.raises(ConfigUnsupported, match="failed to find appropriate hotpluggable vcpus"):
             await domain.set_vcpus(1)
         assert await domain.set_vcpus(1, DomainVcpuFlags.GUEST) == 1
         assert await sh(domain, "nproc") == "1"
