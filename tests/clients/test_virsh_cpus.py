@@ -297,6 +297,7 @@ def test_the_same_words_from_both(uris: tuple[str, str], tmp_path: Path) -> None
     compare(ours, theirs)
 
 
+@pytest.mark.beside
 def test_the_same_words_about_memory_from_both(uris: tuple[str, str], tmp_path: Path) -> None:
     files = {"domain": GROWING, **MEMORY}
     with ThreadPoolExecutor(2) as threads:

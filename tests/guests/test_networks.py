@@ -337,7 +337,12 @@ async def test_vhost_user(lab: Lab) -> None:
     with pytest.raises(ConfigUnsupported, match="'interface' requires shared memory"):
         await lab.guests[0].vm.attach(extra, config=False)
     with Backend(path) as backend:
-        await guest.vm.attach(extra, config=False)
+        try:
+            await guest.vm.attach(extra, config=False)
+        except ConfigUnsupported as error:
+            if "too old for vhost-user cards in software emulation" not in str(error):
+                raise
+            pytest.skip(str(error))
         await guest.address(EXTRA)
         await guest.until(f"ping -c 3 -i 0.2 -w 5 10.{EXTRA}.0.1", lambda said: "3 packets received" in said)
         assert backend.packets > 3 and backend.connected.is_set()
