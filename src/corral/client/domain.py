@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from corral import constants
 from corral.constants import DomainState, name_of
 from corral.errors import (
+    AgentCommandFailed,
     AgentCommandTimeout,
     AgentUnresponsive,
     InternalError,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from corral.usb.filter import Filter
     from corral.usb.transfer import Target
 
+#: How libvirtd tells of an agent's refusal; that of Debian 12 (9.0) as an internal error.
+_AGENT_REFUSES = "unable to execute QEMU agent command"
 ACTIVE = ("running", "blocked", "paused", "shutdown", "pmsuspended")
 
 REASONS: dict[int, type] = {
@@ -453,11 +456,16 @@ class Domain:
         request: dict[str, Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
-        answer = await self._connection.call(
-            "qemu.domain_agent_command",
-            {"dom": self.reference, "cmd": json.dumps(request), "timeout": max(1, round(timeout)), "flags": 0},
-            timeout=timeout + 30,
-        )
+        try:
+            answer = await self._connection.call(
+                "qemu.domain_agent_command",
+                {"dom": self.reference, "cmd": json.dumps(request), "timeout": max(1, round(timeout)), "flags": 0},
+                timeout=timeout + 30,
+            )
+        except InternalError as error:
+            if _AGENT_REFUSES in error.detail:
+                raise AgentCommandFailed(error.detail) from error
+            raise
         return _parsed(answer.result or "{}", "the guest agent").get("return")
 
     async def wait_for_agent(self, timeout: float | None = 60.0) -> None:
