@@ -57,7 +57,8 @@ def _source(interface: Interface) -> str | None:
     if source is None:
         return None
     place = f"{source.address or ''}:{source.port}" if source.port is not None else None
-    return source.bridge or source.dev or source.path or place
+    function = str(interface.lent) if interface.lent is not None else None
+    return source.bridge or source.dev or source.path or place or function
 
 
 def add(

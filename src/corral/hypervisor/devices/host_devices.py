@@ -1,6 +1,6 @@
 """The host's own devices that a machine is lent: found at its start or at a plug.
 
-What is lent by VFIO, and given back, is in `functions`.
+What is changed on the host for it, and given back as it was, is in `lending`.
 """
 
 from __future__ import annotations
