@@ -1,7 +1,7 @@
 """Files that QEMU was told to forget and has yet: those of a machine that does not run are closed when it does.
 
 QEMU 7.2 closes a set of descriptors (`remove-fd`) only while the machine runs, and keeps it otherwise until it is told
-again. Numbers of sets are never given twice in one run, so that what is told late hits nothing new.
+again. A set that a block node has open is none of them.
 """
 
 from __future__ import annotations
@@ -25,25 +25,31 @@ async def note(run: Run, machine: Machine, numbers: Iterable[int]) -> None:
 
 async def close(run: Run) -> None:
     """Tell QEMU again: the machine runs."""
-    while run.kept_files and run.machine is not None:
-        await remove(run.machine, "remove-fd", {"fdset-id": run.kept_files.pop()})
+    machine = run.require_machine()
+    run.kept_files -= await _open(machine)  # whose number was given again
+    while run.kept_files:
+        await remove(machine, "remove-fd", {"fdset-id": run.kept_files.pop()})
 
 
 async def take_up(run: Run, machine: Machine) -> None:
     """Find what an earlier daemon had removed, and keep clear of all numbers that are taken."""
-    there = await _sets(machine)
-    run.next_node = max(run.next_node, *(number + 1 for number in there), 0)
-    if there:
-        nodes = await machine.monitor.execute("query-named-block-nodes", {"flat": True})
-        run.kept_files = there - {number for node in nodes for number in descriptors.sets_in(str(node.get("file")))}
+    images = {number for number in await _sets(machine) if number < descriptors.FIRMWARE_SETS[0]}
+    run.next_node = max(run.next_node, *(number + 1 for number in images), 0)
+    if images:
+        run.kept_files |= images - await _open(machine)
     if run.kept_files and await machine.status() == "running":
         await close(run)
 
 
 async def _sets(machine: Machine) -> set[int]:
-    """The sets of images that QEMU has."""
-    sets = {int(each["fdset-id"]) for each in await machine.monitor.execute("query-fdsets")}
-    return {number for number in sets if number < descriptors.FIRMWARE_SETS[0]}
+    """The sets that QEMU has."""
+    return {int(each["fdset-id"]) for each in await machine.monitor.execute("query-fdsets")}
+
+
+async def _open(machine: Machine) -> set[int]:
+    """The sets that block nodes have open."""
+    nodes = await machine.monitor.execute("query-named-block-nodes", {"flat": True})
+    return {number for node in nodes for number in descriptors.sets_in(str(node.get("file")))}
 
 
 async def remove(machine: Machine, command: str, arguments: Mapping[str, Any]) -> None:
