@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Container, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from corral.errors import ConfigUnsupported, HostError
@@ -27,11 +28,9 @@ def find() -> str | None:
     return shutil.which("passt")
 
 
-def arguments(interface: Interface, *, listen: Path, account: Account | None) -> list[str]:
-    """passt's own, for one interface, in the directory of the socket; `account` is whom it runs as, None: us."""
+def arguments(interface: Interface, *, listen: Path) -> list[str]:
+    """passt's own, for one interface, in the directory of the socket."""
     words = ["--one-off", "--quiet", "--socket", listen.name, "--pid", pid_file(listen).name]
-    if account is not None:
-        words += ["--runas", f"{account.uid}:{account.gid}"]
     if interface.source is not None and interface.source.dev is not None:
         words += ["--interface", interface.source.dev]
     if interface.backend is not None and interface.backend.log_file is not None:
@@ -83,14 +82,21 @@ def pid(listen: Path) -> int:
 
 
 def start(interface: Interface, *, listen: Path, account: Account | None) -> None:
-    """Start passt and wait until it is ready. HostError with its own words when it refuses."""
+    """Start passt and wait until it is ready. HostError with its own words when it refuses.
+
+    `account` is whom it runs as, None: us. It is that account from the first: passt's own --runas comes, since 2024,
+    after its socket, when root has already lost the right to make one in a directory of somebody else's.
+    """
     program = find()
     if program is None:
         raise ConfigUnsupported("passt is not installed", hint="apt-get install passt, or leave <backend> out")
     dismiss(listen)  # one that a daemon started and died
+    assuming: list[str] = []
+    if account is not None:  # ports below 1024 can be forwarded, as root could
+        assuming = replace(account, groups=(), capabilities=("net_bind_service",)).assuming()
     try:
         done = subprocess.run(
-            [program, *arguments(interface, listen=listen, account=account)],
+            [*assuming, program, *arguments(interface, listen=listen)],
             cwd=listen.parent,  # the way there may be closed to passt's account
             stdin=subprocess.DEVNULL,
             capture_output=True,

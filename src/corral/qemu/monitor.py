@@ -240,7 +240,7 @@ class Monitor:
             if self.closed.done():
                 return
             # Why it ended is of no use here: whoever waits for a reply is told, and the process says the rest.
-            with contextlib.suppress(QMPError, OSError, EOFError, ValueError, TimeoutError):
+            with contextlib.suppress(QMPError, OSError, EOFError, ValueError, RecursionError, TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await self._qmp.disconnect()
             self.closed.set_result(None)
