@@ -21,7 +21,7 @@ from corral.guests import tiny
 from labs.nested import host as nested
 
 pytestmark = [
-    *(pytest.mark.guest, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)),
+    *(pytest.mark.guest, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(2400)),
 ]
 
 MAC = "52:54:00:c0:44:b0"
@@ -128,7 +128,7 @@ async def lab() -> AsyncIterator[Lab]:
             )
             vm = await client.define(xml)
             await vm.start()
-            await vm.wait_for_agent(timeout=900)
+            await vm.wait_for_agent(timeout=1500)
             # Into step with it, too, not in five seconds.
             await client.call("domain_agent_set_response_timeout", dom=vm.reference, timeout=120, flags=0)
             yield Lab(host, functions, client, vm, lun)
