@@ -120,9 +120,11 @@ def test_what_qemu_lacks_is_named(facts: Facts) -> None:
 
 def test_virtual_functions_need_an_iommu(facts: Facts) -> None:
     assert "no PCI device" in row(facts, "11 ").text
-    card = replace(facts, functions=(PhysicalFunction("0000:3b:00.0", 8, 0),))
-    assert "no IOMMU" in row(card, "11 ").text
-    assert row(replace(card, host=replace(facts.host, iommu=True)), "11 ").ok is not False
+    cards = replace(facts, functions=(PhysicalFunction("0000:3b:00.0", 2, 0), PhysicalFunction("0000:3b:00.1", 8, 0)))
+    assert "no IOMMU" in row(cards, "11 ").text
+    guarded = row(replace(cards, host=replace(facts.host, iommu=True)), "11 ")
+    assert guarded.ok is not False
+    assert guarded.hint == "echo 2 >/sys/bus/pci/devices/0000:3b:00.0/sriov_numvfs makes some"
 
 
 def test_no_emulator(facts: Facts) -> None:

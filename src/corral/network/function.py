@@ -6,8 +6,10 @@ change neither.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from corral.errors import ConfigUnsupported
 from corral.host.vfio import place_of
@@ -51,16 +53,27 @@ def of(address: str, root: Path = Path("/")) -> VirtualFunction:
 def identity(function: VirtualFunction) -> Identity:
     """What a function is now."""
     with netlink(f"look at the virtual functions of '{function.link}'") as route:
-        (link,) = route.get_links(index_of(route, function.link), ext_mask=_VF_INFORMATION)
-        for each in link.get_attr("IFLA_VFINFO_LIST").get_attrs("IFLA_VF_INFO"):
-            address = each.get_attr("IFLA_VF_MAC")
-            if address["vf"] == function.number:
-                return Identity(address["mac"], each.get_attr("IFLA_VF_VLAN")["vlan"])
+        return _told(route, index_of(route, function.link), function)
+
+
+def _told(route: IPRoute, index: int, function: VirtualFunction) -> Identity:
+    (link,) = route.get_links(index, ext_mask=_VF_INFORMATION)
+    functions = link.get_attr("IFLA_VFINFO_LIST")  # each None where the driver has nothing to tell
+    for each in functions.get_attrs("IFLA_VF_INFO") if functions is not None else ():
+        address, vlan = each.get_attr("IFLA_VF_MAC"), each.get_attr("IFLA_VF_VLAN")
+        if address is not None and vlan is not None and address["vf"] == function.number:
+            return Identity(address["mac"], vlan["vlan"])
     raise ConfigUnsupported(f"the driver of '{function.link}' tells nothing of virtual function {function.number}")
 
 
 def become(function: VirtualFunction, wanted: Identity) -> None:
-    """Have a function be another, also of one that a guest has."""
+    """Have a function be another, also of one that a guest has.
+
+    Only what differs is asked for: a driver without VLANs refuses also the one that is none.
+    """
     with netlink(f"set up virtual function {function.number} of '{function.link}'") as route:
         index = index_of(route, function.link)
-        route.link("set", index=index, vf={"vf": function.number, "mac": wanted.mac, "vlan": wanted.vlan})
+        before = asdict(_told(route, index, function))
+        change = {name: value for name, value in asdict(wanted).items() if value != before[name]}
+        if change:
+            route.link("set", index=index, vf={"vf": function.number, **change})

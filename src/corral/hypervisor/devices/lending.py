@@ -166,6 +166,8 @@ def _give_back(going: Mapping[str, Lent]) -> None:
                 undo(name, lent)
             except (CorralError, OSError) as error:
                 log.warning("host device %s is not as it was: %s", name, error)
+            except Exception:  # the others are given back all the same, also where a daemon begins
+                log.exception("host device %s is not as it was", name)
 
 
 def _undress(name: str, lent: Lent) -> None:

@@ -190,8 +190,9 @@ def _sriov(facts: Facts, binary: Binary) -> Row:
         text = f"{total} virtual functions, but no IOMMU to give them to guests safely"
         return _row(11, name, False, text, "switch on VT-d or AMD-Vi in the firmware; intel_iommu=on")
     text = f"{total} virtual functions, {made} made: <interface type='hostdev'>, <hostdev type='pci'>"
-    places = f"/sys/bus/pci/devices/{facts.functions[0].address}/sriov_numvfs"
-    return _row(11, name, True, text, "" if made else f"echo {min(total, 4)} >{places} makes some")
+    card = facts.functions[0]
+    hint = f"echo {min(card.total, 4)} >/sys/bus/pci/devices/{card.address}/sriov_numvfs makes some"
+    return _row(11, name, True, text, "" if made else hint)
 
 
 def _tsc_scaling(facts: Facts) -> Row:
