@@ -128,9 +128,12 @@ Address = Annotated[
 
 
 class Alias(Element, tag="alias"):
-    """The device's name inside one run; names that start with `ua-` are the user's and stay."""
+    """The device's name inside one run; names that start with `ua-` are the user's and stay.
 
-    name: str = attr()
+    QEMU's ids and files of the run are called by it: only the characters that libvirt's schema has.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_\-.]+$")] = attr()
 
 
 class Boot(Element, tag="boot"):
