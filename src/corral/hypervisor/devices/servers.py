@@ -55,12 +55,22 @@ def servers_of(domain: Domain, devices: Iterable[Device]) -> list[Server]:
     from corral.model.devices.tpm import TPM, EmulatorBackend
 
     found = []
-    for device in devices:
-        if isinstance(device, Filesystem) and device.is_virtiofs and device.source.socket is None:
+    for device in filter(has_server, devices):
+        if isinstance(device, Filesystem):
             found.append(_virtiofsd(device))
         elif isinstance(device, TPM) and isinstance(device.backend, EmulatorBackend):
             found.append(_swtpm(domain, device, device.backend))
     return found
+
+
+def has_server(device: Device) -> bool:
+    """Whether a program of ours beside QEMU serves it."""
+    from corral.model.devices.filesystem import Filesystem
+    from corral.model.devices.tpm import TPM, EmulatorBackend
+
+    if isinstance(device, Filesystem):
+        return device.is_virtiofs and device.source.socket is None
+    return isinstance(device, TPM) and isinstance(device.backend, EmulatorBackend)
 
 
 def _virtiofsd(device: Filesystem) -> Server:

@@ -174,7 +174,7 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
 async def give_back(domain: Domain, run: Run, devices: Sequence[Device]) -> None:
     """What the host had for devices which QEMU has no more: servers, and the functions that were lent."""
     for device in devices:
-        if device.alias is not None:
+        if device.alias is not None and servers.has_server(device):
             await servers.end(run, device.alias.name)
     await lending.release(domain, run, devices)
 
