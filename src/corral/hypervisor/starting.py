@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from corral.constants import (
     DomainState,
 )
 from corral.errors import CorralError, HostError, InternalError, OperationAborted, OperationFailed
-from corral.host import io_engines, priority, scsi
+from corral.host import io_engines, priority
 from corral.hypervisor import ending, reactions, secrets
 from corral.hypervisor.cpus import guest_cpu, pinning, processor_limits, vcpus
 from corral.hypervisor.devices import audio_files, host_devices, lending, links, servers
@@ -154,15 +155,14 @@ async def _make(
                 vhost=links.vhost_offered(),
                 fds=copies,
                 engines=io_engines.engines(),
-                generics=scsi.generics(),
             )
             document = plan.settle(document, runtime)
             guest_cpu.prepare(document, binary, accel, hypervisor.offer.host.cpu.vendor)
             document.id = run.id
             _close_channels(document)
             processor_limits.note(document, accel, hypervisor.offer.kvm)
-            await asyncio.to_thread(host_devices.settle, domain, document)
-            planned = plan.plan(document, binary, runtime)
+            generics = await asyncio.to_thread(host_devices.settle, domain, document)
+            planned = plan.plan(document, binary, replace(runtime, generics=generics))
             await lending.claim(domain, run, all_of(document))
             await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, all_of(document)))
             if reservations.wanted(document.devices.disks):

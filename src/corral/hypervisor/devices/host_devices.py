@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +24,11 @@ FIRST_CID = 3
 """0 to 2 are the hypervisor's, the loopback's and the host's."""
 
 
-def settle(domain: Domain, document: DomainDocument) -> None:
+def settle(domain: Domain, document: DomainDocument) -> Mapping[str, str]:
     """Write down in the document of a machine that is about to run which of the host's devices are meant.
 
-    Raises DeviceMissing or HostError for what the host does not have; USB devices that may be missing are left out.
-    Blocks on sysfs.
+    Gives the files of its SCSI devices (`generics`). Raises DeviceMissing or HostError for what the host does not have;
+    USB devices that may be missing are left out. Blocks on sysfs.
     """
     from corral.model.devices.hostdev import USBHostdev
     from corral.qemu.devices.vsock import HOSTS
@@ -36,15 +36,25 @@ def settle(domain: Domain, document: DomainDocument) -> None:
     for device in list(document.devices.hostdevs):
         if isinstance(device, USBHostdev) and not _find_usb(device):
             document.devices.hostdevs.remove(device)
-    for lun in document.devices.scsi_hostdevs:
-        if lun.source.place is not None:
-            scsi.generic_of(lun.source.place)
+    files = generics(document.devices.scsi_hostdevs)
     vsock = document.devices.vsock
     if vsock is not None:
         if not Path(HOSTS).exists():
             raise HostError(f"this host has no {HOSTS}", hint="modprobe vhost_vsock")
         if vsock.cid is not None and vsock.cid.auto == "yes":
             vsock.cid.address = _free_cid(domain)
+    return files
+
+
+def generics(devices: Iterable[Device]) -> Mapping[str, str]:
+    """The files (`/dev/sg0`) of those that are the host's SCSI devices, by their places (`0:0:0:0`). Blocks on sysfs.
+
+    Raises DeviceMissing for one that the host has not.
+    """
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
+
+    places = [each.source.place for each in devices if isinstance(each, SCSIHostdev)]
+    return {place: scsi.generic_of(place) for place in places if place is not None}
 
 
 @contextlib.contextmanager
@@ -72,10 +82,7 @@ def found(device: Device) -> Device:
     Raises DeviceMissing for one that the host has not.
     """
     from corral.model.devices.hostdev import USBHostdev
-    from corral.model.devices.hostdev_scsi import SCSIHostdev
 
-    if isinstance(device, SCSIHostdev) and device.source.place is not None:
-        scsi.generic_of(device.source.place)
     if not isinstance(device, USBHostdev):
         return device
     twin = device.copy()

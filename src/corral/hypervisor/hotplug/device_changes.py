@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from corral.errors import CorralError, OperationInvalid
-from corral.host import io_engines, scsi
+from corral.host import io_engines
 from corral.hypervisor.devices import links
 from corral.hypervisor.documents import Definition
 
@@ -91,7 +91,6 @@ async def machinery(domain: Domain, run: Run, chains: dict[str, tuple[Image, ...
         now=time.time(),
         engines=io_engines.engines(),
         vhost=links.vhost_offered(),
-        generics=scsi.generics(),
     )
     binary = await domain.hypervisor.offer.binary(document.devices.emulator)
     return Machinery(binary, runtime, chains or {})

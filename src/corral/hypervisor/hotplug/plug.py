@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import CorralError, HostError
@@ -38,6 +39,7 @@ async def prepare(domain: Domain, run: Run, device: Device) -> tuple[Plug, dict[
     plugging.refuse(run.live.document, device)
     raw_io.refuse_plug(domain.hypervisor.account, run, device)
     device = await asyncio.to_thread(host_devices.found, device)
+    generics = await asyncio.to_thread(host_devices.generics, [device])
     chains = await _chains(run.live.document, device)
     facts = await machinery(domain, run, chains)
     first = max(run.next_node, plugging.next_node(run.live.document))
@@ -46,7 +48,7 @@ async def prepare(domain: Domain, run: Run, device: Device) -> tuple[Plug, dict[
         run.live.document,
         device,
         facts.binary,
-        facts.runtime,
+        replace(facts.runtime, generics=generics),
         first_node=first,
         besides=[each for leftover in run.leftovers for each in leftover.devices],
     )
