@@ -265,8 +265,13 @@ class Side(Virsh):
                 found.append((line, self.sh(line[1:]).splitlines()))
             else:
                 done = self.run(*words(line.replace("DIR", str(self.directory))))
-                found.append((line, lines(done, self.directory, lambda text: re.sub(CLOCK, "Time: now", text))))
+                found.append((line, lines(done, self.directory, _washed)))
         return found
+
+
+def _washed(text: str) -> str:
+    """Without the time and the guest's load, which are no two times the same."""
+    return re.sub(r"(load\.\d+m +): [\d.]+", r"\1: some", re.sub(CLOCK, "Time: now", text))
 
 
 def words(line: str) -> list[str]:
