@@ -472,6 +472,32 @@ async def test_media(host: Host, short_path: Path) -> None:
     assert not (await plugs.view(domain))["nodes"]
 
 
+async def test_a_tray_that_stays_open(host: Host, short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the drive is exchanged before the tray closes: the documents and the nodes follow it."""
+    await host.domain.suspend()
+    domain, execute = host.domain, Monitor.execute
+    one, two = short_path / "one.iso", short_path / "two.iso"
+    for path in (one, two):
+        path.write_bytes(b"1" * 4096)
+
+    async def refusing(self: Monitor, command: str, arguments: Any = None, **options: Any) -> Any:
+        more = {REFUSE: True} if command == "blockdev-close-tray" else {}
+        return await execute(self, command, {**(arguments or {}), **more}, **options)
+
+    await hotplug.attach(domain, plugs.drive(one), BOTH)
+    nodes = len((await plugs.view(domain))["nodes"])
+    for medium in (two, None):
+        with monkeypatch.context() as patch:
+            patch.setattr(Monitor, "execute", refusing)
+            await hotplug.update(domain, plugs.drive(medium), BOTH)
+        live, _base, config, _stored = await documents(domain)
+        assert "tray='open'" in live and str(one) not in live + config
+        assert (str(two) in live and str(two) in config) == (medium is two)
+        assert len((await plugs.view(domain))["nodes"]) == (nodes if medium else nodes - 1)
+    await hotplug.update(domain, plugs.drive(one), BOTH)
+    assert "tray=" not in domain.xml() and str(one) in domain.xml()
+
+
 async def test_what_is_no_iso(host: Host, short_path: Path) -> None:
     """An image of a wrong format is refused before the tray moves."""
     domain = host.domain

@@ -152,11 +152,10 @@ async def _exchange(
         await _take_medium(run, machine, alias, force=force)
         if new:
             await _insert(machine, alias, old, new)
-        else:
-            await machine.monitor.execute("blockdev-close-tray", {"id": alias})
     except BaseException:
         await drop(run, taken)
         raise
+    await _close_tray(machine, alias)
     await drop(run, old)
 
 
@@ -167,9 +166,16 @@ async def _insert(machine: Machine, alias: str, old: Sequence[Part], new: Sequen
     except CorralError:
         if old:
             await machine.monitor.execute("blockdev-insert-medium", {"id": alias, "node-name": old[-1].id})
-            await machine.monitor.execute("blockdev-close-tray", {"id": alias})
+            await _close_tray(machine, alias)
         raise
-    await machine.monitor.execute("blockdev-close-tray", {"id": alias})
+
+
+async def _close_tray(machine: Machine, alias: str) -> None:
+    """Close the tray; the medium is exchanged by now, so a failure is only told in the log."""
+    try:
+        await machine.monitor.execute("blockdev-close-tray", {"id": alias})
+    except CorralError:
+        log.exception("the tray of %s is still open", alias)
 
 
 async def _limited(machine: Machine, drive: Disk) -> None:
