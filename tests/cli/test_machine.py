@@ -118,6 +118,13 @@ def through_its_agent(corral: Run, folder: Path) -> None:
     assert corral("agent", "freeze", "web", "/mnt").stdout.startswith("web has 1 file system frozen: corral agent thaw")
     assert corral("exec", "web", "--", "true", status=125).stdout == ""
     assert corral("agent", "thaw", "web").stdout == "web had 1 file system frozen\n"
+    for named, frozen in (
+        (("/nowhere",), "froze 0 file systems of the 1 named"),
+        (("/mnt", "/nowhere"), "froze 1 file"),
+    ):
+        said = corral("agent", "freeze", "web", *named, status=1).stderr
+        assert frozen in said and "none is frozen now" in said and "corral info web" in said
+        corral("exec", "web", "--", "touch", "/mnt/written")  # which a frozen agent would refuse
     assert corral("agent", "trim", "web").stdout == "web\n"
     corral("exec", "web", "--", "umount", "/mnt")
     corral("disk", "rm", "web", "vda")

@@ -15,7 +15,7 @@ from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json
 from corral.cli.password import asked
 from corral.cli.target import find, refuse_unless_running, run
-from corral.errors import HostError, InvalidArgument
+from corral.errors import HostError, InvalidArgument, OperationFailed
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -60,7 +60,20 @@ def freeze(
 
     Until corral agent thaw, whoever writes to them in the guest waits, and its agent does little else.
     """
-    count = _with_guest(connect, name, lambda vm: vm.agent_freeze(*(mountpoints or ())))
+    wanted = list(dict.fromkeys(mountpoints or ()))
+
+    async def work(vm: Domain) -> int:
+        frozen = await vm.agent_freeze(*wanted)
+        if frozen < len(wanted):
+            if frozen:
+                await vm.agent_thaw()
+            raise OperationFailed(
+                f"{name} froze {_file_systems(frozen)} of the {len(wanted)} named; none is frozen now",
+                hint=f"corral info {name} shows its mount points",
+            )
+        return frozen
+
+    count = _with_guest(connect, name, work)
     print(f"{name} has {_file_systems(count)} frozen" + (f": corral agent thaw {name} ends it" if count else ""))
 
 
