@@ -76,8 +76,8 @@ def _namespace(disk: Disk, driver: DiskDriver) -> Iterator[Objection]:
 
 
 def _serial(serial: str) -> Iterator[Objection]:
-    if len(serial.encode()) > _SERIAL_MOST:
-        text = f"the serial number of an NVMe drive has at most {_SERIAL_MOST} characters"
+    if not serial.strip() or len(serial) > _SERIAL_MOST or not (serial.isascii() and serial.isprintable()):
+        text = f"the serial number of an NVMe drive has 1 to {_SERIAL_MOST} characters, of printable ASCII"
         yield ("serial",), text, ConfigUnsupported
 
 

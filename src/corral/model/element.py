@@ -39,6 +39,11 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
+class NotAbsent:
+    """Marks text that is said to be empty by an empty element, which elsewhere counts as absent, as in libvirt."""
+
+
+@dataclass(frozen=True, slots=True)
 class RawXML:
     """Marks text that is the element's inner XML, kept as it is."""
 

@@ -138,7 +138,7 @@ def _read_child(node: etree._Element, child: Child, data: dict[str, Any], depth:
 
 
 def _read_text(node: etree._Element, scalar: Scalar | None) -> Any:
-    """The text of an element that has nothing else; empty text counts as absent, as in libvirt."""
+    """The text of an element that has nothing else; empty text is absent, as in libvirt, but for an `empty` scalar."""
     text = node.text or ""
     for name in node.attrib:  # the first
         raise _unknown_attribute(node, str(name))
@@ -146,7 +146,7 @@ def _read_text(node: etree._Element, scalar: Scalar | None) -> Any:
         if isinstance(part.tag, str):
             raise _unknown_element(node, part)
         text += part.tail or ""
-    if not text:
+    if not text and not (scalar is not None and scalar.empty):
         return None
     if scalar is None or scalar.read is None:
         return text

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_xml.fields import XmlEntityInfo
 from pydantic_xml.typedefs import EntityLocation
 
-from corral.model.element import Element, Hex, RawXML, Secret
+from corral.model.element import Element, Hex, NotAbsent, RawXML, Secret
 
 _DECIMAL = re.compile(r"\s*([+-]?[0-9]{1,20})\s*")
 _NUMBER = re.compile(r"\s*(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})\s*")
@@ -42,13 +42,14 @@ def _read_wild(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A value that is one string in XML; `read` raises ValueError."""
+    """A value that is one string in XML; `read` raises ValueError. An empty element is absent, unless `empty`."""
 
     field: str
     name: str
     secret: bool
     read: Callable[[str], Any] | None
     write: Callable[[Any], str] | None
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def _scalar(field: str, name: str, leaf: list[Any], marks: list[Any]) -> Scalar:
     if leaf[0] is int:
         return Scalar(field, name, secret, _read_decimal, str)
     if leaf[0] is str:
-        return Scalar(field, name, secret, None, None)
+        return Scalar(field, name, secret, None, None, any(isinstance(mark, NotAbsent) for mark in marks))
     if leaf[0] is uuid.UUID:
         return Scalar(field, name, secret, _read_uuid, str)
     raise TypeError(f"field {field}: no XML notation for {leaf[0]}")

@@ -8,7 +8,7 @@ from pydantic import Field
 from pydantic_xml import attr, element
 
 from corral.model.devices.device import Device, Queues, VirtioOptions
-from corral.model.element import Element, Hex, OnOff, Unsigned
+from corral.model.element import Element, Hex, NotAbsent, OnOff, Unsigned
 from corral.model.units import ScaledSize
 
 ControllerType = Literal["ide", "fdc", "scsi", "sata", "usb", "virtio-serial", "ccid", "pci", "isa", "nvme"]
@@ -71,7 +71,7 @@ class Controller(Device, tag="controller"):
     target: ControllerTarget | None = element(default=None)
     master: ControllerMaster | None = element(default=None)
     driver: ControllerDriver | None = element(default=None)
-    serial: str | None = element(default=None)
+    serial: Annotated[str, NotAbsent()] | None = element(default=None)
     pcihole64: ScaledSize | None = element(default=None)
 
     last: ClassVar[tuple[str, ...]] = ("pcihole64",)

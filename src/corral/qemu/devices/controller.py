@@ -61,7 +61,8 @@ def _props(controller: Controller, context: Context) -> Properties | None:
         case "ccid":
             return {"driver": context.driver("usb-ccid")}
         case "nvme":
-            return {"driver": context.driver("nvme"), "serial": controller.serial or alias(controller)}
+            serial = alias(controller) if controller.serial is None else controller.serial
+            return {"driver": context.driver("nvme"), "serial": serial}
         case "virtio-serial":
             model = controller.model if controller.model != "virtio" else None
             props: Properties = {"driver": context.virtio("virtio-serial", model)}
