@@ -296,6 +296,34 @@ def test_the_schema_names_the_culprit() -> None:
         validate_schema("<domain type='qemu'>\n<nome/></domain>")
 
 
+@pytest.mark.skipif(unusable() is not None, reason=str(unusable()))
+def test_the_schema_need_not_know_nvme() -> None:
+    """By its bus or by its name alone; what is wrong elsewhere in the document is still found."""
+    for bus in (" bus='nvme'", ""):
+        device = f"<disk><source file='/x'/><target dev='nvme0n1'{bus}/></disk>"
+        assert validate_schema(BASE.format(top="", device=device))
+        with pytest.raises(XMLSchemaInvalid):
+            validate_schema(BASE.format(top="<wings/>", device=device))
+    with pytest.raises(XMLSchemaInvalid):
+        validate_schema(BASE.format(top="", device="<disk><source file='/x'/><target dev='sdz' bus='wings'/></disk>"))
+
+
+@pytest.mark.parametrize("serial", ["", " ", "x" * 21, "\N{LATIN SMALL LETTER E WITH ACUTE}", "a\tb"])
+def test_serials_of_nvme(serial: str) -> None:
+    """No empty one is replaced by another, and no guest gets bytes that it cannot read; a disk's as a controller's."""
+    drive = "<disk><source file='/x'/>{}<target dev='nvme0n1'{}/></disk>"
+    element = f"<serial>{serial}</serial>"
+    devices = {"controller": [f"<controller type='nvme'>{element}</controller>"]}
+    if serial:  # an empty one of a disk's is none, as in libvirt
+        devices["disk"] = [drive.format(element, bus) for bus in (" bus='nvme'", "")]
+    for tag, device in [(tag, device) for tag, found in devices.items() for device in found]:
+        text = BASE.format(top="", device=device)
+        with pytest.raises(ConfigUnsupported, match=rf"1 to 20 characters.*/{tag}.*/serial, line 8\)"):
+            Domain.from_xml(text).check(text)
+        good = text.replace(element, "<serial>A serial of 20 chars</serial>")
+        Domain.from_xml(good).check(good)
+
+
 def test_a_missing_schema_is_said() -> None:
     assert validate_schema("<domain/>", "no-such-schema") is False
 

@@ -49,10 +49,15 @@ def _drop_newer(root: etree._Element) -> bool:
     if devices is None:
         return False
     newer = devices.findall("controller[@type='nvme']")
-    newer += [disk for disk in devices.iterfind("disk") if disk.find("target[@bus='nvme']") is not None]
+    newer += [disk for disk in devices.iterfind("disk") if any(_on_nvme(target) for target in disk.iterfind("target"))]
     for element in newer:
         devices.remove(element)
     return bool(newer)
+
+
+def _on_nvme(target: etree._Element) -> bool:
+    """Whether a disk's target says NVMe, or only its name does, to which the reader gives that bus."""
+    return target.get("bus", "nvme" if target.get("dev", "").startswith("nvme") else None) == "nvme"
 
 
 def _reason(xml: str | bytes, schema: str, validator: etree.RelaxNG) -> str:
