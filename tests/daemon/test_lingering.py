@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic
 
 import pytest
+from tests.daemon.fake import Client as Caller
 
 from corral.daemon.lingering import CLOSE, REST, WINDOW, Lingering
+from corral.daemon.server import Server
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on a single CPU it never does")
 
@@ -91,6 +96,37 @@ async def test_a_client_whose_change_runs_is_not_polled(lingering: Lingering, cl
     client.arrives()
     await asyncio.sleep(AHEAD)
     assert client.reads == 0
+
+
+async def test_a_client_that_is_gone_is_forgotten(lingering: Lingering, client: Client) -> None:
+    """Nothing keeps it, and those who stay are looked out for as before."""
+    other = Client(lingering)
+    with other.ours, other.theirs:
+        other.arrives()
+        lingering.forget(client)  # which did not talk last
+        gone = weakref.ref(other)
+        lingering.forget(other)
+    del other
+    assert gone() is None
+    client.theirs.send(b"a")
+    client.arrives(5 * CLOSE)
+    client.arrives(5 * CLOSE)
+    await asyncio.sleep(AHEAD)
+    assert client.reads == 1
+
+
+async def test_a_session_is_gone_with_its_client(served: tuple[Server, Path]) -> None:
+    """Nobody else calls, and still nothing keeps it."""
+    client = await Caller.connect(served[1])
+    await client.call("connect_get_type")
+    (gone,) = (weakref.ref(session) for session in served[0].sessions)
+    client.close()
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        gc.collect()
+        if gone() is None:
+            break
+    assert gone() is None
 
 
 async def test_everybody_else_gets_a_turn(lingering: Lingering, client: Client) -> None:

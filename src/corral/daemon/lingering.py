@@ -61,6 +61,11 @@ class Lingering:
             self._loop.call_soon(self._turn)
         return self._alone
 
+    def forget(self, talker: Talker) -> None:
+        """A client is gone."""
+        if self._talker is talker:
+            self._talker = None
+
     def _turn(self) -> None:
         """One turn: a loop that has something to call looks at its sockets, and does not wait."""
         self.turns += 1

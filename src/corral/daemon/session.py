@@ -492,6 +492,7 @@ class Session:
             stream.close()
         self._wake_writers()
         self._connection.close()
+        self.server.lingering.forget(self)
         for fd in (*self._connection.take_fds(), *self._attached):
             os.close(fd)
         self._attached.clear()
