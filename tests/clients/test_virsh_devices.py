@@ -276,11 +276,13 @@ def told(uri: str, directory: Path) -> list[str]:
                 said(uri, "desc v --title --live begin", directory)
                 if ready.wait(0.2):
                     break
+            assert ready.is_set(), f"virsh event shows nothing of {uri}"
             lines.clear()
             said(uri, CHANGES, directory)
             said(uri, "metadata v http://example.org/x --set '<x/>' --key x --live", directory)
             deadline = time.monotonic() + 20
-            while not any("example.org/x" in line for line in lines) and time.monotonic() < deadline:
+            while not any("example.org/x" in line for line in lines):
+                assert time.monotonic() < deadline, (uri, lines)
                 time.sleep(0.05)
         finally:
             watcher.terminate()
