@@ -18,6 +18,7 @@ from corral.constants import DomainEventWatchdogAction as Actions
 from corral.constants import DomainShutoffReason, DomainState, DomainUndefineFlags
 from corral.errors import CorralError, DeviceMissing
 from corral.guests import tiny
+from corral.hypervisor import dumps
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Watchdog
 from corral.hypervisor.hotplug import hotplug
@@ -258,11 +259,13 @@ async def test_each_action_of_a_watchdog(directory: Path) -> None:
         assert "NMI" not in await sh(domain, "dmesg | grep -i 'nmi received'")
         await bites("inject-nmi")
         assert "NMI" in await sh(domain, "sleep 0.5; dmesg | grep -i 'nmi received'")
-        for number in (1, 2):
+        for number in (1, 2, 3):
             await bites("dump")
             await until(lambda: domain.state()[0] == DomainState.RUNNING and domain.jobs.holder is None, seconds=60)
-            dumps = sorted((hypervisor.settings.dumps).glob("*.core"))
-            assert len(dumps) == number and all(path.read_bytes()[:4] == b"\x7fELF" for path in dumps)
+            kept = sorted(hypervisor.settings.dumps.iterdir())
+            newest = range(max(1, number - dumps.KEPT + 1), number + 1)
+            assert [path.name for path in kept] == [f"{domain.name}-{domain.uuid}-{each}.core" for each in newest]
+            assert all(path.read_bytes()[:4] == b"\x7fELF" for path in kept)
         assert await sh(domain, "echo it goes on") == "it goes on"
         await bites("pause")
         await until(lambda: domain.state() == (DomainState.PAUSED, 6))

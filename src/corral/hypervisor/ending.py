@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from corral.constants import (
     DomainDestroyFlags,
     DomainJobOperation,
+    DomainPausedReason,
     DomainShutdownFlags,
     DomainState,
     ErrorDomain,
 )
 from corral.errors import ArgumentUnsupported, CorralError, HostError, OperationInvalid, OperationTimeout
+from corral.hypervisor import dumps
 from corral.hypervisor.devices import lending, links, servers, tpm_state
 from corral.hypervisor.disks import reservations
 from corral.hypervisor.jobs import PATIENCE
@@ -289,32 +291,31 @@ async def crash(domain: Domain, run: Run) -> None:
         await note_state(domain)
 
 
-async def dump_and_go_on(domain: Domain, run: Run) -> None:
-    """The guest's watchdog has stopped it, and its action is a dump: keep its memory, and let it go on."""
-    await _dump(domain, run)
+async def dump_and_go_on(domain: Domain, run: Run, *, dumped: bool = False) -> None:
+    """The guest's watchdog has stopped it, and its action is a dump: keep its memory, and let it go on.
+
+    One job: a pause that somebody asks for meanwhile comes after it, and stays. `dumped`: a daemon before us had begun
+    to, and QEMU, which lets nobody talk to it until it is through, has ended that.
+    """
     try:
-        if domain.run is run and not run.ending and domain.state()[0] == DomainState.PAUSED:
-            await domain.resume()
+        async with domain.jobs.hold("dump memory", patience=dumps.TIMEOUT, operation=DomainJobOperation.DUMP):
+            if domain.run is not run or run.ending:
+                return
+            if not dumped:
+                await dumps.write(domain, run)
+            if not run.ending and domain.state() == (DomainState.PAUSED, DomainPausedReason.WATCHDOG):
+                await resume(domain)
     except CorralError:
         log.exception("domain %s: cannot let the guest go on after its watchdog's dump", domain.name)
 
 
 async def _dump(domain: Domain, run: Run) -> None:
-    """Write the guest's memory to a file; a failure is logged, the guest's fate does not wait for it."""
-    directory = domain.hypervisor.settings.dumps
-    names = (f"{domain.name}-{run.id}{number}.core" for number in ("", *(f"-{count}" for count in range(2, 1000))))
+    """Keep the memory of a guest that has crashed; its fate does not wait for a failure."""
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = next(path for path in map(directory.joinpath, names) if not path.exists())
         async with domain.jobs.hold("dump memory", operation=DomainJobOperation.DUMP):
-            monitor = run.require_machine().monitor
-            path.touch(mode=0o600, exist_ok=False)
-            with path.open("wb") as file:
-                await monitor.execute("getfd", {"fdname": "dump"}, descriptor=file.fileno())
-            await monitor.execute("dump-guest-memory", {"paging": False, "protocol": "fd:dump"}, timeout=600)
-        log.warning("domain %s: the guest's memory is in %s", domain.name, path)
-    except (CorralError, OSError, LookupError, StopIteration):
-        log.exception("domain %s: cannot dump the guest's memory", domain.name)
+            await dumps.write(domain, run)
+    except CorralError as error:
+        log.error("domain %s: cannot dump the guest's memory: %s", domain.name, error)
 
 
 async def _wait_ended(domain: Domain, run: Run) -> None:

@@ -134,8 +134,14 @@ def _stop(domain: Domain, run: Run, data: Data) -> None:
 def _stopped(domain: Domain, run: Run, cause: Cause) -> None:
     if not run.booting_again and domain.apply(cause):
         _note_state(domain, run)
-    if cause == Cause.STOP_WATCHDOG and any(dog.action == "dump" for dog in run.live.document.devices.watchdogs):
-        domain.hypervisor.spawn(ending.dump_and_go_on(domain, run))
+    if cause == Cause.STOP_WATCHDOG:
+        bitten(domain, run)
+
+
+def bitten(domain: Domain, run: Run, *, dumped: bool = False) -> None:
+    """The guest's watchdog has stopped it; `dumped`: a daemon before us was about what follows."""
+    if any(dog.action == "dump" for dog in run.live.document.devices.watchdogs):
+        domain.hypervisor.spawn(ending.dump_and_go_on(domain, run, dumped=dumped))
 
 
 _STOP_CAUSES = {"io-error": Cause.STOP_IO_ERROR, "watchdog": Cause.STOP_WATCHDOG}

@@ -277,6 +277,8 @@ def _take_over(domain: Domain, run: Run, run_state: str) -> None:
         reactions.slept_or_woke(domain, run, asleep=found.state == DomainState.PMSUSPENDED)
     else:
         domain.restore(found)
+        if run_state == "watchdog":
+            reactions.bitten(domain, run, dumped=noted.state == DomainState.PAUSED)
     reactions.hear_early(domain, run)
 
 

@@ -153,7 +153,7 @@ class Settings:
 
     @property
     def dumps(self) -> Path:
-        """Where `on_crash=coredump-*` leaves the guest's memory."""
+        """Where `on_crash=coredump-*`, or a watchdog, leaves the guest's memory."""
         return self.state / "dump"
 
     def domain_log(self, name: str) -> Path:
