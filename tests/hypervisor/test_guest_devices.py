@@ -260,8 +260,10 @@ async def test_each_action_of_a_watchdog(directory: Path) -> None:
         await bites("inject-nmi")
         assert "NMI" in await sh(domain, "sleep 0.5; dmesg | grep -i 'nmi received'")
         for number in (1, 2, 3):
-            await bites("dump")
-            await until(lambda: domain.state()[0] == DomainState.RUNNING and domain.jobs.holder is None, seconds=60)
+            before = len(heard.lifecycle())
+            await bites("dump")  # told before the machine stops
+            await until(lambda: len(heard.lifecycle()) == before + 2 and domain.jobs.holder is None, seconds=60)  # noqa: B023
+            assert domain.state()[0] == DomainState.RUNNING
             kept = sorted(hypervisor.settings.dumps.iterdir())
             newest = range(max(1, number - dumps.KEPT + 1), number + 1)
             assert [path.name for path in kept] == [f"{domain.name}-{domain.uuid}-{each}.core" for each in newest]

@@ -6,6 +6,7 @@ The machine has no operating system here: what asks a guest (PCI devices) is in 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import subprocess
@@ -36,6 +37,7 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import DeviceAdded, DeviceRemoved, TrayChange
 from corral.hypervisor.hotplug import hotplug, unplug
 from corral.hypervisor.hypervisor import Hypervisor
+from corral.qemu.machine import Machine
 from corral.qemu.monitor import Monitor, MonitorCommandFailed
 
 pytestmark = pytest.mark.qemu
@@ -399,6 +401,31 @@ async def test_no_guest_answers(host: Host, monkeypatch: pytest.MonkeyPatch) -> 
     live, base, config, stored = await documents(domain)
     assert "<interface" not in live + base and "<interface" in config
     assert stored[0] == live
+
+
+async def test_a_silent_qemu_does_not_stretch_an_unplug(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a USB controller QEMU is asked whether it is gone, in the time that is left; of others it tells by itself."""
+    domain, ask, asked = host.domain, unplug.peripherals, 0
+    process = domain.require_run().require_machine().process
+    monkeypatch.setattr(unplug, "UNPLUG_TIMEOUT", 0.6)
+    monkeypatch.setattr(unplug, "LOOK", 0.1)
+
+    async def silenced(machine: Machine, *, timeout: float) -> frozenset[str]:
+        nonlocal asked
+        asked += 1
+        os.kill(process.pid, signal.SIGSTOP)
+        return await ask(machine, timeout=timeout)
+
+    monkeypatch.setattr(unplug, "peripherals", silenced)
+    for kind, expected in (("interface", 0), ("usb controller", 1)):
+        await hotplug.attach(domain, plugs.kinds(host.image)[kind], LIVE)
+        try:
+            async with asyncio.timeout(5):  # a command's own patience is 30 s
+                with pytest.raises(OperationTimeout, match=r"has not let go of device '\w+' in 0\.6 s"):
+                    await hotplug.detach_alias(domain, host.added()[-1], LIVE)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        assert asked == expected
 
 
 async def test_while_the_machine_is_paused(host: Host) -> None:

@@ -144,13 +144,18 @@ def bitten(domain: Domain, run: Run, *, dumped: bool = False) -> None:
         domain.hypervisor.spawn(ending.dump_and_go_on(domain, run, dumped=dumped))
 
 
+#: Seconds that QEMU gets to say why it stopped the machine.
+STATUS_TIMEOUT = 2.0
 _STOP_CAUSES = {"io-error": Cause.STOP_IO_ERROR, "watchdog": Cause.STOP_WATCHDOG}
 
 
 async def _stopped_by_itself(domain: Domain, run: Run) -> None:
-    """Nobody asked for the stop: QEMU knows why. Its event about the reason may come later, errors of disks do."""
+    """Nobody asked for the stop: QEMU knows why. Its event about the reason may come later, errors of disks do.
+
+    While it does not say so the domain is told as running: that it stopped is told soon, with a reason or without.
+    """
     try:
-        state = await run.require_machine().status()
+        state = await run.require_machine().status(timeout=STATUS_TIMEOUT)
     except CorralError:
         state = ""
     if domain.run is run and state != "running":

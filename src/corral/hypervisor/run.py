@@ -76,9 +76,9 @@ class Run:
     answers: dict[str, asyncio.Future[str]] = field(default_factory=dict)
     #: The lowest number that no block node of this run has had; 0 when only the document tells.
     next_node: int = 0
-    #: Parts of plugs that failed, which the guest has yet to let go of.
+    #: Sets of descriptors that QEMU shall close: 7.2 does so only when it is told while the machine runs.
     kept_files: set[int] = field(default_factory=set)
-    """Sets of descriptors that QEMU shall close: 7.2 does so only when it is told while the machine runs."""
+    #: Parts of plugs that failed, which the guest has yet to let go of.
     leftovers: list[Leftover] = field(default_factory=list)
     #: The macvtaps made for it: name → address; and the passt processes of its cards, by alias (`links`).
     macvtaps: dict[str, str] = field(default_factory=dict)

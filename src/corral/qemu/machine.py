@@ -15,7 +15,7 @@ from corral.errors import CorralError, HostError, InternalError, OperationTimeou
 from corral.host import priority
 from corral.host.account import Account
 from corral.qemu import descriptors
-from corral.qemu.monitor import Monitor, MonitorClosed, MonitorCommandFailed, MonitorEvent
+from corral.qemu.monitor import COMMAND_TIMEOUT, Monitor, MonitorClosed, MonitorCommandFailed, MonitorEvent
 from corral.qemu.process import Process, last_words
 
 #: Seconds from spawn to the monitor's greeting before we give up (memory may have to be preallocated).
@@ -179,9 +179,9 @@ class Machine:
             raise
         return machine
 
-    async def status(self) -> str:
+    async def status(self, *, timeout: float = COMMAND_TIMEOUT) -> str:
         """QEMU's run state: running, paused, prelaunch, shutdown, io-error, guest-panicked …"""
-        return str((await self.monitor.execute("query-status"))["status"])
+        return str((await self.monitor.execute("query-status", timeout=timeout))["status"])
 
     async def cont(self) -> None:
         """Let the vCPUs run."""

@@ -6,15 +6,19 @@ again. A set that a block node has open is none of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from corral.errors import CorralError
 from corral.qemu import descriptors
 from corral.qemu.monitor import MonitorCommandFailed
 
 if TYPE_CHECKING:
     from corral.hypervisor.run import Run
     from corral.qemu.machine import Machine
+
+log = logging.getLogger(__name__)
 
 
 async def note(run: Run, machine: Machine, numbers: Iterable[int]) -> None:
@@ -24,11 +28,15 @@ async def note(run: Run, machine: Machine, numbers: Iterable[int]) -> None:
 
 
 async def close(run: Run) -> None:
-    """Tell QEMU again: the machine runs."""
-    machine = run.require_machine()
-    run.kept_files -= await _open(machine)  # whose number was given again
-    while run.kept_files:
-        await remove(machine, "remove-fd", {"fdset-id": run.kept_files.pop()})
+    """Tell QEMU again: the machine runs. What could not be told is logged, and is told when it runs the next time."""
+    try:
+        machine = run.require_machine()
+        run.kept_files -= await _open(machine)  # whose number was given again
+        for number in sorted(run.kept_files):
+            await remove(machine, "remove-fd", {"fdset-id": number})
+            run.kept_files.discard(number)
+    except CorralError as error:
+        log.warning("%s: its QEMU keeps files that it was to close: %s", run.directory, error)
 
 
 async def take_up(run: Run, machine: Machine) -> None:

@@ -7,6 +7,7 @@ the unplug can be tried again; one that comes after we gave up waiting is carrie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from corral.hypervisor.guest import guest_agent
 from corral.hypervisor.hotplug import answers, kept_files
 from corral.hypervisor.hotplug.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.memory import memory_devices
-from corral.qemu.monitor import MonitorCommandFailed
+from corral.qemu.monitor import COMMAND_TIMEOUT, MonitorCommandFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ UNPLUG_TIMEOUT = 10.0
 #: Seconds that one gets to let go of a device whose plug failed.
 UNDO_TIMEOUT = 3.0
 
-#: Seconds between looks whether a device is gone of which QEMU does not tell: of USB controllers 10.0 never does.
+#: Seconds between looks whether a USB controller is gone: QEMU 10.0 does not tell of them.
 LOOK = 0.5
 
 #: What QEMU says while the guest has not yet answered an earlier request.
@@ -83,18 +84,20 @@ async def parts_of(domain: Domain, run: Run, device: Device) -> list[Part]:
 async def take_out(run: Run, parts: Sequence[Part], *, timeout: float = UNDO_TIMEOUT) -> None:
     """Take parts out of QEMU, the last first; what is not there any more is no error."""
     from corral.qemu import render
+    from corral.qemu.devices import controller
 
     machine = run.require_machine()
+    silent = {part.id for part in parts if part.kind == "device" and part.props["driver"] in controller.USB.values()}
     for command in render.detach(parts):
         if command[0] == "device_del":
-            await _let_go(run, machine, command, timeout)
+            await _let_go(run, machine, command, timeout, silent=command[1]["id"] in silent)
         else:
             await kept_files.remove(machine, *command)
     await kept_files.note(run, machine, [int(part.id) for part in parts if part.kind == "fdset"])
 
 
-async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) -> None:
-    """Ask the guest to let go of one device and wait until it has."""
+async def _let_go(run: Run, machine: Machine, command: Command, timeout: float, *, silent: bool) -> None:
+    """Ask the guest to let go of one device and wait until it has; `silent`: QEMU does not tell when that is."""
     name, arguments = command
     alias = str(arguments["id"])
     answer = answers.expect(run, alias)
@@ -108,7 +111,7 @@ async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) 
                 raise OperationUnsupported(f"this QEMU cannot unplug device '{alias}': {error.description}") from error
             if _UNDER_WAY not in error.description:
                 raise
-        gone = await _answered(machine, alias, answer, timeout)
+        gone = await _answered(machine, alias, answer, timeout, look=LOOK if silent else timeout)
         if not answer.done():
             if machine.end.done():
                 raise OperationAborted(f"the machine ended while device '{alias}' was taken out")
@@ -124,23 +127,25 @@ async def _let_go(run: Run, machine: Machine, command: Command, timeout: float) 
         answers.forget(run, alias)
 
 
-async def _answered(machine: Machine, alias: str, answer: asyncio.Future[str], timeout: float) -> bool:
-    """Wait for the guest's answer, the machine's end, or the device's; whether it is QEMU that has it no more."""
+async def _answered(machine: Machine, alias: str, answer: asyncio.Future[str], timeout: float, *, look: float) -> bool:
+    """Wait for the guest's answer or the machine's end, and look each `look` seconds whether QEMU has it no more."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + timeout
     while (left := deadline - clock()) > 0:
         waited = (answer, machine.end)
-        done, _ = await asyncio.wait(waited, timeout=min(left, LOOK), return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waited, timeout=min(left, look), return_when=asyncio.FIRST_COMPLETED)
         if done:
             return False
-        if alias not in await peripherals(machine):
-            return not answer.done()
+        if (left := deadline - clock()) > 0:
+            with contextlib.suppress(OperationTimeout):
+                if alias not in await peripherals(machine, timeout=left):
+                    return not answer.done()
     return False
 
 
-async def peripherals(machine: Machine) -> frozenset[str]:
-    """The ids of the devices that QEMU was given."""
-    children = await machine.monitor.execute("qom-list", {"path": "/machine/peripheral"})
+async def peripherals(machine: Machine, *, timeout: float = COMMAND_TIMEOUT) -> frozenset[str]:
+    """The ids of the devices that QEMU was given; OperationTimeout when it does not say in time."""
+    children = await machine.monitor.execute("qom-list", {"path": "/machine/peripheral"}, timeout=timeout)
     return frozenset(str(each["name"]) for each in children if str(each.get("type", "")).startswith("child<"))
 
 
