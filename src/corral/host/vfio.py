@@ -44,8 +44,8 @@ def driver_of(place: Path) -> str | None:
     return link.resolve().name if link.exists() else None
 
 
-def claim(address: str, *, managed: bool, root: Path = Path("/")) -> Path:
-    """Have the function ready for QEMU, with `managed` bound to VFIO; gives the file by which QEMU drives its group.
+def claim(address: str, *, managed: bool, root: Path = Path("/")) -> None:
+    """Have the function ready for QEMU, with `managed` bound to VFIO.
 
     Raises DeviceMissing, or HostError that says what stands in the way: no IOMMU, another driver, a neighbour's driver.
     """
@@ -70,7 +70,11 @@ def claim(address: str, *, managed: bool, root: Path = Path("/")) -> Path:
         if driver_of(place) != DRIVER:
             _bind(place, "")
             raise HostError(f"PCI device {address} could not be bound to {DRIVER}", hint="modprobe vfio-pci")
-    return root / "dev/vfio" / group
+
+
+def file_of(address: str, root: Path = Path("/")) -> Path:
+    """The file by which a program drives the function's group; there while VFIO has any function of it."""
+    return root / "dev/vfio" / group_of(address, root)
 
 
 def release(address: str, *, root: Path = Path("/")) -> None:

@@ -7,17 +7,19 @@ what a run that is over has left, and what a plug has that was not completed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import resource
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.errors import CorralError, HostError
 from corral.host import scsi, vfio
+from corral.hypervisor.outlasting import completed, in_thread
 
 if TYPE_CHECKING:
     from corral.host.account import Account
@@ -41,8 +43,9 @@ _NOTE = "lent to "
 class Lent:
     """How a thing is given back.
 
-    A function to the host's driver (`managed`), and as which network card (`mac`, `vlan`); a SCSI device's `file` to
-    its `owner`. `alias` is that of the device which has it.
+    A function to the host's driver (`managed`), and as which network card (`mac`, `vlan`); the `file` by which QEMU's
+    account drives it (a SCSI device's, or that of a function's group) to its `owner`. `alias` is that of the device
+    which has it.
     """
 
     alias: str
@@ -67,11 +70,13 @@ async def claim(domain: Domain, run: Run, devices: Iterable[Device]) -> None:
                 raise HostError(f"host device {name} is in use by domain '{other.name}'")
     run.lent |= {name: Lent(_alias(device)) for name, device in wanted.items()}  # nobody else's while we look
     try:
-        run.lent |= await asyncio.to_thread(_as_they_are, wanted, domain.hypervisor.account)
-        await _write_down(domain.hypervisor, run)
-        await asyncio.to_thread(_take, wanted, domain.hypervisor.account)
+        before = await in_thread(_as_they_are, wanted, domain.hypervisor.account)
+        owners = {lent.file: lent.owner for lent in _all_lent(domain.hypervisor)}  # of files that are the account's now
+        run.lent |= {n: replace(lent, owner=owners.get(lent.file, lent.owner)) for n, lent in before.items()}
+        await completed(_write_down(domain.hypervisor, run))
+        await in_thread(_take, wanted, domain.hypervisor.account)
     except BaseException:
-        await asyncio.shield(asyncio.ensure_future(release(domain, run, wanted.values())))
+        await release(domain, run, wanted.values())
         raise
 
 
@@ -91,25 +96,34 @@ def _alias(device: Device) -> str:
 
 
 def _as_they_are(wanted: Mapping[str, Device], account: Account | None) -> dict[str, Lent]:
-    return {name: _as_it_is(name, device, account) for name, device in wanted.items()}
+    return {name: _as_it_is(name, device, account is not None) for name, device in wanted.items()}
 
 
-def _as_it_is(name: str, device: Device, account: Account | None) -> Lent:
+def _as_it_is(name: str, device: Device, given: bool) -> Lent:
+    """With its file, where that is `given` to an account."""
     from corral.model.devices.hostdev import PCIHostdev
     from corral.model.devices.interface import Interface
 
-    match device:
-        case PCIHostdev():
-            return Lent(_alias(device), managed=_managed(device))
-        case Interface():
-            from corral.network import function
+    lent = Lent(_alias(device))
+    if given:
+        file = _file_of(name, device)
+        # That of a group is there while VFIO has any function of it, and made as root's.
+        lent = replace(lent, file=file, owner=Path(file).stat().st_uid if Path(file).exists() else 0)
+    if isinstance(device, PCIHostdev | Interface):
+        lent = replace(lent, managed=_managed(device))
+    if isinstance(device, Interface):
+        from corral.network import function
 
-            before = function.identity(function.of(name))
-            return Lent(_alias(device), managed=_managed(device), mac=before.mac, vlan=before.vlan)
-    file = scsi.generic_of(name)
-    owner = Path(file).stat().st_uid
-    # A shared one is the account's already, and was root's before.
-    return Lent(_alias(device), file=file, owner=0 if account is not None and owner == account.uid else owner)
+        before = function.identity(function.of(name))
+        lent = replace(lent, mac=before.mac, vlan=before.vlan)
+    return lent
+
+
+def _file_of(name: str, device: Device) -> str:
+    """By its name and not as a descriptor: QEMU looks there whether a SCSI device is a generic one."""
+    from corral.model.devices.hostdev_scsi import SCSIHostdev
+
+    return scsi.generic_of(name) if isinstance(device, SCSIHostdev) else str(vfio.file_of(name))
 
 
 def _managed(device: PCIHostdev | Interface) -> bool:
@@ -123,14 +137,13 @@ def _take(wanted: Mapping[str, Device], account: Account | None) -> None:
 
     for name, device in wanted.items():
         if isinstance(device, PCIHostdev | Interface):
-            file = str(vfio.claim(name, managed=device.managed == "yes"))
-        else:  # by its name and not as a descriptor: QEMU looks there whether it is a generic device
-            file = scsi.generic_of(name)
+            vfio.claim(name, managed=device.managed == "yes")
         if isinstance(device, Interface):
             from corral.network import function
 
             function.become(function.of(name), _identity(device))
         if account is not None:
+            file = _file_of(name, device)
             try:
                 os.chown(file, account.uid, -1)
             except OSError as error:
@@ -145,18 +158,32 @@ def _identity(card: Interface) -> Identity:
 
 
 async def release(domain: Domain, run: Run, devices: Iterable[Device] | None = None) -> None:
-    """Give back what the run has for these very devices, or all it has; never raises."""
+    """Give back what the run has for these devices, or all it has; raises only that it was cancelled, at the end."""
+    await completed(_release(domain, run, devices))
+
+
+async def _release(domain: Domain, run: Run, devices: Iterable[Device] | None) -> None:
     going = None if devices is None else {(_name(each), _alias(each)) for each in devices}
     given = {name: lent for name, lent in run.lent.items() if going is None or (name, lent.alias) in going}
     if not given:
         return
-    await asyncio.to_thread(_give_back, given)
+    await asyncio.to_thread(_give_back, _alone(domain.hypervisor, given))
     for name in given:
         run.lent.pop(name, None)
     try:
         await _write_down(domain.hypervisor, run)
     except CorralError:
         log.exception("domain %s: cannot note that host devices were given back", domain.name)
+
+
+def _all_lent(hypervisor: Hypervisor) -> list[Lent]:
+    return [lent for each in hypervisor.domains() if each.run is not None for lent in each.run.lent.values()]
+
+
+def _alone(hypervisor: Hypervisor, going: Mapping[str, Lent]) -> dict[str, Lent]:
+    """Those without files that others, which stay, have too: a shared device's, or that of a group."""
+    stay = {lent.file for lent in _all_lent(hypervisor) if not any(lent is each for each in going.values())}
+    return {name: replace(lent, file=None) if lent.file in stay else lent for name, lent in going.items()}
 
 
 def _give_back(going: Mapping[str, Lent]) -> None:
@@ -184,7 +211,8 @@ def _unbind(name: str, lent: Lent) -> None:
 
 def _disown(_name: str, lent: Lent) -> None:
     if lent.file is not None:
-        os.chown(lent.file, lent.owner, -1)
+        with contextlib.suppress(FileNotFoundError):  # a group's goes with the last function that VFIO has of it
+            os.chown(lent.file, lent.owner, -1)
 
 
 async def _write_down(hypervisor: Hypervisor, run: Run) -> None:
@@ -215,12 +243,12 @@ async def sweep(hypervisor: Hypervisor) -> None:
         domain = runs.get(int(key.removeprefix(_NOTE)))
         if domain is None or domain.run is None:
             if json.loads(note)["boot"] == hypervisor.boot:
-                await asyncio.to_thread(_give_back, _read(note))
+                await asyncio.to_thread(_give_back, _alone(hypervisor, _read(note)))
             await hypervisor.store.drop_meta(key)
             continue
         used = {(_name(each), _alias(each)) for each in all_of(domain.run.live.document)}
         left = {name: lent for name, lent in domain.run.lent.items() if (name, lent.alias) not in used}
-        await asyncio.to_thread(_give_back, left)
+        await asyncio.to_thread(_give_back, _alone(hypervisor, left))
         for name in left:
             domain.run.lent.pop(name)
         await _write_down(hypervisor, domain.run)

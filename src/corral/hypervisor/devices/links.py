@@ -11,12 +11,13 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corral.errors import ConfigUnsupported, CorralError, HostError
+from corral.hypervisor.outlasting import completed, in_thread
 from corral.model.devices.interface import LINKS
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ async def opened(domain: Domain, run: Run, interfaces: Iterable[Interface]) -> A
             for fd in fds.values():  # before what limits a tap is looked for: the tap goes with its last descriptor
                 os.close(fd)
     except BaseException:
-        await asyncio.shield(asyncio.ensure_future(release(domain, run, made)))
+        await completed(release(domain, run, made))
         raise
 
 
@@ -84,27 +85,17 @@ async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors
         name = await _note_macvtap(domain, run, interface, given)
         interface.target = InterfaceTarget(dev=name)
         made.append(interface)
-        await _in_thread(_open_macvtap, interface, name, names, fds)
+        await in_thread(_open_macvtap, interface, name, names, fds)
     else:
         made.append(interface)
         bridge = interface.source.bridge if interface.source is not None else None
-        name = await _in_thread(_open_tap, interface, given, bridge, names, fds)
+        name = await in_thread(_open_tap, interface, given, bridge, names, fds)
         interface.target = interface.target or InterfaceTarget(dev=name)
         interface.target.dev = name
 
 
 def _vhost_device(interface: Interface) -> str:
     return (interface.backend.vhost if interface.backend is not None else None) or VHOST_NET
-
-
-async def _in_thread(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Run `work`, which puts descriptors where they are closed, to its end, also when nobody waits any more."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        raise
 
 
 def _open_tap(interface: Interface, name: str | None, bridge: str | None, names: list[str], fds: Descriptors) -> str:
@@ -207,7 +198,7 @@ async def start_passt(domain: Domain, run: Run, interface: Interface) -> None:
     from corral.qemu.devices.interface import passt_socket
 
     listen = passt_socket(interface, run.directory)
-    await _in_thread(partial(passt.start, interface, listen=listen, account=domain.hypervisor.account))
+    await in_thread(partial(passt.start, interface, listen=listen, account=domain.hypervisor.account))
     watch_passt(domain, run, interface)
 
 
