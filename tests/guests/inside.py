@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
+from corral.client import connect
 from corral.client.domain import Domain
 from corral.client.host import Host
+from corral.guests import tiny
+from labs import corrald
 
 
 class Inside:
@@ -28,3 +34,23 @@ class Inside:
             assert time.monotonic() < end, f"{script}: {said}"
             await asyncio.sleep(0.05)
         return said
+
+
+@contextlib.asynccontextmanager
+async def running(
+    name: str, devices: Callable[[Path], str], *, more: str = ""
+) -> AsyncIterator[tuple[Host, Domain, Path]]:
+    """A tiny guest that runs, of a daemon of its own, and the directory for which `devices` made its further ones.
+
+    QEMU may open what is in the directory; `more` are elements beside <devices>.
+    """
+    built = await tiny.build()
+    with tempfile.TemporaryDirectory(prefix="ci") as base, corrald.running(Path(base)) as daemon:
+        directory = Path(base)
+        directory.chmod(0o755)  # noqa: ASYNC240
+        xml = tiny.document(name, tiny=built, cpus=2).to_xml()
+        async with connect(daemon.uri) as host:
+            vm = await host.define(xml.replace("<devices>", f"{more}<devices>{devices(directory)}"))
+            await vm.start()
+            await vm.wait_for_agent(timeout=120)
+            yield host, vm, directory

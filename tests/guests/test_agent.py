@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -12,19 +11,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.guests.inside import Inside
+from tests.guests.inside import Inside, running
 
-from corral.client import cards, connect
+from corral.client import cards
 from corral.client.domain import Domain
 from corral.client.host import Host
 from corral.errors import AgentCommandFailed, InvalidArgument
-from corral.guests import tiny
-from labs import corrald
 
 pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='raw' discard='unmap'/><source file='{}'/>
   <target dev='sdb' bus='scsi'/></disk><controller type='scsi' model='virtio-scsi'/>"""
+IMAGE = "disk.img"
 PM = "<pm><suspend-to-mem enabled='yes'/></pm>"
 SCREEN = "<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1' passwd='first'/>"
 
@@ -45,19 +43,14 @@ class Guest(Inside):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guest() -> AsyncIterator[Guest]:
-    built = await tiny.build()
-    with tempfile.TemporaryDirectory(prefix="ca") as name, corrald.running(Path(name)) as daemon:
-        directory = Path(name)
-        directory.chmod(0o755)  # noqa: ASYNC240
-        image = directory / "disk.img"
-        with image.open("wb") as file:
-            file.truncate(64 << 20)
-        xml = tiny.document("told", tiny=built, cpus=2).to_xml()
-        async with connect(daemon.uri) as host:
-            vm = await host.define(xml.replace("<devices>", f"{PM}<devices>{SCREEN}{DISK.format(image)}"))
-            await vm.start()
-            await vm.wait_for_agent(timeout=120)
-            yield Guest(host, vm, image)
+    async with running("told", _devices, more=PM) as (host, vm, directory):
+        yield Guest(host, vm, directory / IMAGE)
+
+
+def _devices(directory: Path) -> str:
+    with (directory / IMAGE).open("wb") as file:
+        file.truncate(64 << 20)
+    return SCREEN + DISK.format(directory / IMAGE)
 
 
 async def test_the_clock(guest: Guest) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.guests.inside import Inside
+from tests.guests.inside import Inside, running
 
-from corral.client import connect
 from corral.client.domain import Domain
 from corral.client.host import Host
 from corral.errors import CorralError, OperationFailed, OperationTimeout
 from corral.guests import tiny
-from labs import corrald
 
 pytestmark = [pytest.mark.guest, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
@@ -51,20 +48,14 @@ class Guest(Inside):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guest() -> AsyncIterator[Guest]:
-    built = await tiny.build()
-    with tempfile.TemporaryDirectory(prefix="ch") as name, corrald.running(Path(name)) as daemon:
-        directory = Path(name)
-        directory.chmod(0o755)  # noqa: ASYNC240
-        cd = directory / "one.iso"
-        cd.write_bytes(b"CD-ONE".ljust(4096, b"\0"))
-        (directory / "two.iso").write_bytes(b"CD-TWO".ljust(4096, b"\0"))
-        xml = tiny.document("plugged", tiny=built, cpus=2).to_xml()
-        async with connect(daemon.uri) as host:
-            vm = await host.define(xml.replace("<devices>", "<devices>" + DEVICES.format(cd=cd)))
-            await vm.start()
-            await vm.wait_for_agent(timeout=90)
-            yield Guest(host, vm, directory)
-            await vm.destroy()
+    async with running("plugged", _devices) as (host, vm, directory):
+        yield Guest(host, vm, directory)
+
+
+def _devices(directory: Path) -> str:
+    for name, content in (("one.iso", b"CD-ONE"), ("two.iso", b"CD-TWO")):
+        (directory / name).write_bytes(content.ljust(4096, b"\0"))
+    return DEVICES.format(cd=directory / "one.iso")
 
 
 def disk(path: Path, target: str, bus: str, more: str = "") -> str:

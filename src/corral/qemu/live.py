@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corral.model.address import DIMMAddress
+from corral.model.device_set import USER_ALIAS
 from corral.model.devices.chardev import Channel, Chardev, ChardevSource, Console
 from corral.model.devices.device import Device
 from corral.model.devices.disk import BackingStore, Disk
@@ -15,7 +16,6 @@ from corral.model.devices.memory import GuestAddress, MemoryDevice
 from corral.model.domain import Domain
 from corral.model.units import Size
 
-USER_ALIAS = "ua-"
 LIBVIRT_SOCKETS = ("/run/libvirt/qemu/channel/", "/var/lib/libvirt/qemu/channel/")
 
 
@@ -41,24 +41,32 @@ def forget(document: Domain, run: Path) -> None:
     """
     ran, document.id = document.id is not None, None
     for device in _devices(document):
-        if device.alias is not None and not device.alias.name.startswith(USER_ALIAS):
-            device.alias = None
+        forget_run(device)
         if isinstance(device, Chardev):
             _forget_chardev(device, run)
-        elif isinstance(device, Disk):
-            _forget_numbers(device)
-        elif isinstance(device, MemoryDevice):
-            device.target.current = None
-            if ran:
-                forget_place(device)
-        elif isinstance(device, Interface):
-            forget_link(device)
+        elif isinstance(device, MemoryDevice) and ran:
+            forget_place(device)
     for display in document.devices.graphics:
         if display.autoport == "yes":
             display.port = display.tls_port = None
         for listen in display.listens:
             if listen.socket is not None and _is_ours(listen.socket, run):
                 display.socket = listen.socket = None
+
+
+def forget_run(device: Device) -> None:
+    """Take out of a device what means nothing in a document of another run or of none, in place.
+
+    Its alias unless it is the user's own, the numbers of images, what a memory device gives now, the name of a tap.
+    """
+    if device.alias is not None and not device.alias.name.startswith(USER_ALIAS):
+        device.alias = None
+    if isinstance(device, Disk):
+        _forget_numbers(device)
+    elif isinstance(device, MemoryDevice):
+        device.target.current = None
+    elif isinstance(device, Interface):
+        forget_link(device)
 
 
 def set_memory(live: Domain, told: Iterable[Mapping[str, Any]]) -> None:

@@ -35,7 +35,7 @@ from corral.qemu import addresses, controllers, default_devices, memory_slots, p
 from corral.qemu.binary import Binary
 from corral.qemu.devices import controller as controller_parts
 from corral.qemu.devices.disk import WIDE_SCSI
-from corral.qemu.live import forget_link
+from corral.qemu.live import forget_run
 from corral.qemu.plan import device_parts, device_setup, settle
 from corral.qemu.runtime import Command, Part, Runtime
 
@@ -233,18 +233,6 @@ def _busy(live: Domain, controller: Controller) -> bool:
         if found:
             return True
     return False
-
-
-def forget_run(device: Device) -> None:
-    """What a client copied from some live document means nothing in this one."""
-    if device.alias is not None and not device.alias.name.startswith(device_set.USER_ALIAS):
-        device.alias = None
-    if isinstance(device, Disk) and device.source is not None:
-        device.source.index = None
-    if isinstance(device, MemoryDevice):
-        device.target.current = None
-    if isinstance(device, Interface):
-        forget_link(device)
 
 
 def _complete(document: Domain, device: Device, binary: Binary) -> None:

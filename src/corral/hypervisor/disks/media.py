@@ -105,10 +105,11 @@ def _with_medium(drive: Disk, wanted: Disk) -> Disk:
 
 def plain(disk: Disk) -> Disk:
     """The disk as a document that does not run has it."""
+    from corral.qemu import live
+
     twin = disk.copy()
-    twin.alias, twin.target.tray, twin.backing_store = None, None, None
-    if twin.source is not None:
-        twin.source.index = None
+    live.forget_run(twin)
+    twin.target.tray, twin.backing_store = None, None
     if twin.driver is not None:
         twin.driver.type = twin.driver.type or "raw"
     return twin

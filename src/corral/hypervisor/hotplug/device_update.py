@@ -98,23 +98,17 @@ def config_edit(wanted: Element) -> Edit:
 
 def _of_definition(device: Device) -> Device:
     """A copy without what belongs to a run."""
-    from corral.model import device_set
     from corral.model.devices.disk import Disk
     from corral.model.devices.memory import MemoryDevice
+    from corral.qemu import live
 
     twin = device.copy()
-    if twin.alias is not None and not twin.alias.name.startswith(device_set.USER_ALIAS):
-        twin.alias = None
+    live.forget_run(twin)
     if isinstance(twin, Disk):
-        if twin.source is not None:
-            twin.source.index = None
         twin.target.tray = None
         if twin.backing_store is not None and twin.backing_store.terminator:
             twin.backing_store = None
-    if isinstance(twin, MemoryDevice):
-        from corral.qemu import live
-
-        twin.target.current = None
+    elif isinstance(twin, MemoryDevice):
         live.forget_place(twin)
     return twin
 

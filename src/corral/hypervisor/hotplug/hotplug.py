@@ -159,7 +159,7 @@ def attached(*devices: Device) -> Edit:
     from corral.model import device_set
     from corral.model.devices.disk import Disk
     from corral.model.devices.memory import MemoryDevice
-    from corral.qemu import memory_slots, plugging
+    from corral.qemu import live, memory_slots, plugging
 
     for device in devices:
         if device_set.kind(device) in _NOT_IN_DEFINITIONS:
@@ -170,7 +170,7 @@ def attached(*devices: Device) -> Edit:
             if isinstance(device, Disk) and any(d.target.dev == device.target.dev for d in document.devices.disks):
                 raise OperationFailed(f"target {device.target.dev} already exists")
             new = device.copy()
-            plugging.forget_run(new)
+            live.forget_run(new)
             if isinstance(new, MemoryDevice):
                 memory_slots.refuse_unfit(document, new)
             plugging.insert(document, new)
