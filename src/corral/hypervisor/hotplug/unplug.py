@@ -87,7 +87,8 @@ async def take_out(run: Run, parts: Sequence[Part], *, timeout: float = UNDO_TIM
     from corral.qemu.devices import controller
 
     machine = run.require_machine()
-    silent = {part.id for part in parts if part.kind == "device" and part.props["driver"] in controller.USB.values()}
+    # Of a plug that an earlier daemon noted only the names are known.
+    silent = {part.id for part in parts if part.props.get("driver") in (None, *controller.USB.values())}
     for command in render.detach(parts):
         if command[0] == "device_del":
             await _let_go(run, machine, command, timeout, silent=command[1]["id"] in silent)
