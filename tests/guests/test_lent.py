@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import pytest_asyncio
 from corral.client import connect
 from corral.client.domain import Domain
 from corral.client.host import Host
-from corral.errors import CorralError, DeviceMissing, OperationTimeout
+from corral.errors import AgentUnresponsive, CorralError, DeviceMissing, OperationTimeout
 from corral.guests import tiny
 from labs.nested import host as nested
 
@@ -90,10 +91,12 @@ class Lab:
         return "".join(base64.b64decode(said.get(name, "")).decode() for name in ("out-data", "err-data")).strip()
 
     async def until(self, script: str, wanted: str) -> str:
-        """Ask until that is in the answer."""
+        """Ask until that is in the answer; an agent that does not wake up in time is asked again."""
+        said = ""
         async with asyncio.timeout(240):  # asking takes seconds each time
-            while wanted not in (said := await self.sh(script)):
-                pass
+            while wanted not in said:
+                with contextlib.suppress(AgentUnresponsive):
+                    said = await self.sh(script)
         return said
 
     async def detach(self, xml: str) -> None:
