@@ -53,7 +53,14 @@ def endless_output_ends(daemon: Daemon) -> None:
         assert process.stdout and process.stdout.readline() == b"y\n"
         process.stdout.close()
         assert process.wait(20) == 0
-    with subprocess.Popen([*command, "sh", "-c", line], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "sh", "-c", line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # which a job in the background has not
+    ) as process:
         assert process.stdout and process.stdout.readline() == b"first\n"
         process.send_signal(signal.SIGINT)
         assert b"sh in web was told to end" in process.communicate(timeout=20)[1]
