@@ -28,10 +28,29 @@ def lacking(kind: str) -> str | None:
     return libvirtd.older() if kind == "beside" else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if getattr(item, "execution_count", 1) > 1:
+        renew(item)
     for marker in item.iter_markers():
         if reason := lacking(marker.name):
             pytest.skip(reason)
+
+
+def renew(item: pytest.Item) -> None:
+    """What a module's tests share is made anew for a second try: the first may have left a guest half changed."""
+    for definitions in item._fixtureinfo.name2fixturedefs.values():
+        for definition in definitions:
+            if definition.scope in ("class", "module", "package"):
+                definition.finish(item._request)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why the tests that passed at the second try failed at the first."""
+    for report in terminalreporter.stats.get("rerun", []):
+        crash = getattr(report.longrepr, "reprcrash", None)
+        told = crash.message if crash is not None else str(report.longrepr)
+        terminalreporter.write_line(f"RERUN {report.nodeid} ({report.when}): {' '.join(told.split())[:300]}")
 
 
 @pytest.fixture
