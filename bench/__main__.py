@@ -9,7 +9,6 @@ import argparse
 import compileall
 import json
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 import corral
-from bench import domains, echo, floor, images
+from bench import echo, images
+from bench.floor import Floor
 from bench.measures import LOOKUP, Effort, Figures, Peer, measure
 from labs import corrald, libvirtd
 
@@ -64,17 +64,9 @@ def _ours(directory: Path, effort: Effort, say: Callable[[str], None]) -> tuple[
     with corrald.running(home) as daemon:
         driver = "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
         peer = Peer(OURS, daemon.pid, daemon.socket, driver)
-        figures = measure(peer, directory, effort, say)
-        wire = peer.connect()
-        wire.call("domain_create_xml", xml_desc=domains.document(0, directory), flags=0)
-        command = floor.Command.of(corrald.machines(daemon.state)[0])
-        wire.call("domain_destroy", dom=domains.reference(0))
-        wire.close()
-        bare = {
-            f"start {count}": statistics.median(floor.start_seconds(command, home, count) for _ in range(repeats))
-            for count, repeats in ((1, effort.repeats), (effort.many, effort.rounds))
-        }
-    return figures, bare | echo.rates(LOOKUP, slices=effort.slices, seconds=effort.seconds)
+        bare = Floor(home, lambda: corrald.machines(daemon.state))
+        figures = measure(peer, directory, effort, say, bare)
+    return figures, bare.medians() | echo.rates(LOOKUP, slices=effort.slices, seconds=effort.seconds)
 
 
 def _theirs(directory: Path, effort: Effort, say: Callable[[str], None]) -> Figures:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import socket
+import statistics
 import subprocess
 import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +97,31 @@ class Machine:
         self.lines.close()
         self.monitor.close()
         self.listener.close()
+
+
+class Floor:
+    """The floor of a start, measured in turns with a daemon's: a machine under load is not as fast a minute later."""
+
+    def __init__(self, directory: Path, machines: Callable[[], Sequence[int]]) -> None:
+        """Bare machines with their files under `directory`, like the first of the daemon's `machines` (process ids)."""
+        self._directory = directory
+        self._machines = machines
+        self._command: Command | None = None
+        self._measured: dict[int, list[float]] = defaultdict(list)
+
+    def copy(self) -> None:
+        """Take the command line of the daemon's machine, which runs now."""
+        if self._command is None:
+            self._command = Command.of(self._machines()[0])
+
+    def measure(self, count: int) -> None:
+        """Start `count` machines at once, once."""
+        assert self._command is not None, "nothing was copied"
+        self._measured[count].append(start_seconds(self._command, self._directory, count))
+
+    def medians(self) -> dict[str, float]:
+        """Seconds by the names that a daemon's figures have."""
+        return {f"start {count}": statistics.median(seconds) for count, seconds in self._measured.items()}
 
 
 def start_seconds(command: Command, directory: Path, count: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import domains
-from bench.floor import resident_kib
+from bench.floor import Floor, resident_kib
 from bench.load import CONNECTIONS, MANNERS, throughput
 from labs.wire import Wire
 
@@ -53,8 +53,10 @@ class Effort:
         return cls(repeats=3, rounds=1, slices=3, seconds=0.1, many=5, most=10)
 
 
-def measure(peer: Peer, directory: Path, effort: Effort, say: Callable[[str], None]) -> Figures:
-    """Every figure of one daemon: seconds, calls per second, and KiB, by name."""
+def measure(
+    peer: Peer, directory: Path, effort: Effort, say: Callable[[str], None], floor: Floor | None = None
+) -> Figures:
+    """Every figure of one daemon: seconds, calls per second, and KiB, by name; `floor` is measured in turns with it."""
     figures: Figures = {}
     wire = peer.connect()
     wire.call("connect_list_all_domains", need_results=1, flags=0)
@@ -62,8 +64,8 @@ def measure(peer: Peer, directory: Path, effort: Effort, say: Callable[[str], No
     say(f"{peer.name}: define")
     figures |= _define(wire, directory, effort)
     say(f"{peer.name}: start and destroy")
-    figures |= _start_one(wire, directory, effort)
-    figures |= _start_many(wire, directory, effort)
+    figures |= _start_one(wire, directory, effort, floor)
+    figures |= _start_many(wire, directory, effort, floor)
     say(f"{peer.name}: calls per second")
     figures |= _calls(peer, wire, directory, effort)
     say(f"{peer.name}: list and stats")
@@ -96,24 +98,30 @@ def _each(wire: Wire, name: str, count: int) -> None:
     wire.call_all(name, [{"dom": domains.reference(number)} for number in range(count)])
 
 
-def _start_one(wire: Wire, directory: Path, effort: Effort) -> Figures:
+def _start_one(wire: Wire, directory: Path, effort: Effort, floor: Floor | None) -> Figures:
     """From the call to running, and from the call to gone, one machine at a time."""
     wire.call("domain_define_xml", xml=domains.document(0, directory))
     start, destroy = [], []
     for _ in range(effort.repeats):
         start.append(_clock(lambda: wire.call("domain_create", dom=domains.reference(0))))
+        if floor is not None:
+            floor.copy()
         destroy.append(_clock(lambda: wire.call("domain_destroy", dom=domains.reference(0))))
+        if floor is not None:
+            floor.measure(1)
     wire.call("domain_undefine", dom=domains.reference(0))
     return {"start 1": statistics.median(start), "destroy 1": statistics.median(destroy)}
 
 
-def _start_many(wire: Wire, directory: Path, effort: Effort) -> Figures:
+def _start_many(wire: Wire, directory: Path, effort: Effort, floor: Floor | None) -> Figures:
     """The same for many machines whose calls are all sent at once."""
     wire.call_all("domain_define_xml", [{"xml": domains.document(n, directory)} for n in range(effort.many)])
     start, destroy = [], []
     for _ in range(effort.rounds):
         start.append(_clock(lambda: _each(wire, "domain_create", effort.many)))
         destroy.append(_clock(lambda: _each(wire, "domain_destroy", effort.many)))
+        if floor is not None:
+            floor.measure(effort.many)
     _each(wire, "domain_undefine", effort.many)
     return {
         f"start {effort.many}": statistics.median(start),
