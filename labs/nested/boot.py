@@ -16,6 +16,7 @@ from corral.guests import modules, packages
 from corral.guests.cpio import Archive
 from corral.guests.kernel import unpacked
 from corral.guests.tiny import cache_folder
+from corral.qemu.binary import find_emulators, probe
 
 #: Loaded one after another before the files are mounted, each after those that it depends on.
 MODULES = (
@@ -56,7 +57,12 @@ class Boot:
 
 
 async def files() -> Boot:
-    """The files from the cache, or built now (half a minute). Raises CorralError where there are no packages."""
+    """The files from the cache, or built now (half a minute). Raises CorralError where there are no packages.
+
+    What this machine's QEMUs can do is then there, too: in a guest they take longer to say so than a daemon waits.
+    """
+    for emulator in find_emulators():
+        await probe(emulator, cache_folder())
     linux = await packages.concrete("linux-image-amd64")
     wanted = [linux, "busybox-static"]
     versions = await packages.versions(*wanted)

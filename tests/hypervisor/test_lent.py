@@ -11,11 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.hypervisor import life
+from tests.hypervisor.test_hotplug import LIVE
 
-from corral.errors import HostError
+from corral.errors import ConfigUnsupported, HostError, OperationFailed
 from corral.host import vfio
 from corral.host.account import Account
 from corral.hypervisor.devices import lending
+from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.store import Store
 from corral.model.device_set import read_device
 from corral.model.devices.device import Device
@@ -93,6 +96,33 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     store = await Store.open(tmp_path / "state" / "corral.sqlite")
     yield store
     await store.close()
+
+
+@pytest.mark.qemu
+async def test_a_card_that_qemu_keeps_back(card: Card, short_path: Path) -> None:
+    """One that comes and goes is QEMU's device only when the guest asks for it; until then it is lent all the same."""
+    team = "<teaming type='persistent'/><alias name='ua-stays'/>"
+    stays = f"<interface type='user'><model type='virtio'/>{team}</interface>"
+    comes = DEVICE.to_xml().replace("<alias name='hostdev0'/>", "<teaming type='transient' persistent='ua-{}'/>")
+    try:
+        async with life.opened(short_path) as (hypervisor, _):
+            domain = await hypervisor.define(life.document("a", devices=stays))
+            await domain.create()
+            with pytest.raises(ConfigUnsupported, match="no interface with <teaming type='persistent'/> and the alias"):
+                await hotplug.attach(domain, comes.format("other"), LIVE)
+            assert card.driver == "nvme"
+            await hotplug.attach(domain, comes.format("stays"), LIVE)
+            said = await domain.monitor_command('{"execute": "qom-list", "arguments": {"path": "/machine/peripheral"}}')
+            assert "ua-stays" in said and "hostdev0" not in said
+        async with life.opened(short_path) as (hypervisor, _):
+            domain = hypervisor.lookup_by_name("a")
+            assert (card.driver, "persistent='ua-stays'" in domain.xml()) == (vfio.DRIVER, True)
+            with pytest.raises(OperationFailed, match="device is busy"):
+                await hotplug.detach(domain, stays, LIVE)
+            await hotplug.detach(domain, comes.format("stays"), LIVE)
+            assert (card.driver, "persistent='ua-stays'" in domain.xml()) == ("nvme", False)
+    finally:
+        life.end_machines(short_path)
 
 
 @pytest.mark.parametrize("step", ["look", "take", "release"])

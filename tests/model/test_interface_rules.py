@@ -13,6 +13,8 @@ TOP = """<domain type='qemu'><name>x</name><memory>65536</memory><os><type>hvm</
 </devices></domain>"""
 SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
 LENT = "<interface type='hostdev'><source><address type='pci' bus='1'/></source>"
+FUNCTION = "<hostdev mode='subsystem' type='pci'><source><address bus='1'/></source>"
+CARD = "<interface type='user'>"
 VHOST = "<interface type='vhostuser'><source type='unix' path='/x' mode='client'/><model type='virtio'/></interface>"
 
 
@@ -62,7 +64,41 @@ def check(card: str, top: str = "") -> None:
         (f"{LENT}<model type='virtio'/></interface>", ConfigUnsupported, "<model> does not go with an interface of"),
         (f"{LENT}<link state='down'/></interface>", ConfigUnsupported, "<link> does not go with an interface of type"),
         (f"{LENT}<driver rss='on'/></interface>", ConfigUnsupported, "has <driver name='vfio'/> and no other"),
-        (f"{LENT}<vlan><tag id='1'/><tag id='2'/></vlan></interface>", ConfigUnsupported, "<vlan> has one <tag>"),
+        (f"{LENT}<vlan><tag id='1'/><tag id='2'/></vlan></interface>", ConfigUnsupported, "vlan trunking is not"),
+        (f"{LENT}<vlan/></interface>", XMLError, "missing tag id - each <vlan> must have at least one <tag id='n'/>"),
+        (f"{LENT}<vlan><tag id='4096'/></vlan></interface>", XMLError, "vlan tag id 4096 too large (maximum 4095)"),
+        (f"{LENT}</interface>" * 2, XMLError, "Hostdev already exists in the domain configuration"),
+        (f"{LENT}</interface>{FUNCTION}</hostdev>", XMLError, "Hostdev already exists in the domain configuration"),
+        (
+            f"{LENT}<teaming type='transient'/></interface>",
+            ConfigUnsupported,
+            "teaming persistent attribute must be set if teaming type is 'transient'",
+        ),
+        (
+            f"{CARD}<model type='virtio'/><teaming type='persistent' persistent='ua-x'/></interface>",
+            ConfigUnsupported,
+            "teaming persistent attribute not allowed if teaming type is 'persistent'",
+        ),
+        (
+            f"{CARD}<model type='virtio'/><teaming type='transient' persistent='ua-x'/></interface>",
+            ConfigUnsupported,
+            "virtio-net teaming transient interface must be type='hostdev', not 'user'",
+        ),
+        (
+            f"{CARD}<model type='e1000'/><teaming type='persistent'/></interface>",
+            ConfigUnsupported,
+            "virtio-net teaming persistent interface must be <model type='virtio'/>, not 'e1000'",
+        ),
+        (
+            f"{LENT}<teaming type='persistent'/></interface>",
+            ConfigUnsupported,
+            "virtio-net teaming persistent interface must be <model type='virtio'/>, not '(null)'",
+        ),
+        (
+            f"{FUNCTION}<teaming type='persistent'/></hostdev>",
+            ConfigUnsupported,
+            "teaming hostdev devices must have type='transient'",
+        ),
         ("<interface type='user' managed='yes'/>", ConfigUnsupported, "managed does not go with an interface of"),
         ("<interface type='user'><vlan><tag id='1'/></vlan></interface>", ConfigUnsupported, "vlan tag configuration"),
         ("<interface type='user'><driver name='vfio'/></interface>", ConfigUnsupported, "vfio is not for an interface"),

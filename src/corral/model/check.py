@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from corral.errors import ConfigUnsupported, CorralError, XMLError
-from corral.model import audio_rules, disk_rules, displays, interface_rules, memory_check
+from corral.model import audio_rules, disk_rules, displays, function_rules, interface_rules, memory_check
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
 from corral.model.devices.chardev import Channel
 from corral.model.devices.controller import Controller
 from corral.model.devices.crypto import Crypto
 from corral.model.devices.device import BootableDevice, Device
 from corral.model.devices.disk import BackingStore, Disk, DiskSource
+from corral.model.devices.hostdev import PCIHostdev
 from corral.model.devices.hostdev_scsi import SCSIHostdev
 from corral.model.devices.hub import Hub, Redirdev
 from corral.model.devices.panic import Panic
@@ -168,7 +169,12 @@ class _Checker:
             self.refuse((*loc, "secret"), "a secret is named by its uuid or by its usage")
 
     def hostdevs(self) -> None:
+        for field, position in function_rules.twice(self.devices):
+            self.refuse(("devices", field, position), "Hostdev already exists in the domain configuration")
         for position, device in enumerate(self.devices.hostdevs):
+            if isinstance(device, PCIHostdev):
+                for where, message, error in function_rules.teaming(device):
+                    self.refuse(("devices", "hostdevs", position, *where), message, error)
             if not isinstance(device, SCSIHostdev):
                 continue
             loc: Loc = ("devices", "hostdevs", position, "source")

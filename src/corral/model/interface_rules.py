@@ -5,12 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from corral.errors import ConfigUnsupported, CorralError, XMLError
+from corral.errors import ConfigUnsupported, XMLError
+from corral.model import function_rules
 from corral.model.devices.interface import LINKS, Interface
 from corral.model.domain import Domain
-
-Objection = tuple[tuple[str, ...], str, type[CorralError]]
-"""Where in the interface, what is wrong there, and which error that is."""
+from corral.model.function_rules import Objection
 
 #: The attributes and elements of `<source>` that each type may have, those that it must have first.
 SOURCE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -45,7 +44,8 @@ def objections(interface: Interface, domain: Domain) -> Iterator[Objection]:
     yield from _card(interface)
     if interface.type == "vhostuser":
         yield from _vhost_user(interface, domain)
-    yield from _function(interface)
+    yield from function_rules.objections(interface)
+    yield from function_rules.teaming(interface)
 
 
 def _source(interface: Interface) -> Iterator[Objection]:
@@ -136,28 +136,6 @@ def _card(interface: Interface) -> Iterator[Objection]:
     if interface.queues > 1 and kind not in (*LINKS, "vhostuser"):
         text = f"an interface of type '{kind}' has one queue"
         yield ("driver", "queues"), text, ConfigUnsupported
-
-
-def _function(interface: Interface) -> Iterator[Objection]:
-    """What only a virtual function of the host's has, and what it has not: the card is itself, whatever model it is."""
-    kind = interface.type
-    if kind != "hostdev":
-        if interface.managed is not None:
-            yield ("managed",), f"managed does not go with an interface of type '{kind}'", ConfigUnsupported
-        if interface.vlan is not None:
-            text = f"interface - vlan tag configuration is not supported for network interfaces with type='{kind}'"
-            yield ("vlan",), text, ConfigUnsupported
-        if interface.driver is not None and interface.driver.name == "vfio":
-            yield ("driver", "name"), f"vfio is not for an interface of type '{kind}'", ConfigUnsupported
-        return
-    for name in ("target", "model", "backend", "teaming", "link", "mtu"):
-        if getattr(interface, name) is not None:
-            yield (name,), f"<{name}> does not go with an interface of type 'hostdev'", ConfigUnsupported
-    said = interface.driver.to_data() if interface.driver is not None else {}
-    if any(value is not None and (name, value) != ("name", "vfio") for name, value in said.items()):
-        yield ("driver",), "an interface of type 'hostdev' has <driver name='vfio'/> and no other", ConfigUnsupported
-    if interface.vlan is not None and len(interface.vlan.tags) != 1:
-        yield ("vlan",), "a virtual function is in one VLAN: <vlan> has one <tag>", ConfigUnsupported
 
 
 def _vhost_user(interface: Interface, domain: Domain) -> Iterator[Objection]:

@@ -125,7 +125,7 @@ def _complete_remote(protocol: str | None, hosts: Sequence[SourceHost | Portal],
 
 def complete_interface(interface: Interface) -> None:
     """Card and MAC address of one interface."""
-    if interface.mac is None:
+    if interface.mac is None or int(interface.mac.address.replace(":", ""), 16) == 0:
         interface.mac = Mac(address=":".join(f"{byte:02x}" for byte in (*MAC_PREFIX, *os.urandom(3))))
     if interface.model is None and interface.type != "hostdev":
         interface.model = InterfaceModel(type="rtl8139")

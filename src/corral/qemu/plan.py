@@ -229,10 +229,11 @@ def _balloon(context: Context) -> list[Command]:
 
 
 def _in_order(domain: Domain) -> list[Device]:
-    """All devices, a bus before what sits on it."""
+    """All devices, a bus before what sits on it, and a card that stays before its partner that comes and goes."""
     devices = domain.devices
+    cards = sorted(devices.interfaces, key=lambda each: each.teaming is not None and each.teaming.type == "transient")
     found: list[Device] = [*devices.iommus, *sorted(devices.controllers, key=controller.plugged_first)]
-    found += [*devices.hubs, *devices.disks, *devices.filesystems, *devices.interfaces]
+    found += [*devices.hubs, *devices.disks, *devices.filesystems, *cards]
     found += [*devices.smartcards, *devices.serials, *devices.parallels]
     found += [*devices.channels, *devices.consoles, *devices.inputs, *devices.tpms, *devices.videos]
     found += [*devices.sounds, *devices.hostdevs]

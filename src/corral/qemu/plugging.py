@@ -191,6 +191,8 @@ def refuse_unplug(live: Domain, device: Device) -> None:
         case Serial():
             if device.target is None or device.target.type not in ("usb-serial", "pci-serial"):
                 raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
+        case Interface() if partner := _partner(live, device):
+            raise OperationFailed("device cannot be detached: device is busy", hint=f"unplug {partner} first")
         case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto() | Smartcard():
             pass
         case PCIHostdev() | USBHostdev() | SCSIHostdev():
@@ -206,6 +208,15 @@ def refuse_unplug(live: Domain, device: Device) -> None:
                 raise OperationUnsupported("live detach of device 'sound' is not supported")
         case _:
             raise OperationUnsupported(f"live detach of device '{device_set.kind(device)}' is not supported")
+
+
+def _partner(live: Domain, card: Interface) -> str | None:
+    """The alias of a card that comes and goes in a team with this one, which stays."""
+    for other in (*live.devices.interfaces, *live.devices.hostdevs):
+        team = other.teaming if isinstance(other, Interface | PCIHostdev) else None
+        if team is not None and card.alias is not None and team.persistent == card.alias.name:
+            return other.alias.name if other.alias is not None else None
+    return None
 
 
 def _pluggable(controller: Controller) -> bool:

@@ -172,6 +172,8 @@ async def _update_interface(domain: Domain, run: Run, wanted: Interface, config:
         name = different[0]
         old, new = (_shown(getattr(each, name)) for each in (card, wanted))
         text = _INTERFACE_TEXTS.get(name, f"cannot modify '{name}' of the network interface")
+        if card.lent is not None and name not in _INTERFACE_TEXTS:
+            text = "unable to change config on 'hostdev' network type"
         raise OperationUnsupported(text.format(old=old, new=new))
     await cards.change(domain, run, card, wanted, config)
 

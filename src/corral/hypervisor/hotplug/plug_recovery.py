@@ -31,10 +31,12 @@ async def reconcile(domain: Domain, run: Run, machine: Machine) -> None:
     try:
         there = await unplug.peripherals(machine)
         text = await domain.hypervisor.store.plug(run.id)
-        if text is not None:
-            await _end(domain, run, machine, Note.from_json(text), there)
+        note = Note.from_json(text) if text is not None else None
+        if note is not None:
+            await _end(domain, run, machine, note, there)
             there = await unplug.peripherals(machine)
-        for alias in await _missing(domain, run, there):
+        asked = note.alias if note is not None and note.kind == "unplug" else None
+        for alias in await _missing(domain, run, there, asked):
             log.info("domain %s: device '%s' was let go of while no daemon ran", domain.name, alias)
             await unplug.forget(domain, run, alias)
         await kept_files.take_up(run, machine)
@@ -42,8 +44,8 @@ async def reconcile(domain: Domain, run: Run, machine: Machine) -> None:
         log.exception("domain %s: its devices cannot be compared with its document", domain.name)
 
 
-async def _missing(domain: Domain, run: Run, there: Iterable[str]) -> list[str]:
-    """Aliases of devices that the live document has and QEMU has not."""
+async def _missing(domain: Domain, run: Run, there: Iterable[str], asked: str | None) -> list[str]:
+    """Aliases of devices that the live document has and QEMU has not; `asked`: the one that was to be unplugged."""
     from corral.model import device_set
     from corral.qemu import plan, plugging
 
@@ -57,6 +59,8 @@ async def _missing(domain: Domain, run: Run, there: Iterable[str]) -> list[str]:
             parts = plan.device_parts(run.live.document, device, facts.binary, facts.runtime)
         except CorralError:
             continue  # nothing that a guest could let go of
+        if device.alias.name != asked and any("failover_pair_id" in part.props for part in parts):
+            continue  # QEMU keeps it back until the guest's driver of the card that stays asks for it
         if any(part.kind == "device" and part.id == device.alias.name for part in parts):
             gone.append(device.alias.name)
     return gone

@@ -10,7 +10,7 @@ from pydantic_xml import attr, element
 from corral.model.address import HostPCIAddress
 from corral.model.devices.device import BootableDevice
 from corral.model.devices.hostdev_scsi import SCSIHostdev
-from corral.model.devices.interface import ROM
+from corral.model.devices.interface import ROM, Teaming
 from corral.model.element import Element, Hex, YesNo
 
 
@@ -32,6 +32,7 @@ class PCIHostdev(BootableDevice, tag="hostdev"):
     managed: YesNo | None = attr(default=None)
     driver: HostPCIDriver | None = element(default=None)
     source: HostPCISource = element()
+    teaming: Teaming | None = element(default=None)
     rom: ROM | None = element(default=None)
 
     @property

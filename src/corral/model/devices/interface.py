@@ -89,19 +89,23 @@ class Tune(Element, tag="tune"):
 
 
 class VlanTag(Element, tag="tag"):
-    id: Annotated[int, Field(ge=1, le=4095)] = attr()
+    id: Annotated[int, Field(ge=0, le=2**32 - 1)] = attr()
 
 
 class Vlan(Element, tag="vlan"):
-    """The VLAN that a virtual function's packets are in on the cable; its guest sees no tag."""
+    """The VLAN that a virtual function's packets are in on the cable, 0 for none; its guest sees no tag."""
 
     tags: list[VlanTag] = element(tag="tag", default_factory=list)
 
 
 class Teaming(Element, tag="teaming"):
-    """The card that stays while its hardware partner comes and goes (virtio failover)."""
+    """A card that stays while its partner, hardware of the host's, comes and goes (virtio failover).
 
-    type: Literal["persistent"] = attr()
+    `persistent` names in the partner, which is transient, the alias of the card that stays.
+    """
+
+    type: Literal["persistent", "transient"] = attr()
+    persistent: str | None = attr(default=None)
 
 
 class IP(Element, tag="ip"):

@@ -181,8 +181,6 @@ def _refuse_virtio_only(interface: Interface, model: str) -> None:
     ]
     if said:
         raise ConfigUnsupported(f"<driver> '{said[0]}' is only for virtio interfaces, not '{model}'")
-    if interface.teaming is not None:
-        raise ConfigUnsupported(f"<teaming> is only for virtio interfaces, not '{model}'")
 
 
 def _virtio(driver: InterfaceDriver) -> Properties:
