@@ -71,7 +71,7 @@ def older() -> str | None:
         return reason
     path = os.environ["PATH"] + ":/usr/sbin"
     said = subprocess.run(
-        ["libvirtd", "--version"], capture_output=True, text=True, timeout=30, check=True, env={"PATH": path}
+        ["libvirtd", "--version"], capture_output=True, text=True, timeout=100, check=True, env={"PATH": path}
     )
     version = said.stdout.split()[-1]
     if int(version.split(".")[0]) >= FOLLOWED:
@@ -93,7 +93,7 @@ def _command(directory: Path, program: str, config: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, *, within: Sequence[str] = (), deadline: float = 30.0) -> Iterator[Libvirtd]:
+def running(directory: Path, *, within: Sequence[str] = (), deadline: float = 60.0) -> Iterator[Libvirtd]:
     """Run libvirtd with everything under `directory` (short: socket paths are limited) until the block ends.
 
     `within` are words before the command: `ip netns exec NAME`.

@@ -41,7 +41,7 @@ def serving(image: Path, kind: str, faults: Sequence[Fault] = ()) -> Iterator[Pa
     command = ["qemu-nbd", "--socket", str(place), "--persistent", "--export-name", EXPORT, "--image-opts", options]
     process = subprocess.Popen(command)
     try:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not place.exists():
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"qemu-nbd does not serve {image}")

@@ -63,7 +63,7 @@ def missing() -> str | None:
 @contextlib.contextmanager
 def made(name: str) -> Iterator[Namespace]:
     """Make a namespace; all that is in it goes with it."""
-    subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=30)
+    subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True, timeout=100)
     namespace = Namespace(name)
     try:
         for command in (
@@ -84,7 +84,7 @@ def made(name: str) -> Iterator[Namespace]:
             namespace.ip(command)
         yield namespace
     finally:
-        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=30)
+        subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True, timeout=100)
 
 
 @contextlib.contextmanager

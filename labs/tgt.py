@@ -30,7 +30,7 @@ class Target:
     def admin(self, *words: str) -> str:
         """Run tgtadm, and return what it printed."""
         command = ["tgtadm", "--control-port", str(self.control), "--lld", "iscsi", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env=self.environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=self.environment, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -80,7 +80,7 @@ def running(*images: Path) -> Iterator[Target]:
 
 
 def _set_up(target: Target, process: subprocess.Popen[bytes], images: tuple[Path, ...], log: Path) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while True:
         try:
             target.admin("--op", "new", "--mode", "target", "--tid", "1", "--targetname", IQN)

@@ -47,7 +47,7 @@ def test_two_commands_at_once_start_one_daemon(home: Path) -> None:
     results = [(*command.communicate(timeout=60), command.returncode) for command in commands]
     assert results == [(b"", b"", 0)] * 2
     (pid,) = listener(home / "run/corral/corral-sock")
-    again = subprocess.run(ps, timeout=30, check=True)
+    again = subprocess.run(ps, timeout=100, check=True)
     assert again.returncode == 0
     assert listener(home / "run/corral/corral-sock") == [pid]
     daemons = [
@@ -75,7 +75,7 @@ def test_completion_starts_nothing(home: Path) -> None:
         [sys.executable, "-m", "corral.cli"],
         env={**os.environ, "_CORRAL_COMPLETE": "complete_bash", "COMP_WORDS": "corral start ", "COMP_CWORD": "2"},
         capture_output=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert result.stdout.strip() == b""

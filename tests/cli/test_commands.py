@@ -312,7 +312,7 @@ def test_the_output_of_a_pipe_that_closed_is_no_error(peer: Peer, uri: str) -> N
     for number in range(50):
         peer.add(f"machine-{number}")
     command = f"'{sys.executable}' -m corral.cli ps -a --connect '{uri}' | head -1; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100, check=False)
     assert result.stdout.splitlines()[-1] == "0"
     assert result.stderr == ""
 

@@ -22,7 +22,7 @@ def completed(uri: str, words: str) -> list[str]:
         "COMP_CWORD": str(len(words.split()) - (0 if words.endswith(" ") else 1)),
     }
     command = [sys.executable, "-m", "corral.cli"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
     assert result.stderr == ""
     return result.stdout.split()
 
@@ -64,6 +64,6 @@ def test_bash_takes_its_script(corral_: Corral, peer: Peer, uri: str, tmp_path: 
     )
     environment = {**os.environ, "CORRAL_URI": uri, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run(
-        ["bash", "-c", body], env=environment, capture_output=True, text=True, timeout=30, check=False
+        ["bash", "-c", body], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert result.stdout.strip() == "webserver", result.stderr

@@ -44,18 +44,25 @@ class Terminal:
         )
         self.seen = b""
 
-    def until(self, text: bytes, deadline: float = 15.0) -> None:
+    def until(self, text: bytes, deadline: float = 60.0) -> None:
         end = time.monotonic() + deadline
         while text not in self.seen:
             ready, _, _ = select.select([self.master], [], [], end - time.monotonic())
             assert ready, self.seen
             self.seen += os.read(self.master, 65536)
 
+    def until_raw(self) -> None:
+        """Wait until the program hears each key: what was typed before is thrown away."""
+        end = time.monotonic() + 60
+        while termios.tcgetattr(self.slave)[3] & termios.ICANON:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
     def type(self, text: bytes) -> None:
         os.write(self.master, text)
 
     def close(self) -> int:
-        status = self.process.wait(15)
+        status = self.process.wait(60)
         assert termios.tcgetattr(self.slave) == self.before  # as we found it
         os.close(self.master)
         os.close(self.slave)
@@ -67,7 +74,7 @@ def test_a_terminal(peer: Peer, uri: str) -> None:
     peer.on_stream = echo
     terminal = Terminal("console", "web", "-c", uri)
     terminal.until(b"Connected to web. Ctrl-] leaves.")
-    time.sleep(0.1)
+    terminal.until_raw()
     terminal.type(b"ls\r")
     terminal.until(b"<ls\r>")
     terminal.type(b"\x03")  # Ctrl-C is the guest's
@@ -86,7 +93,7 @@ def test_the_guest_ends_it(peer: Peer, uri: str) -> None:
     peer.on_stream = echo
     terminal = Terminal("console", "web", "-c", uri, "--escape", "^A")
     terminal.until(b"Ctrl-A leaves.")
-    time.sleep(0.1)
+    terminal.until_raw()
     terminal.type(b"\x1dbye")
     terminal.until(b"web closed the console.")
     assert terminal.close() == 0
@@ -99,7 +106,7 @@ def test_a_pipe(peer: Peer, uri: str) -> None:
         [sys.executable, "-m", "corral.cli", "console", "web", "-c", uri],
         input=b"uname\n",
         capture_output=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, b"<uname\n>", b"")

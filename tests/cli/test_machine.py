@@ -52,7 +52,7 @@ def endless_output_ends(daemon: Daemon) -> None:
     with subprocess.Popen([*command, "yes"], stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == b"y\n"
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     with subprocess.Popen(
         [*command, "sh", "-c", line],
         stdout=subprocess.PIPE,
@@ -63,9 +63,9 @@ def endless_output_ends(daemon: Daemon) -> None:
     ) as process:
         assert process.stdout and process.stdout.readline() == b"first\n"
         process.send_signal(signal.SIGINT)
-        assert b"sh in web was told to end" in process.communicate(timeout=20)[1]
+        assert b"sh in web was told to end" in process.communicate(timeout=60)[1]
         assert process.returncode == 130
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     left = "ps -o args | grep -cE '^(yes|sleep 1000)'"
     while (found := subprocess.run([*command, "sh", "-c", left], stdout=subprocess.PIPE).stdout) != b"0\n":
         assert time.monotonic() < until, found
@@ -162,7 +162,7 @@ def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
     corral("pause", "web")
     assert "corral resume web" in corral("exec", "web", "--", "true", status=125).stderr
     corral("resume", "web")
-    until = time.monotonic() + 20  # its network comes up beside the agent
+    until = time.monotonic() + 60  # its network comes up beside the agent
     while "10.0.2.15" not in (listed := corral("ps", "-A").stdout):
         assert time.monotonic() < until, listed
     what_the_guest_says(corral, daemon)
@@ -225,7 +225,7 @@ def test_console_from_the_first_line_and_nothing_left(corral: Run, daemon: Daemo
         output = process.stdout.read().decode(errors="replace")
     assert "Power down" in output
     assert process.returncode == 0
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while corral("ps", "-aq").stdout and time.monotonic() < until:
         time.sleep(0.1)
     assert corral("ps", "-aq").stdout == ""
@@ -256,7 +256,7 @@ def test_ps_is_fast(daemon: Daemon) -> None:
     times = []
     for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result = subprocess.run(command, capture_output=True, check=True, timeout=30, env=environment)
+        result = subprocess.run(command, capture_output=True, check=True, timeout=100, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert result.stdout.count(b"machine-") == 20

@@ -223,7 +223,7 @@ async def test_wait_for(short_path: Path) -> None:
         assert (await domain.wait_for("gone")).name == "gone"
 
 
-async def test_wait_for_agent(short_path: Path) -> None:
+async def test_wait_for_agent(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Peer()
     peer.add("a", running=True)
     peer.agent_connected = False
@@ -231,13 +231,28 @@ async def test_wait_for_agent(short_path: Path) -> None:
         domain = await host.domain("a")
         with pytest.raises(AgentUnresponsive, match=r"within 0\.05 s"):
             await domain.wait_for_agent(0.05)
+        monkeypatch.setattr("corral.client.domain._AGENT_PAUSE", 1000)
         waiting = asyncio.create_task(domain.wait_for_agent(10))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         peer.agent_connected = True
         dom = peer.reference(peer.domains["a"])
         peer.sessions[0].event("domain_event_callback_agent_lifecycle", callbackID=118, dom=dom, state=1, reason=2)
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 30)
+
+
+async def test_an_agent_that_wakes_up_without_a_word(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its port was announced while it was too slow to answer: it is asked again."""
+    monkeypatch.setattr("corral.client.domain._AGENT_PAUSE", 0.01)
+    peer = Peer()
+    peer.add("a", running=True)
+    peer.agent_connected = False
+    async with serving(peer, short_path / "s") as uri, connect(uri) as host:
+        waiting = asyncio.create_task((await host.domain("a")).wait_for_agent(30))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        peer.agent_connected = True
+        await waiting
 
 
 async def test_a_console_both_ways(short_path: Path) -> None:

@@ -81,7 +81,7 @@ class Desk:
 
         async def session() -> Any:
             port = 5900 + int(self.virsh("vncdisplay", NAME).rpartition(":")[2])
-            async with asyncio.timeout(40), asyncvnc.connect("127.0.0.1", port, password=password) as client:
+            async with asyncio.timeout(60), asyncvnc.connect("127.0.0.1", port, password=password) as client:
                 for letter in typed:
                     if letter == "\n":
                         client.keyboard.press("Return")
@@ -130,6 +130,21 @@ class Desk:
         document = self.directory / "graphics.xml"
         document.write_text(f"<graphics {attributes}/>")
         self.virsh("update-device", NAME, str(document), "--live")
+
+
+def obeyed(type_it: Callable[[], object], done: Callable[[], object], what: str) -> None:
+    """Type until the guest has done it: a busy guest loses keys of a keyboard that holds sixteen of them."""
+
+    def tried() -> bool:
+        type_it()
+        end = time.monotonic() + 10
+        while not done():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
+
+    until(tried, what, 120)
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

@@ -35,7 +35,7 @@ def loop():
         libvirt.virEventRunDefaultImpl()
 
 
-def wait_for(condition, what, timeout=10.0):
+def wait_for(condition, what, timeout=60.0):
     until = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > until:

@@ -14,7 +14,7 @@ domain = libvirt.open(sys.argv[1]).lookupByName(sys.argv[2])
 seen = {}
 
 with socket.socket(fileno=domain.openGraphicsFD(0, libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH)) as given:
-    given.settimeout(20)
+    given.settimeout(60)
     seen["given"] = given.recv(12).decode()
     given.sendall(b"RFB 003.008\n")
     seen["skipped"] = given.recv(2).hex()  # one security type: none
@@ -22,7 +22,7 @@ with socket.socket(fileno=domain.openGraphicsFD(0, libvirt.VIR_DOMAIN_OPEN_GRAPH
 ours, theirs = socket.socketpair()
 with ours, theirs:
     domain.openGraphics(0, theirs.fileno(), 0)
-    ours.settimeout(20)
+    ours.settimeout(60)
     seen["taken"] = ours.recv(12).decode()
     ours.sendall(b"RFB 003.008\n")
     seen["asked"] = ours.recv(2).hex()  # one security type: a password

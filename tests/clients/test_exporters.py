@@ -62,7 +62,7 @@ def watched(daemon: corrald.Daemon) -> corrald.Daemon:
     image, path = daemon.state.parent / "vda.qcow2", daemon.state.parent / "watched.xml"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "64M"], check=True)
     path.write_text(DOCUMENT.format(image=image))
-    subprocess.run(["virsh", "-q", "-c", daemon.uri, "create", str(path)], check=True, capture_output=True, timeout=30)
+    subprocess.run(["virsh", "-q", "-c", daemon.uri, "create", str(path)], check=True, capture_output=True, timeout=100)
     return daemon
 
 
@@ -81,7 +81,7 @@ def process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
             running.wait()
 
 
-def until(condition: Callable[[], bool], log: Path, deadline: float = 20.0) -> None:
+def until(condition: Callable[[], bool], log: Path, deadline: float = 60.0) -> None:
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, log.read_text()
@@ -102,7 +102,7 @@ def test_prometheus(watched: corrald.Daemon, tmp_path: Path) -> None:
             nonlocal seen
             with contextlib.suppress(OSError):
                 seen = urllib.request.urlopen(page, timeout=10).read().decode()
-            return "libvirt_up" in seen
+            return "libvirt_up 1" in seen
 
         until(scraped, log)
     figures = dict(re.findall(r'^(libvirt_\w+)(?:\{domain="watched".*\})? ([\d.e+]+)$', seen, re.MULTILINE))

@@ -30,7 +30,7 @@ class Go:
 
     def __init__(self, daemon: corrald.Daemon) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(str(daemon.socket))
         self.serial = 0
 

@@ -94,7 +94,7 @@ def session(daemon: corrald.Daemon) -> tuple[dict[str, Any], list[dict[str, Any]
     document, calls, signals = directory / "dbus.xml", directory / "calls", directory / "signals"
     document.write_text(DOCUMENT)
     calls.write_text("".join(f"{call}\n" for call in CALLS.values()))
-    subprocess.run(["virsh", "-q", "-c", daemon.uri, "define", str(document)], check=True, timeout=30)
+    subprocess.run(["virsh", "-q", "-c", daemon.uri, "define", str(document)], check=True, timeout=100)
     environment = {
         **os.environ,
         "PROGRAM": str(PROGRAM),

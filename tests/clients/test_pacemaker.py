@@ -74,11 +74,11 @@ def agent(daemon: corrald.Daemon) -> Iterator[Agent]:
         pytest.skip("Pacemaker's agents are not installed (apt-get install resource-agents)")
     agent = Agent(daemon)
     yield agent
-    subprocess.run(["virsh", "-q", "-c", daemon.uri, "destroy", "ha"], capture_output=True, timeout=30)
+    subprocess.run(["virsh", "-q", "-c", daemon.uri, "destroy", "ha"], capture_output=True, timeout=100)
 
 
 def virsh(daemon: corrald.Daemon, *words: str) -> str:
-    done = subprocess.run(["virsh", "-c", daemon.uri, *words], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["virsh", "-c", daemon.uri, *words], capture_output=True, text=True, timeout=100)
     return (done.stdout + done.stderr).strip()
 
 
@@ -120,7 +120,7 @@ class Shell:
         self.before = ""
 
     def sendline(self, line: str) -> None:
-        done = subprocess.run(line, shell=True, capture_output=True, text=True, env=self.environment, timeout=30)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, env=self.environment, timeout=100)
         self.before = f"{line}\r\n{done.stdout}{done.stderr}"
 
     def log_expect(self, prompt: Any, timeout: int) -> int:

@@ -65,7 +65,7 @@ def pinged(virsh: Virsh) -> bool:
 
 
 @contextlib.contextmanager
-def console(virsh: Virsh) -> Iterator[Callable[[bytes, bytes], bytes]]:
+def console(virsh: Virsh) -> Iterator[Callable[..., bytes]]:
     """A person at `virsh console`: type something, wait until something is shown; returns all that was shown."""
     master, slave = os.openpty()
     process = subprocess.Popen(
@@ -73,10 +73,10 @@ def console(virsh: Virsh) -> Iterator[Callable[[bytes, bytes], bytes]]:
     )
     os.close(slave)
 
-    def talk(typed: bytes, shown: bytes) -> bytes:
+    def talk(typed: bytes, shown: bytes, seconds: float = 60) -> bytes:
         said = b""
         os.write(master, typed)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + seconds
         while shown not in said:
             assert time.monotonic() < deadline, said
             if select.select([master], [], [], 0.2)[0]:
@@ -106,14 +106,21 @@ def test_a_guest_from_start_to_power_off(virsh: Virsh) -> None:
 
     with console(virsh) as talk:
         talk(b"", b"Escape character is ^]")
-        time.sleep(0.3)  # what is typed before virsh has made the terminal raw is lost
-        talk(b"\r", b"# ")
+
+        def prompted() -> bool:
+            with contextlib.suppress(AssertionError):
+                return bool(talk(b"\r", b"# ", 1))
+            return False
+
+        until(prompted, "the shell's prompt")  # what is typed before virsh has made the terminal raw is lost
+        talk(b"touch /run/before\r", b"# ")
         assert b"seven 7" in talk(b"echo seven $((3 + 4))\r", b"seven 7")
         assert b"cpus 2" in talk(b"echo cpus $(nproc)\r", b"cpus 2")
 
+    opening = '{"execute":"guest-file-open","arguments":{"path":"/run/before"}}'
+    until(lambda: virsh.run("qemu-agent-command", NAME, opening).returncode == 0, "the file in the guest")
     virsh("reboot", NAME, "--mode", "agent")
-    until(lambda: not pinged(virsh), "the agent's leave at the reboot")
-    until(lambda: pinged(virsh), "the agent after the reboot")
+    until(lambda: "No such file" in virsh.run("qemu-agent-command", NAME, opening).stderr, "the guest after the reboot")
     assert virsh("domstate", NAME) == "running"
 
     def off() -> bool:

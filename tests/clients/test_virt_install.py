@@ -27,7 +27,7 @@ def run(daemon: corrald.Daemon, program: str, *words: str) -> subprocess.Complet
 
 
 def virsh(daemon: corrald.Daemon, *words: str) -> str:
-    done = subprocess.run(["virsh", "-q", "-c", daemon.uri, *words], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["virsh", "-q", "-c", daemon.uri, *words], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -133,7 +133,7 @@ def test_a_disk_of_a_size(clean: corrald.Daemon, options: str) -> None:
     (name,) = [line.split()[0] for line in virsh(clean, "vol-list", "made").splitlines() if "vs" in line]
     assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
     refused = subprocess.run(
-        ["virsh", "-c", clean.uri, "vol-delete", name, "made"], capture_output=True, text=True, timeout=30
+        ["virsh", "-c", clean.uri, "vol-delete", name, "made"], capture_output=True, text=True, timeout=100
     )
     assert "is still in use by running domain 'vs'" in refused.stderr
     virsh(clean, "destroy", "vs")

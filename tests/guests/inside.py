@@ -27,7 +27,7 @@ class Inside:
         result = await self.vm.exec(["sh", "-c", script], agent_timeout=30)
         return (result.stdout + result.stderr).decode().strip()
 
-    async def until(self, script: str, condition: Callable[[str], bool], seconds: float = 20) -> str:
+    async def until(self, script: str, condition: Callable[[str], bool], seconds: float = 60) -> str:
         """Ask the guest until its answer is as wanted: what is plugged takes it a moment."""
         end = time.monotonic() + seconds
         while not condition(said := await self.sh(script)):

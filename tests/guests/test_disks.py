@@ -68,7 +68,7 @@ def image(directory: Path, name: str, content: bytes = b"", size: int = MIB) -> 
 
 def qcow2(directory: Path, name: str, size: str) -> str:
     path = directory / name
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, size], check=True, timeout=30)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, size], check=True, timeout=100)
     return f"file='{path}'/>"
 
 
@@ -151,7 +151,7 @@ async def guest() -> AsyncIterator[Guest]:
 async def test_nvme(guest: Guest) -> None:
     """Two namespaces of one drive, whose serial number the guest reads; written, discarded, not written."""
     listed = "cd /sys/block; ls -d nvme0n*; cat nvme0n1/size nvme0n2/size"
-    assert (await guest.sh(listed)).split() == ["nvme0n1", "nvme0n2", "8192", "16384"]
+    await guest.until(listed, lambda said: said.split() == ["nvme0n1", "nvme0n2", "8192", "16384"])
     assert (await guest.sh("cat /sys/class/nvme/nvme0/serial")).strip() == "NVME0001"
     assert await guest.sh("dd if=/dev/nvme0n1 bs=8 count=1 2>/dev/null") == "NVME-ONE"
     await guest.sh("echo WRITTEN | dd of=/dev/nvme0n1 bs=512 conv=sync oflag=direct")
@@ -181,11 +181,9 @@ async def test_an_nvme_drive_is_plugged(guest: Guest) -> None:
 
 async def test_where_they_are(guest: Guest) -> None:
     """A SCSI disk by target and LUN; a SATA disk by its model and its sectors; I/O threads by QEMU's word."""
-    assert "0:0:3:5" in await guest.sh("ls -d /sys/class/scsi_device/*:0:3:5 | sed 's,.*/[0-9]*,0,'")
-    models = await guest.sh(
-        "cd /sys/block; for d in sd*; do echo $(cat $d/device/model $d/queue/physical_block_size); done"
-    )
-    assert "SPINNING RUST 4096" in models.splitlines()
+    await guest.until("ls -d /sys/class/scsi_device/*:0:3:5", lambda said: said.endswith(":0:3:5"))
+    models = "cd /sys/block; for d in sd*; do echo $(cat $d/device/model $d/queue/physical_block_size); done"
+    await guest.until(models, lambda said: "SPINNING RUST 4096" in said.splitlines())
     assert await guest.property("scsi0", "iothread") == "/objects/iothread1"
     assert await guest.property("virtio-disk1", "iothread") == "/objects/iothread2"
 
@@ -225,7 +223,7 @@ async def test_what_is_thrown_away(guest: Guest) -> None:
 
 
 def _run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
 
 
 def _is_qcow2(fd: Path) -> bool:

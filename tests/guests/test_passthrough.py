@@ -40,13 +40,14 @@ class Guest:
         return (result.stdout + result.stderr).decode(errors="replace").strip()
 
     async def appeared(self, name: str) -> None:
-        await self.until(f"ls /sys/block/{name} >/dev/null 2>&1 && echo yes", "yes")
+        """Wait for the disk, and for its file, to which nothing is to be written before it is the disk's."""
+        await self.until(f"[ -e /sys/block/{name} ] && [ -b /dev/{name} ] && echo yes", "yes")
 
     async def gone(self, name: str) -> None:
         await self.until(f"ls /sys/block/{name} >/dev/null 2>&1 || echo yes", "yes")
 
     async def until(self, script: str, wanted: str) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while (said := await self.sh(script)) != wanted:
             assert time.monotonic() < end, f"{script}: {said}"
             await asyncio.sleep(0.05)
@@ -193,7 +194,7 @@ async def test_a_target_that_is_not_there(guest: Guest) -> None:
 
 
 def run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
 
 
 async def test_nbd(guest: Guest) -> None:
@@ -228,9 +229,12 @@ async def test_limits(guest: Guest) -> None:
     assert await _rate(guest, "vda", 3) < 1.3 * rate
     await guest.vm.limit_disk("vdc", {"total_bytes_sec": 100 * rate})
     assert (await guest.vm.disk_limits("vdc"))["total_bytes_sec"] == 100 * rate
-    assert await _rate(guest, "vda", 8) > 3 * rate
+    rates = [await _rate(guest, "vda", 8)]
+    while rates[-1] <= 3 * rate and len(rates) < 4:  # the machine itself may be slow at times
+        rates.append(await _rate(guest, "vda", 8))
+    assert rates[-1] > 3 * rate, rates
     await guest.host.call("domain_set_block_threshold", dom=guest.vm.reference, dev="vdc", threshold=1 << 20, flags=0)
-    async with guest.vm.events(BlockThreshold) as events, asyncio.timeout(20):
+    async with guest.vm.events(BlockThreshold) as events, asyncio.timeout(60):
         await guest.sh("dd if=/dev/zero of=/dev/vda bs=64k seek=20 count=1 oflag=direct")
         event = await anext(events)
     assert isinstance(event, BlockThreshold) and (event.disk, event.threshold) == ("vdc", 1 << 20)

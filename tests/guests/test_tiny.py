@@ -37,14 +37,14 @@ class Guest:
         started = await self.agent.execute(
             "guest-exec", {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 status = await self.agent.execute("guest-exec-status", started)
                 if status["exited"]:
                     return base64.b64decode(status.get("out-data", "")).decode()
                 await asyncio.sleep(0.05)
 
-    async def until(self, script: str, wanted: str, seconds: float = 20) -> str:
+    async def until(self, script: str, wanted: str, seconds: float = 60) -> str:
         """Ask until the output holds what is wanted: plugging takes the guest a moment."""
         output = ""
         for _ in range(int(seconds / 0.2)):
@@ -147,7 +147,7 @@ async def test_network_comes_up_by_dhcp(guest: Guest) -> None:
 async def test_shell_on_the_serial_console(guest: Guest) -> None:
     reader, writer = await asyncio.open_unix_connection(guest.serial)
     writer.write(b"\necho sum $((40 + 2))\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await reader.readuntil(b"sum 42")
         writer.write(b"echo wait $((40 + 3)); sleep 1000\n")
         await reader.readuntil(b"wait 43")

@@ -6,9 +6,9 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,6 +17,8 @@ from corral.guests import tiny
 from corral.hypervisor.domain import Domain
 
 from .life import Heard, opened
+
+T = TypeVar("T")
 
 
 async def agent(domain: Domain, command: str, **arguments: object) -> Any:
@@ -36,14 +38,26 @@ async def booted(domain: Domain) -> None:
 
 
 async def sh(domain: Domain, script: str) -> str:
-    """What a shell in the guest prints, within 30 seconds."""
+    """What a shell in the guest prints, within a minute."""
     started = await agent(domain, "guest-exec", **{"path": "/bin/sh", "arg": ["-c", script], "capture-output": True})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             status = await agent(domain, "guest-exec-status", pid=started["pid"])
             if status["exited"]:
                 return base64.b64decode(status.get("out-data", "")).decode().strip()
             await asyncio.sleep(0.05)
+
+
+async def settled(ask: Callable[[], Awaitable[T]], wanted: Callable[[T], object]) -> T:
+    """Ask a guest until its answer is as wanted, at most a minute: what it is given takes it a moment."""
+    answer = await ask()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(60):
+            while not wanted(answer):
+                await asyncio.sleep(0.1)
+                answer = await ask()
+    assert wanted(answer), answer
+    return answer
 
 
 async def emulates_x2apic(domain: Domain) -> bool:

@@ -63,7 +63,7 @@ async def opened(directory: Path) -> AsyncIterator[tuple[Hypervisor, Heard]]:
         await hypervisor.close()
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
     """Wait until `condition` holds, at most `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (conditions of all kinds, which nobody announces)
@@ -72,7 +72,7 @@ async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> No
 
 async def press(domain: Domain, command: str, condition: Callable[[], object]) -> None:
     """Repeat a command of the human monitor until the machine has come far enough for it to work."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             with contextlib.suppress(Exception):
                 await domain.monitor_command(command, 1)

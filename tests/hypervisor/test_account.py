@@ -91,7 +91,7 @@ async def test_the_process_is_nobody_and_the_guest_writes_roots_image(hypervisor
     assert domain.run is not None
     own = domain.run.directory.stat()
     assert (own.st_uid, own.st_mode & 0o777) == (account.uid, 0o700)
-    await until(lambda: path.read_bytes()[512:1024] == BOOT, seconds=30)
+    await until(lambda: path.read_bytes()[512:1024] == BOOT, seconds=60)
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (0, 0o600)
     assert f"<source file='{path}'" in domain.xml() and "fdset" not in domain.xml()
     assert domain.run.log.stat().st_uid == 0

@@ -28,7 +28,7 @@ async def carrier(domain: Domain, wanted: str) -> None:
     """Wait until the guest's card with that address says so."""
     up = "ip link set ${d##*/} up && cat $d/carrier"
     script = f"for d in /sys/class/net/*; do [ $(cat $d/address) = {MAC} ] && {up}; done"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (found := await sh(domain, script)) != wanted:
             assert found in ("", "0", "1"), found
             await asyncio.sleep(0.1)
@@ -91,7 +91,7 @@ async def test_models_and_their_boot_order(directory: Path) -> None:
         seen = {model: mac if model != "usb-net" else mac.replace("52:", "40:", 1) for model, mac in macs.items()}
         each = "echo $(cat $d/address) $(readlink $d/device/driver)"
         found: dict[str, str] = {}
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not set(seen.values()) <= set(found):  # slow drivers come after the agent
                 said = await sh(domain, f"cd /sys/class/net; for d in */device; do d=${{d%/*}}; {each}; done")
                 found = dict(line.split() for line in said.splitlines())

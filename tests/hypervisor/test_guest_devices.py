@@ -25,7 +25,7 @@ from corral.hypervisor.hotplug import hotplug
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald, virtiofsd
 
-from .inside import agent, booted, sh
+from .inside import agent, booted, settled, sh
 from .life import end_machines, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
@@ -80,6 +80,11 @@ async def pci(domain: Domain) -> set[str]:
     return set((await sh(domain, script)).replace("0x", "").split())
 
 
+async def says(domain: Domain, script: str, wanted: str) -> None:
+    """Wait until a script in the guest says that: the drivers of what is behind a device come after the agent."""
+    await settled(lambda: sh(domain, script), lambda said: said == wanted)
+
+
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """A directory whose way is open to QEMU's account, which serves 9p."""
@@ -106,21 +111,21 @@ async def test_what_the_guest_sees(directory: Path, shared: Path) -> None:
         domain = await start(hypervisor, devices)
         ids = await pci(domain)
         assert wanted <= ids, ids
-        assert await sh(domain, "ls /sys/bus/virtio/drivers/virtio_crypto | grep virtio") != ""
+        await settled(lambda: sh(domain, "ls /sys/bus/virtio/drivers/virtio_crypto | grep virtio"), bool)
 
         memory = await sh(domain, BAR)
         assert await sh(domain, f"devmem {memory} 32 0x6c6c6568; devmem {memory} 32") == "0x6C6C6568"
         assert Path(f"/dev/shm/corral-test-{os.getpid()}").read_bytes()[:4] == b"hell"  # noqa: ASYNC240
-        assert await sh(domain, "cat /sys/class/misc/hw_random/rng_current") == "virtio_rng.0"
+        await says(domain, "cat /sys/class/misc/hw_random/rng_current", "virtio_rng.0")
         assert await sh(domain, "dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c") == "64"
         await _a_card_is_put_in(domain, nine / "card")
 
         mount = "mkdir -p /mnt/{0}; mount -t {1} {0} /mnt/{0}; cat /mnt/{0}/word; echo back >/mnt/{0}/answer"
-        assert await sh(domain, mount.format("nine", "9p")) == "from the host, nine"
-        assert await sh(domain, mount.format("fast", "virtiofs")) == "from the host, fast"
+        await says(domain, mount.format("nine", "9p"), "from the host, nine")
+        await says(domain, mount.format("fast", "virtiofs"), "from the host, fast")
         assert (nine / "answer").read_text() == (fast / "answer").read_text() == "back\n"
 
-        assert await sh(domain, "cat /sys/class/tpm/tpm0/tpm_version_major") == "2"
+        await says(domain, "cat /sys/class/tpm/tpm0/tpm_version_major", "2")
         state = directory / "tpm" / str(domain.uuid)
         assert [path.name for path in state.glob("tpm2-*")] == ["tpm2-00.permall"]
 
@@ -134,10 +139,10 @@ async def test_what_the_guest_sees(directory: Path, shared: Path) -> None:
 
 async def _a_card_is_put_in(domain: Domain, path: Path) -> None:
     """The guest has the reader on its USB; who holds the card speaks with it (VSCard protocol: init, add a reader)."""
-    assert await sh(domain, "cat /sys/bus/usb/devices/*/product | grep CCID") == "QEMU USB CCID"
+    await says(domain, "cat /sys/bus/usb/devices/*/product | grep CCID", "QEMU USB CCID")
     message = struct.Struct(">III")  # type, reader, bytes that follow
     with socket.socket(socket.AF_UNIX) as card, card.makefile("rb") as replies:
-        card.settimeout(10)
+        card.settimeout(60)
         card.connect(str(path))
         card.sendall(message.pack(1, 0, 12) + b"VSCD" + struct.pack(">II", 2, 0))
         assert replies.read(24) == message.pack(1, 0xFFFFFFFF, 12) + b"VSCD" + struct.pack(">II", 2, 0)
@@ -200,14 +205,13 @@ async def test_a_directory_is_plugged(directory: Path) -> None:
         assert domain.xml() == before and not domain.require_run().servers
         xml = FAST.format(dir=place, program=server, tag="late")
         await hotplug.attach(domain, xml, Flags.LIVE)
-        tries = "for i in $(seq 100); do mount -t virtiofs late /mnt 2>/dev/null && break; usleep 50000; done"
-        assert await sh(domain, f"{tries}; cat /mnt/word") == "it came late"
+        await says(domain, "mount -t virtiofs late /mnt && cat /mnt/word", "it came late")
         await sh(domain, "umount /mnt")
         (process,) = domain.require_run().servers.values()
         await hotplug.attach(
             domain, "<crypto model='virtio' type='qemu'><backend model='builtin'/></crypto>", Flags.LIVE
         )
-        assert "1af4:1054" in await pci(domain)
+        await settled(lambda: pci(domain), lambda ids: "1af4:1054" in ids)
     async with opened(directory) as (hypervisor, _):  # the next daemon ends what the one before had started
         domain = hypervisor.lookup_by_name("devices")
         await hotplug.detach(domain, xml, Flags.LIVE)
@@ -230,8 +234,8 @@ async def test_the_watchdog_bites(directory: Path) -> None:
         with pytest.raises(DeviceMissing):
             await hotplug.update(domain, "<watchdog model='ib700' action='pause'/>", Flags.LIVE)
         await sh(domain, "watchdog -T 3 -t 60 /dev/watchdog")
-        await until(lambda: "Watchdog" in heard.other(), seconds=30)
-        await until(lambda: domain.state() == (3, 6), seconds=10)
+        await until(lambda: "Watchdog" in heard.other(), seconds=60)
+        await until(lambda: domain.state() == (3, 6), seconds=60)
 
 
 @pytest.mark.slow
@@ -246,7 +250,7 @@ async def test_each_action_of_a_watchdog(directory: Path) -> None:
             await hotplug.update(domain, f"<watchdog model='i6300esb' action='{action}'/>", Flags.LIVE)
             before = len(told())
             await sh(domain, "killall watchdog; sleep 0.3; watchdog -T 2 -t 60 /dev/watchdog")
-            await until(lambda: len(told()) > before, seconds=40)
+            await until(lambda: len(told()) > before, seconds=60)
             assert told()[-1] == getattr(
                 Actions, {"dump": "PAUSE", "inject-nmi": "INJECTNMI"}.get(action, action.upper())
             )
@@ -290,9 +294,9 @@ async def test_the_guests_kernel_panics(directory: Path) -> None:
     """A real panic, told through the machine's device for it."""
     async with opened(directory) as (hypervisor, heard):
         domain = await start(hypervisor, "<panic model='pvpanic'/>")
-        assert "pvpanic" in await sh(domain, "ls /sys/bus/pci/drivers | grep pvpanic")
+        await settled(lambda: sh(domain, "ls /sys/bus/pci/drivers | grep pvpanic"), bool)
         with contextlib.suppress(CorralError):  # its agent does not live to tell that it was asked
             await agent(domain, "guest-exec", path="/bin/sh", arg=["-c", "sleep 0.2; echo c >/proc/sysrq-trigger"])
-        await until(lambda: not domain.active, seconds=30)
+        await until(lambda: not domain.active, seconds=60)
         assert ("crashed", 0) in heard.lifecycle()
         assert domain.state() == (DomainState.SHUTOFF, DomainShutoffReason.CRASHED)

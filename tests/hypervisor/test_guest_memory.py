@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +11,7 @@ from corral.constants import DomainMemoryModFlags, DomainStatsTypes
 from corral.errors import InvalidArgument, OperationFailed, OperationInvalid
 from corral.hypervisor.memory import ballooning
 
-from .inside import guest, sh
+from .inside import guest, settled, sh
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
@@ -26,7 +26,7 @@ async def test_the_balloon_takes_and_gives(directory: Path, monkeypatch: pytest.
 
         before = await total()
         assert await domain.set_memory(200 * MIB) == 200 * MIB
-        assert abs(before - await total() - 56 * MIB) < MIB
+        await settled(total, lambda now: abs(before - now - 56 * MIB) < MIB)
         assert domain.info().memory == 200 * MIB
         assert "<currentMemory unit='KiB'>204800</currentMemory>" in domain.xml()
         with pytest.raises(InvalidArgument, match="cannot set memory higher than max memory"):
@@ -39,13 +39,16 @@ async def test_the_balloon_takes_and_gives(directory: Path, monkeypatch: pytest.
 
         await domain.set_memory_stats_period(1)
         assert "<stats period='1'/>" in domain.xml()
-        await asyncio.sleep(2.5)
-        stats = {name: value for name, _, value in await domain.stats(DomainStatsTypes.BALLOON)}
+
+        async def told() -> dict[str, object]:
+            return {name: value for name, _, value in await domain.stats(DomainStatsTypes.BALLOON)}
+
+        stats: dict[str, Any] = await settled(told, lambda stats: "balloon.unused" in stats)
         assert stats["balloon.current"] == 200 * MIB
         assert 0 < stats["balloon.unused"] < stats["balloon.available"]
 
         assert await domain.set_memory(256 * MIB) == 256 * MIB
-        assert await total() == before
+        await settled(total, lambda now: now == before)
         monkeypatch.setattr(ballooning, "PATIENCE", 1.0)
         await sh(domain, "rmmod virtio_balloon")
         with pytest.raises(OperationFailed, match="the guest's balloon stays at 262144 KiB"):

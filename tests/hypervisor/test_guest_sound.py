@@ -14,7 +14,7 @@ import pytest
 from corral.errors import HostError
 from corral.guests import tiny
 
-from .inside import booted, sh
+from .inside import booted, settled, sh
 from .life import document, opened, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
@@ -72,13 +72,14 @@ async def test_a_tone(directory: Path, shared: Path) -> None:
         domain = await hypervisor.define(text)
         await domain.create()
         await booted(domain)
-        assert await sh(domain, "modprobe snd_pcm_oss && ls /dev/dsp*") == "/dev/dsp\n/dev/dsp1"
+        ask = "modprobe snd_pcm_oss && ls /dev/dsp*"
+        await settled(lambda: sh(domain, ask), lambda said: said == "/dev/dsp\n/dev/dsp1")
         louder, second = (base64.b64encode(data).decode() for data in (program(LOUDER), SECOND))
         await sh(domain, f"echo {louder} | base64 -d >/tmp/louder; chmod +x /tmp/louder")
         for card in ("", "1"):
             assert await sh(domain, f"/tmp/louder </dev/mixer{card}; echo $?") == "0"
             await sh(domain, f"echo {second} | base64 -d >/dev/dsp{card}")
-        await until(lambda: all(len(heard(path)) > RATE // 3 for path in files.values()), seconds=20)
+        await until(lambda: all(len(heard(path)) > RATE // 3 for path in files.values()), seconds=60)
         await domain.destroy()
     for path in files.values():
         samples = heard(path)

@@ -420,7 +420,7 @@ async def test_a_silent_qemu_does_not_stretch_an_unplug(host: Host, monkeypatch:
     for kind, expected in (("interface", 0), ("usb controller", 1)):
         await hotplug.attach(domain, plugs.kinds(host.image)[kind], LIVE)
         try:
-            async with asyncio.timeout(5):  # a command's own patience is 30 s
+            async with asyncio.timeout(20):  # a command's own patience is 30 s
                 with pytest.raises(OperationTimeout, match=r"has not let go of device '\w+' in 0\.6 s"):
                     await hotplug.detach_alias(domain, host.added()[-1], LIVE)
         finally:
@@ -653,7 +653,7 @@ async def test_a_session_ends_with_its_device(host: Host) -> None:
             await hotplug.detach(domain, plugs.CARD, LIVE)  # of which there is none: nobody's session ends
         assert list(run.sessions) == [alias]
         await hotplug.detach_alias(domain, alias, LIVE)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await session.read() == b""
         assert not run.sessions
     console = await domain.open_console()

@@ -67,7 +67,7 @@ async def connected(domain: Domain, name: str) -> bool:
     """Whether a new manager of QEMU's reaches the helper."""
     ask = domain.require_run().require_machine().monitor.execute
     await ask("object-add", {"qom-type": "pr-manager-helper", "id": name, "path": HELPER_SOCKET})
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             found = {each["id"]: each["connected"] for each in await ask("query-pr-managers")}
             if found[name]:

@@ -30,7 +30,7 @@ class Guest:
     directory: Path
     numbers: count[int] = field(default_factory=count)
 
-    async def sh(self, script: str, seconds: float = 30) -> str:
+    async def sh(self, script: str, seconds: float = 60) -> str:
         """What a shell in the guest prints, errors too."""
         arguments = {"path": "/bin/sh", "arg": ["-c", f"exec 2>&1; {script}"], "capture-output": True}
         started = await self.agent.execute("guest-exec", arguments)
@@ -41,7 +41,7 @@ class Guest:
                     return base64.b64decode(status.get("out-data", "")).decode()
                 await asyncio.sleep(0.05)
 
-    async def until(self, script: str, wanted: str, seconds: float = 30) -> str:
+    async def until(self, script: str, wanted: str, seconds: float = 60) -> str:
         """Ask until the output holds what is wanted."""
         output = ""
         with suppress(TimeoutError):
@@ -80,13 +80,13 @@ class Guest:
                 yield service
             finally:
                 service.unplug()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     await service.ended()
                 device.close()
                 # The next device may have the same name: the guest is to have let go of this one.
                 await self.until("grep -ls Corral /sys/bus/usb/devices/*/manufacturer || echo none", "none")
 
-    async def disk(self, model: str, seconds: float = 30) -> str:
+    async def disk(self, model: str, seconds: float = 60) -> str:
         """The name of the SCSI disk of a model, once it is there."""
         script = f"""for d in /sys/block/sd*; do
             [ -b /dev/${{d##*/}} ] && grep -q '{model}' $d/device/model && echo disk=${{d##*/}}; done"""

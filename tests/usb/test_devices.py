@@ -204,7 +204,7 @@ async def test_pty_joins_a_program_and_the_guest() -> None:
         os.set_blocking(terminal, False)
         os.write(terminal, b"\x00\x03\r\nraw")
         assert desk.read(0x82, 64) is None or True
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not any(getattr(packet, "data", b"") == b"\x00\x03\r\nraw" for packet in desk.news):
                 await asyncio.sleep(0.01)
                 desk.move()
@@ -216,7 +216,7 @@ async def test_pty_joins_a_program_and_the_guest() -> None:
             sent += 4096
         assert waiting and sent < 1 << 19  # nobody reads the terminal: the guest is held
         got = 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while got < sent:
                 await asyncio.sleep(0)
                 try:

@@ -75,7 +75,7 @@ class Peer:
         if self.writer is not None:
             self.writer.write(self.connection.data_to_send())
 
-    async def wait(self, fits: Callable[[Any], bool], seconds: float = 20) -> Any:
+    async def wait(self, fits: Callable[[Any], bool], seconds: float = 60) -> Any:
         """The next packet that fits; those before it are passed over."""
         async with asyncio.timeout(seconds):
             while True:

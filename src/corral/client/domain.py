@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 #: How libvirtd tells of an agent's refusal; that of Debian 12 (9.0) as an internal error.
 _AGENT_REFUSES = "unable to execute QEMU agent command"
+#: Seconds until an agent that was silent is asked again.
+_AGENT_PAUSE = 2.0
 ACTIVE = ("running", "blocked", "paused", "shutdown", "pmsuspended")
 
 REASONS: dict[int, type] = {
@@ -473,7 +475,10 @@ class Domain:
         try:
             async with asyncio.timeout(timeout), self.events("agent-lifecycle", "lifecycle") as events:
                 while not await self._agent_answers():
-                    await anext(events)
+                    # It announces its port, not its readiness: a slow guest's agent is asked again without an event.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_AGENT_PAUSE):
+                            await anext(events)
         except TimeoutError as error:
             raise AgentUnresponsive(f"no agent in {self.name} has answered within {timeout:g} s") from error
 
