@@ -106,6 +106,21 @@ def test_disks(corral: Run, directory: Path) -> None:
     assert "cannot be hotplugged" in late and "stop the machine first, or choose virtio, scsi, usb" in late
 
 
+def test_what_only_the_running_machine_or_its_definition_has(corral: Run, directory: Path) -> None:
+    """As after a guest has let go of a disk late: it can be taken out, and its name is not given to another."""
+    images = [directory / f"apart-{number}.img" for number in range(3)]
+    for image in images:
+        image.write_bytes(bytes(65536))
+    assert corral("disk", "add", "web", str(images[0])) == "web has sdb\n"
+    assert corral("disk", "rm", "web", "sdb", "--now") == "web has no sdb any more\n"
+    assert corral("disk", "add", "web", str(images[1])) == "web has sdc\n"
+    assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
+    assert corral("disk", "add", "web", str(images[2]), "--now") == "web has sdb\n"
+    assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
+    assert corral("disk", "rm", "web", "sdc") == "web has no sdc any more\n"
+    assert "apart-" not in corral("show", "web") + corral("show", "web", "--inactive")
+
+
 def test_namespaces_of_an_nvme_drive(corral: Run, directory: Path) -> None:
     idle = directory / "idle.xml"
     idle.write_text(DOCUMENT.replace("<name>web", "<name>idle"))
@@ -115,6 +130,16 @@ def test_namespaces_of_an_nvme_drive(corral: Run, directory: Path) -> None:
         image.write_bytes(bytes(65536))
         assert corral("disk", "add", "idle", str(image), "--bus", "nvme") == f"idle has nvme0n{number}\n"
     assert corral("disk", "rm", "idle", "nvme0n1") == "idle has no nvme0n1 any more\n"
+
+
+def test_a_scsi_disk_brings_its_controller(corral: Run, directory: Path) -> None:
+    """Not the old PCI card that a document gets by itself: running machines of today have no slot for it."""
+    image, bare = directory / "bare.img", directory / "bare.xml"
+    image.write_bytes(bytes(65536))
+    bare.write_text(f"{DOCUMENT.partition('<devices>')[0].replace('<name>web', '<name>bare')}<devices/></domain>")
+    corral("define", str(bare))
+    assert corral("disk", "add", "bare", str(image), "--bus", "scsi") == "bare has sda\n"
+    assert "model='virtio-scsi'" in corral("show", "bare")
 
 
 def test_a_new_disk_of_a_size(corral: Run) -> None:

@@ -89,6 +89,11 @@ def test_what_makes_no_sense(corral: Run) -> None:
         "nic", "add", "web", "--bridge", "br0", "--macvtap", "veth0", status=1
     )
     assert "there is no bridge 'nosuch' on this host" in corral("nic", "add", "web", "--bridge", "nosuch", status=1)
+    corral("nic", "add", "web", "--listen", "127.0.0.1:5000", "--mac", "52:54:00:00:00:04")
+    taken = corral("nic", "add", "web", "--listen", "127.0.0.1:5000", status=1)
+    assert "cannot listen at 127.0.0.1:5000 for a network card: Address already in use" in taken
+    again = corral("nic", "add", "web", "--mac", "52:54:00:00:00:04", status=1)
+    assert "web has a card 52:54:00:00:00:04 already" in again
 
 
 def test_the_end(corral: Run, namespace: Namespace) -> None:

@@ -49,6 +49,7 @@ def test_choices(choices: dict[str, Any], said: list[str]) -> None:
         ({"bridge": "br0", "macvtap": "eth0"}, "bridge and macvtap do not go together"),
         ({"bridge": "br0", "publish": ["80"]}, "bridge and passt do not go together"),
         ({"macvtap": "eth0", "mode": "odd"}, "mode 'odd'"),
+        ({"mac": "52:54:00:zz"}, "'52:54:00:zz' is no MAC address"),
         ({"listen": "5000"}, "'5000' is no HOST:PORT"),
         ({"listen": "host:70000"}, "'host:70000' is no HOST:PORT"),
         ({"publish": ["http"]}, "'http' is no port to publish"),

@@ -32,12 +32,23 @@ def add(name: Name, file: File, now: Now = False, connect: Connect = None) -> No
     act(connect, name, change)
 
 
-def rm(name: Name, file: File, now: Now = False, connect: Connect = None) -> None:
+def rm(
+    name: Name,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE|ALIAS", help="The device's XML, or its alias; - is standard input.")
+    ],
+    now: Now = False,
+    connect: Connect = None,
+) -> None:
     """Take a device away; returns when the guest has let go of it."""
-    xml = _read(file)
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        await domain.detach(xml, config=False if now else None)
+        from corral.client.taking_away import take_away
+        from corral.model import device_set
+
+        named = device_set.by_alias(document, file)
+        wanted = device_set.read_device(_read(file)) if named is None else named
+        await take_away(domain, document, lambda each: device_set.find(each, wanted), now=now)
         return f"{domain.name} has the device no more"
 
     act(connect, name, change)

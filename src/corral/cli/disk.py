@@ -81,15 +81,17 @@ def add(
         from corral.client import devices, volumes
         from corral.client.image import there
         from corral.client.recipe import byte_size
+        from corral.client.taking_away import definition
         from corral.model.devices.disk import DiskSource
 
-        made = None
+        made, kept = None, await definition(domain)
         if (size := byte_size(image)) is not None and not there(image):
             made = await volumes.fresh(domain.host, f"{domain.name}-disk", size)
         try:
             disk = await devices.disk(
                 document,
                 DiskSource(file=made) if made is not None else image,
+                beside=kept,
                 bus=bus,
                 target=target,
                 image_format="qcow2" if made is not None else image_format,
@@ -100,6 +102,8 @@ def add(
                 initiator=initiator,
             )
             with hinted("is in use by", "corral stop that machine first, or add a copy of the image"):
+                if disk.target.bus == "scsi":
+                    await devices.ensure_scsi(domain, document, None if now else kept)
                 await domain.attach(disk, config=False if now else None)
         except BaseException:
             if made is not None:
@@ -115,7 +119,9 @@ def rm(name: Name, target: Target, now: Now = False, connect: Connect = None) ->
     """Take a disk away; returns when the guest has let go of it."""
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        await domain.detach(_disk(document, target), config=False if now else None)
+        from corral.client.taking_away import take_away
+
+        await take_away(domain, document, lambda each: _disk(each, target), now=now)
         return f"{domain.name} has no {target} any more"
 
     act(connect, name, change)

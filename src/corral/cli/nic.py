@@ -14,6 +14,7 @@ from corral.cli.errors import hinted
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json, table
 from corral.cli.target import find, run
+from corral.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from corral.client.cards import Addresses
@@ -77,8 +78,8 @@ def add(
     multicast: Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="Guests meet there.")] = None,
     model: Annotated[str, typer.Option(help="The card: virtio, e1000e …")] = "virtio",
     mac: Annotated[str | None, typer.Option(help="Its address.", show_default=False)] = None,
-    mtu: Annotated[int | None, typer.Option(help="Its largest packet.", show_default=False)] = None,
-    queues: Annotated[int | None, typer.Option(help="Pairs of queues.", show_default=False)] = None,
+    mtu: Annotated[int | None, typer.Option(help="Its largest packet.", show_default=False, min=68, max=65521)] = None,
+    queues: Annotated[int | None, typer.Option(help="Pairs of queues.", show_default=False, min=1, max=256)] = None,
     now: Now = False,
     connect: Connect = None,
 ) -> None:
@@ -90,12 +91,14 @@ def add(
     """
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        from corral.client import cards
+        from corral.client import cards, devices
 
         card = cards.card(
             bridge=bridge, macvtap=macvtap, mode=mode, tap=tap, listen=listen, connect=socket, multicast=multicast,
             passt=passt, publish=publish or (), model=model, mac=mac, mtu=mtu, queues=queues,
         )  # fmt: skip
+        if mac is not None and any(mac.lower() in devices.card_names(each) for each in document.devices.interfaces):
+            raise InvalidArgument(f"{domain.name} has a card {mac} already", hint="leave out --mac to have one chosen")
         with hinted("passt is not installed", "apt install passt where the daemon runs, or leave --publish out"):
             await domain.attach(card, config=False if now else None)
         return f"{domain.name} has a card {card.mac.address if card.mac is not None else ''}"
@@ -108,9 +111,9 @@ def rm(name: Name, card: Annotated[str | None, Card] = None, now: Now = False, c
 
     async def change(domain: Domain, document: DomainDocument) -> str:
         from corral.client import devices
+        from corral.client.taking_away import take_away
 
-        found = devices.card(document, card)
-        await domain.detach(found, config=False if now else None)
+        found = await take_away(domain, document, lambda each: devices.card(each, card), now=now)
         return f"{domain.name} has no card {found.mac.address if found.mac else ''} any more"
 
     act(connect, name, change)

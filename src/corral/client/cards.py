@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 #: The range of MAC addresses that QEMU and KVM use.
 QEMU_PREFIX = (0x52, 0x54, 0x00)
+MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 MODES = ("bridge", "vepa", "private", "passthrough")
 
 
@@ -52,6 +53,8 @@ def card(
         raise InvalidArgument(f"{' and '.join(chosen)} do not go together", hint="a card is on one network")
     if mode not in MODES:
         raise InvalidArgument(f"mode '{mode}'", hint=f"one of {', '.join(MODES)}")
+    if mac is not None and not MAC.fullmatch(mac):
+        raise InvalidArgument(f"'{mac}' is no MAC address", hint="write six bytes, such as 52:54:00:12:34:56")
     kind, source = "user", None
     new = model_of.InterfaceSource.model_validate
     match chosen:

@@ -12,6 +12,7 @@ from corral.client.image import LOOK, QCOW2_MAGIC, refuse_borrowed
 from corral.errors import DeviceMissing, InvalidArgument
 
 if TYPE_CHECKING:
+    from corral.client.domain import Domain
     from corral.model.devices.disk import Disk, DiskSource
     from corral.model.devices.interface import Interface
     from corral.model.domain import Domain as DomainDocument
@@ -21,9 +22,9 @@ READ_ONLY = ("http", "https", "ftp", "ftps")
 PREFIX = {"virtio": "vd", "scsi": "sd", "usb": "sd", "sata": "sd", "nvme": "nvme0n"}
 
 
-def free_target(document: DomainDocument, bus: str) -> str:
+def free_target(bus: str, *documents: DomainDocument) -> str:
     """The first name that no disk has: `vda`, `vdb` … `vdaa`; namespaces of the first NVMe drive: `nvme0n1` …"""
-    taken = {disk.target.dev for disk in document.devices.disks}
+    taken = {disk.target.dev for document in documents for disk in document.devices.disks}
     ends = (str(number + 1) if bus == "nvme" else _letters(number) for number in count())
     return next(name for end in ends if (name := PREFIX[bus] + end) not in taken)
 
@@ -40,6 +41,7 @@ async def disk(
     document: DomainDocument,
     image: str | DiskSource,
     *,
+    beside: DomainDocument | None = None,
     bus: str | None = None,
     target: str | None = None,
     image_format: str | None = None,
@@ -51,6 +53,7 @@ async def disk(
 ) -> Disk:
     """A disk around an image file, block device or URL, as a model to attach to a machine with that document.
 
+    Its name is one that is free there, and in the document `beside` it: a running machine's definition.
     What is given as a source may be where only the daemon sees it; without `image_format` it is raw.
     URLs: `iscsi://HOST[:PORT]/IQN/LUN` (as whom: `initiator`), `nbd://HOST[:PORT]/EXPORT`, `nbd+unix:///EXPORT?socket=`
     and a path, `http://` and `https://`. `passthrough`: the guest speaks with the SCSI device itself.
@@ -69,15 +72,34 @@ async def disk(
     chosen = bus or ("scsi" if wide or cdrom or passthrough else "virtio")
     if chosen not in PREFIX:
         raise InvalidArgument(f"bus '{chosen}'", hint=f"one of {', '.join(PREFIX)}")
+    documents = (document,) if beside is None else (document, beside)
     return Disk(
         type="network" if source.protocol is not None else "block" if source.dev is not None else "file",
         device="lun" if passthrough else "cdrom" if cdrom else "disk",
         driver=DiskDriver(name="qemu", type=image_format or kind),  # type: ignore[arg-type]
         source=source,
-        target=DiskTarget(dev=target or free_target(document, chosen), bus=chosen),  # type: ignore[arg-type]
+        target=DiskTarget(dev=target or free_target(chosen, *documents), bus=chosen),  # type: ignore[arg-type]
         readonly=readonly or cdrom or source.protocol in READ_ONLY,
         serial=serial,
     )
+
+
+async def ensure_scsi(domain: Domain, document: DomainDocument, definition: DomainDocument | None) -> None:
+    """Give a machine with that document, and its definition, a virtio-scsi controller where it has no SCSI at all.
+
+    The one that a document gets by itself is an old PCI card, for which machines of today have no slot.
+    """
+    from corral.model.devices.controller import Controller
+
+    def lacks(each: DomainDocument) -> bool:
+        return not any(controller.type == "scsi" for controller in each.devices.controllers)
+
+    controller = Controller(type="scsi", model="virtio-scsi")
+    running = await domain.active()
+    if lacks(document):
+        await domain.attach(controller, live=running, config=not running)
+    if definition is not None and lacks(definition):
+        await domain.attach(controller, live=False, config=True)
 
 
 def _look(image: str, *, guess: bool) -> tuple[DiskSource, str]:

@@ -21,6 +21,7 @@ from corral.hypervisor.outlasting import completed, in_thread
 from corral.model.devices.interface import LINKS
 
 if TYPE_CHECKING:
+    from corral.host.account import Account
     from corral.hypervisor.domain import Domain
     from corral.hypervisor.hypervisor import Hypervisor
     from corral.hypervisor.run import Run
@@ -54,6 +55,9 @@ async def opened(domain: Domain, run: Run, interfaces: Iterable[Interface]) -> A
     The links' names are written into the document. What was made is undone when the block fails, and our descriptors
     are closed at its end. Raises HostError for what the host refuses.
     """
+    interfaces = list(interfaces)
+    if places := [place for each in interfaces for place in _listening_at(each)]:
+        await in_thread(_refuse_taken, places, domain.hypervisor.account)
     cards = [each for each in interfaces if each.passt or each.type in LINKS]
     fds: Descriptors = {}
     made: list[Interface] = []  # a link whose name another has is the other's
@@ -68,6 +72,20 @@ async def opened(domain: Domain, run: Run, interfaces: Iterable[Interface]) -> A
     except BaseException:
         await completed(release(domain, run, made))
         raise
+
+
+def _listening_at(interface: Interface) -> list[tuple[str, int]]:
+    """Where QEMU itself will listen for the card."""
+    source = interface.source
+    if interface.type != "server" or source is None or source.port is None:
+        return []
+    return [(source.address or "", source.port)]
+
+
+def _refuse_taken(places: list[tuple[str, int]], account: Account | None) -> None:
+    from corral.network import listening
+
+    listening.refuse_taken(places, as_root=account is None and os.geteuid() == 0)
 
 
 async def _open(domain: Domain, run: Run, interface: Interface, fds: Descriptors, made: list[Interface]) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from corral.constants import DomainState
 from corral.errors import CorralError, OperationAborted, OperationFailed, OperationTimeout, OperationUnsupported
 from corral.hypervisor import events
 from corral.hypervisor.devices import lending, links, servers
@@ -66,9 +67,11 @@ async def run_unplug(domain: Domain, run: Run, device: Device, config: Edit | No
             for module in growing:  # its guest gets back what it gave; while QEMU still waits for it, it could not
                 await memory_devices.ask_again(domain, run, module)
             raise
-    except BaseException:
+    except BaseException as error:
         if domain.run is run:
             await domain.hypervisor.store.end_plug(run.id)
+            if isinstance(error, OperationTimeout) and domain.state()[0] != DomainState.RUNNING:
+                error.hint = "it does not run now, and may let go when it goes on (resume, wake); then try again"
         raise
     await _written_off(domain, run, device, config)
 

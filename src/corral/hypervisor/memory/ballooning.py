@@ -19,7 +19,7 @@ PATIENCE = 10.0
 async def resize(domain: Domain, kib: int) -> int:
     """Ask for `kib` KiB and wait while the guest moves towards it; what it has then.
 
-    OperationFailed when it does not move at all.
+    OperationFailed when it does not move at all: the wish is then taken back.
     """
     return await domain.change("set memory", lambda: inflate(domain, kib))
 
@@ -48,6 +48,9 @@ async def inflate(domain: Domain, kib: int) -> int:
                 await moved.wait()
     except TimeoutError as error:
         if has() == before:
+            await machine.monitor.execute(
+                "balloon", {"value": before * 1024}
+            )  # or a guest that is late would do it yet
             raise OperationFailed(f"the guest's balloon stays at {before} KiB") from error
     finally:
         unsubscribe()

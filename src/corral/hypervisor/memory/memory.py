@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from corral.constants import DomainMemoryModFlags, DomainModificationImpact, ErrorDomain
+from corral.constants import DomainMemoryModFlags, DomainModificationImpact, DomainState, ErrorDomain
 from corral.errors import InvalidArgument, OperationInvalid, OperationTimeout
 from corral.hypervisor.memory import ballooning, memory_devices
 from corral.hypervisor.rewriting import by, rewrite
@@ -79,6 +79,11 @@ async def _set_live(domain: Domain, kib: int) -> int:
     from corral.qemu import guest_memory
 
     run = domain.require_run()
+    if kib != run.balloon and domain.state()[0] != DomainState.RUNNING:
+        raise OperationInvalid(
+            "the guest does not run now, and can neither give nor take memory",
+            hint="have it go on first (corral resume, wake), or change what its next start has (corral set --later)",
+        )
     document = run.live.document
     fixed = guest_memory.given_kib(document)
     beyond = max(0, kib - fixed)
