@@ -64,7 +64,7 @@ def test_a_disk_elsewhere(corral: Run, directory: Path) -> None:
         assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
     finally:
         server.kill()
-        server.wait(10)
+        server.wait(60)
     assert "one of iscsi://, nbd://" in corral("disk", "add", "web", "gopher://x/y", status=1)
     refused = corral("disk", "add", "web", "iscsi://127.0.0.1:1/iqn.2026-01.org.x:y/1", "--passthrough", status=1)
     assert "Failed to connect" in refused or "iSCSI" in refused

@@ -324,7 +324,7 @@ def serving_thread(peer: Peer, path: Path) -> Iterator[str]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(body(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield uri
     finally:

@@ -99,7 +99,7 @@ def test_monitor_while_the_daemon_is_down(agent: Agent, daemon: corrald.Daemon) 
     """The agent then looks for the machine by its `-name guest=ha,` in the list of processes."""
     assert agent("start") == SUCCESS
     daemon.process.send_signal(signal.SIGKILL)
-    daemon.process.wait(10)
+    daemon.process.wait(60)
     try:
         assert agent("monitor") == SUCCESS, agent.log.read_text()[-2000:]
     finally:

@@ -88,7 +88,7 @@ def console(virsh: Virsh) -> Iterator[Callable[..., bytes]]:
     finally:
         os.write(master, b"\x1d")
         try:
-            process.wait(5)
+            process.wait(60)
         finally:
             process.kill()
             process.wait()

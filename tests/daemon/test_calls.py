@@ -108,7 +108,7 @@ async def test_undecodable_arguments_and_unknown_procedures(client: Client) -> N
         (other_version, b"version 2"),
     ):
         await asyncio.get_running_loop().sock_sendall(client.sock, data)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             answer = await asyncio.get_running_loop().sock_recv(client.sock, 4096)
         assert answer[16:28] == bytes.fromhex("00000001 00000007 00000001"), "a reply to serial 7 that is an error"
         assert text in answer
@@ -157,7 +157,7 @@ async def test_keepalive_is_answered_while_calls_are_outstanding(client: Client,
     await client.send()
     ping = bytes.fromhex("0000001c 6b656570 00000001 00000001 00000002 00000000 00000000")
     await asyncio.get_running_loop().sock_sendall(client.sock, ping)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         answer = await asyncio.get_running_loop().sock_recv(client.sock, 4096)
     assert answer == bytes.fromhex("0000001c 6b656570 00000001 00000002 00000002 00000000 00000000")
     slow.gate.set()
@@ -227,7 +227,7 @@ async def test_a_client_that_does_not_read_is_bounded(
     started = time.monotonic()
     other = await Client.connect(served[1])
     assert (await other.call("connect_get_type")).type == "QEMU"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 10
     other.close()
     sender.cancel()
 
@@ -318,7 +318,7 @@ async def test_the_daemon_leaves_when_it_has_nothing_to_do(hypervisor: FakeHyper
         await asyncio.sleep(0.3)
         assert not left.is_set(), "a domain is active"
         await web.destroy()
-        await asyncio.wait_for(left.wait(), 1)
+        await asyncio.wait_for(left.wait(), 30)
 
 
 async def test_another_user_is_turned_away(hypervisor: FakeHypervisor) -> None:

@@ -101,6 +101,7 @@ async def test_a_client_whose_change_runs_is_not_polled(lingering: Lingering, cl
 async def test_a_client_that_is_gone_is_forgotten(lingering: Lingering, client: Client) -> None:
     """Nothing keeps it, and those who stay are looked out for as before."""
     other = Client(lingering)
+    other.start = client.start
     with other.ours, other.theirs:
         other.arrives()
         lingering.forget(client)  # which did not talk last

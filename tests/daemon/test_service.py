@@ -112,7 +112,7 @@ def test_after_a_kill_the_next_daemon_takes_over_the_socket(short_path: Path) ->
 def test_the_service_manager_is_told(short_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(short_path / "notify"))
-        manager.settimeout(10)
+        manager.settimeout(60)
         with started(short_path, env={**os.environ, "NOTIFY_SOCKET": str(short_path / "notify")}) as daemon:
             assert b"READY=1" in manager.recv(1000)
             daemon.send_signal(signal.SIGHUP)
@@ -129,7 +129,7 @@ def test_a_reload_finds_what_was_installed_meanwhile(short_path: Path) -> None:
     xml = "<domain type='qemu'><name>a</name><memory unit='MiB'>32</memory><os><type>hvm</type></os></domain>"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(short_path / "notify"))
-        manager.settimeout(30)
+        manager.settimeout(60)
         environment = {**os.environ, "NOTIFY_SOCKET": str(short_path / "notify")}
         with (
             started(short_path, "--emulator", str(qemu), env=environment) as daemon,

@@ -150,17 +150,19 @@ async def guest() -> AsyncIterator[Guest]:
 
 async def test_nvme(guest: Guest) -> None:
     """Two namespaces of one drive, whose serial number the guest reads; written, discarded, not written."""
-    listed = "cd /sys/block; ls -d nvme0n*; cat nvme0n1/size nvme0n2/size"
-    await guest.until(listed, lambda said: said.split() == ["nvme0n1", "nvme0n2", "8192", "16384"])
+    listed = "cd /sys/block; for d in nvme0n*; do echo $(cat $d/nsid $d/size) $d; done | sort"
+    known = (await guest.until(listed, lambda said: said.count("nvme") == 2)).splitlines()
+    assert [line.rpartition(" ")[0] for line in known] == ["1 8192", "2 16384"]
+    first, second = (line.split()[-1] for line in known)  # Linux names them as it finds them
     assert (await guest.sh("cat /sys/class/nvme/nvme0/serial")).strip() == "NVME0001"
-    assert await guest.sh("dd if=/dev/nvme0n1 bs=8 count=1 2>/dev/null") == "NVME-ONE"
-    await guest.sh("echo WRITTEN | dd of=/dev/nvme0n1 bs=512 conv=sync oflag=direct")
+    assert await guest.sh(f"dd if=/dev/{first} bs=8 count=1 2>/dev/null") == "NVME-ONE"
+    await guest.sh(f"echo WRITTEN | dd of=/dev/{first} bs=512 conv=sync oflag=direct")
     path = guest.directory / "n1.img"
     assert path.read_bytes()[:7] == b"WRITTEN"
     path_full = path.stat().st_blocks
-    await guest.sh("blkdiscard /dev/nvme0n1 && sync")
+    await guest.sh(f"blkdiscard /dev/{first} && sync")
     assert path.stat().st_blocks < path_full and path.read_bytes()[:7] == bytes(7)
-    refused = "dd if=/dev/zero of=/dev/nvme0n2 bs=4k count=1 oflag=direct >/dev/null 2>&1; echo $?"
+    refused = f"dd if=/dev/zero of=/dev/{second} bs=4k count=1 oflag=direct >/dev/null 2>&1; echo $?"
     assert await guest.sh(refused) == "1", "a read-only disk takes no writes"
 
 

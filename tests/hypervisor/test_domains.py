@@ -568,11 +568,11 @@ async def test_the_console_is_one_clients_at_a_time(hypervisor: Hypervisor) -> N
     waiting = asyncio.create_task(first.read())
     await asyncio.sleep(0)
     second = await domain.open_console(None, 1)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
     assert await first.read() == b""
     # What goes out of the guest's serial port arrives: QEMU writes to COM1's data register on our behalf.
     await domain.monitor_command("o /b 0x3f8 0x43", 1)
-    assert await asyncio.wait_for(second.read(), 5) == b"C"
+    assert await asyncio.wait_for(second.read(), 30) == b"C"
     await second.write(b"x")
     second.close()
     third = await domain.open_console()

@@ -123,20 +123,20 @@ async def test_a_port_that_closes_ends_the_wait(short_path: Path) -> None:
     async with guest(short_path / "ga") as fake:
         fake.answers = {"guest-slow": None, "guest-shutdown": None}
         agent = Agent(short_path / "ga", name="web")
-        waiting = asyncio.create_task(agent.execute("guest-slow", timeout=10))
-        telling = asyncio.create_task(agent.tell("guest-shutdown", patience=10))
+        waiting = asyncio.create_task(agent.execute("guest-slow", timeout=60))
+        telling = asyncio.create_task(agent.tell("guest-shutdown", patience=60))
         await asyncio.sleep(0.05)
         agent.port_open = False
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             with pytest.raises(AgentUnresponsive):
                 await waiting
             with pytest.raises(AgentUnresponsive):  # it was never sent: the port closed before its turn
                 await telling
         agent.port_open = True
-        telling = asyncio.create_task(agent.tell("guest-shutdown", patience=10))
+        telling = asyncio.create_task(agent.tell("guest-shutdown", patience=60))
         await asyncio.sleep(0.05)
         agent.port_open = False
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             await telling
 
 
