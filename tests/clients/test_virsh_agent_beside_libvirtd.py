@@ -166,7 +166,7 @@ guest-agent-timeout {0} --timeout -1
 domif-getlink {0} 52:54:00:12:34:56
 domif-setlink {0} 52:54:00:12:34:56 down
 domif-getlink {0} 52:54:00:12:34:56
-!sleep 1; cat /sys/class/net/eth0/carrier
+!cd /sys/class/net/eth0; for i in $(seq 300); do [ $(cat carrier) = 0 ] && break; usleep 100000; done; cat carrier
 domif-setlink {0} 52:54:00:12:34:56 sideways
 domif-setlink {0} 52:54:00:12:34:99 down
 domif-getlink {0} 52:54:00:12:34:99
@@ -177,7 +177,7 @@ domif-getlink {0} 52:54:00:12:34:56
 domif-getlink {0} 52:54:00:12:34:56 --config
 domif-setlink {0} 52:54:00:12:34:56 up --config --print-xml
 domif-setlink {0} 52:54:00:12:34:56 up --config
-!sleep 1; cat /sys/class/net/eth0/carrier
+!cd /sys/class/net/eth0; for i in $(seq 300); do [ $(cat carrier) = 1 ] && break; usleep 100000; done; cat carrier
 """
 
 #: Paused, and with sleep refused.

