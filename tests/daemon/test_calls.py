@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from random import Random
@@ -17,7 +18,8 @@ from corral.daemon.server import Server
 from corral.errors import NoDomain, NoSupport, OperationDenied, OperationInvalid
 from corral.protocol.codec import codec
 from corral.protocol.events import Message, Reply
-from corral.protocol.procedures import procedure
+from corral.protocol.procedures import PROGRAMS, procedure
+from corral.protocol.state import CALL_WITH_FDS, OK
 
 
 async def test_a_connection_tells_what_it_is(client: Client) -> None:
@@ -356,19 +358,71 @@ async def test_bytes_that_are_no_protocol(served: tuple[Server, Path]) -> None:
     good.close()
 
 
+def _send_with_descriptor(client: Client, name: str, args: dict[str, object] | None) -> int:
+    """Call with one descriptor; the call's serial."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    serial = client.connection.call(procedure(name), args, fds=(writer,))
+    client.sock.send(client.connection.data_to_send())
+    for fd in client.connection.fds_to_send():
+        socket.send_fds(client.sock, [b"\0"], [fd])
+        os.close(fd)
+    return serial
+
+
 async def test_descriptors_that_nobody_wants_are_closed(client: Client, hypervisor: FakeHypervisor) -> None:
     before = open_descriptors()
     web = hypervisor.add("web")
     for _ in range(5):
-        reader, writer = os.pipe()
-        os.close(reader)
-        call = procedure("domain_create_with_files")
-        serial = client.connection.call(call, {"dom": ref(web), "flags": 0}, fds=(writer,))
-        client.sock.send(client.connection.data_to_send())
-        for fd in client.connection.fds_to_send():
-            socket.send_fds(client.sock, [b"\0"], [fd])
-            os.close(fd)
+        serial = _send_with_descriptor(client, "domain_create_with_files", {"dom": ref(web), "flags": 0})
         with pytest.raises(NoSupport):
             await client.answer(serial)
     assert (await client.call("connect_get_type")).type == "QEMU"
     assert open_descriptors() == before
+
+
+async def test_descriptors_with_a_query_whose_answer_is_kept_are_closed(
+    client: Client, hypervisor: FakeHypervisor
+) -> None:
+    web = hypervisor.add("web")
+    await client.call("domain_get_state", dom=ref(web), flags=0)
+    before = open_descriptors()
+    for _ in range(5):
+        await client.answer(_send_with_descriptor(client, "domain_get_state", {"dom": ref(web), "flags": 0}))
+    assert web.asked == 1, "the answer came from memory"
+    assert open_descriptors() == before
+
+
+async def test_descriptors_with_a_call_that_nobody_knows_are_closed_at_once(client: Client) -> None:
+    before = open_descriptors()
+    loop = asyncio.get_running_loop()
+    for serial in range(1, 6):
+        reader, writer = os.pipe()
+        os.close(reader)
+        program, version = PROGRAMS["REMOTE"]
+        client.sock.send(struct.pack(">8I", 32, program, version, 60000, CALL_WITH_FDS, serial, OK, 1))
+        socket.send_fds(client.sock, [b"\0"], [writer])
+        os.close(writer)
+        assert b"unknown procedure: 60000" in await asyncio.wait_for(loop.sock_recv(client.sock, 4096), 5)
+    assert (await client.call("connect_get_type")).type == "QEMU"
+    assert open_descriptors() == before, "they wait for the client to leave"
+
+
+async def test_descriptors_of_calls_that_a_client_did_not_wait_for_are_closed(
+    served: tuple[Server, Path], hypervisor: FakeHypervisor
+) -> None:
+    client = await Client.connect(served[1])
+    hypervisor.padding = 3 << 20
+    web = hypervisor.add("web")
+    before = open_descriptors()
+    for _ in range(3):  # answers larger than the socket takes: what comes after them waits to be looked at
+        client.connection.call(procedure("domain_get_xml_desc"), {"dom": ref(web), "flags": 0})
+    _send_with_descriptor(client, "connect_get_uri", None)
+    await client.receive()
+    client.close()
+    for _ in range(200):
+        if not served[0].sessions:
+            break
+        await asyncio.sleep(0.01)
+    assert not served[0].sessions
+    assert open_descriptors() == before - 2, "both ends of the client's socket, and nothing else"

@@ -17,6 +17,7 @@ import socket
 import struct
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from corral.daemon.dispatch import Result, Route, domain_of, reference, route_of
@@ -147,6 +148,7 @@ class Session:
         now = time.monotonic()
         alone = self.server.lingering.arrived(self, now)
         self._backlog += self._connection.receive_data(data, now)
+        _close(self._connection.take_fds())
         self._process(now, at_once=alone)
 
     def _process(self, now: float, *, at_once: bool = True) -> None:
@@ -203,6 +205,8 @@ class Session:
         procedure = call.procedure
         hit = self._answers.get((procedure, call.body))
         if hit is not None and hit[0].generation == hit[1] and self.opened:
+            if call.fds:
+                _close_fds(call)
             self._connection.send_reply_bytes(call.serial, procedure, hit[2])
             return
         try:
@@ -273,10 +277,13 @@ class Session:
         if route.result is Result.DESCRIPTORS:
             record, fds = result
             if self.closed:
-                for fd in fds:
-                    os.close(fd)
-            else:
+                _close(fds)
+                return
+            try:
                 self._connection.send_reply(call.serial, route.procedure, record, fds)
+            except BaseException:
+                _close(fds)
+                raise
             return
         if route.result is not Result.STREAM:
             if not self.closed:
@@ -287,7 +294,11 @@ class Session:
         if self.closed or stream is None:
             source.close()
             return
-        self._connection.send_reply_bytes(call.serial, route.procedure, _encode(route.procedure, record))
+        try:
+            self._connection.send_reply_bytes(call.serial, route.procedure, _encode(route.procedure, record))
+        except BaseException:
+            source.close()
+            raise
         stream.attach(source)
 
     def _fail(self, call: Call, error: CorralError) -> None:
@@ -484,26 +495,30 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
         self.subscriptions.clear()
+        for call in (*self._backlog, *(call for _, call, _, _ in self._waiting)):
+            if isinstance(call, Call):
+                _close_fds(call)
         self._backlog.clear()
-        for _, call, _, _ in self._waiting:
-            _close_fds(call)
         self._waiting.clear()
         for stream in tuple(self._streams.values()):
             stream.close()
         self._wake_writers()
         self._connection.close()
         self.server.lingering.forget(self)
-        for fd in (*self._connection.take_fds(), *self._attached):
-            os.close(fd)
+        _close((*self._connection.take_fds(), *self._attached))
         self._attached.clear()
         self.server.session_closed(self)
 
 
 def _close_fds(call: Call) -> None:
     """Close the descriptors that came with a call."""
-    for fd in call.fds:
-        os.close(fd)
+    _close(call.fds)
     call.fds = ()
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _encode(procedure: Procedure, result: Any) -> bytes:
