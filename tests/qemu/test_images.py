@@ -53,7 +53,7 @@ async def test_a_chain_of_three(tmp_path: Path) -> None:
     base = create(tmp_path / "base.raw", format="raw")
     middle = create(tmp_path / "middle.qcow2", "-b", "base.raw", "-F", "raw", size=None)
     top = create(tmp_path / "top.qcow2", "-b", str(middle), "-F", "qcow2", size="128M")
-    chain = await images.chain(top, "qcow2")
+    chain = images.chain(top, "qcow2")
     assert [image.path.resolve() for image in chain] == [top, middle, base]
     assert [image.format for image in chain] == ["qcow2", "qcow2", "raw"]
     assert [image.virtual_size >> 20 for image in chain] == [128, 64, 64]
@@ -66,9 +66,9 @@ async def test_a_backing_image_without_a_format(tmp_path: Path) -> None:
     top = tmp_path / "top.qcow2"
     top.write_bytes(header(name=b"base.qcow2"))
     with pytest.raises(ConfigUnsupported, match=f"format of backing image '{base}' of image '{top}'"):
-        await images.chain(top, "qcow2")
+        images.chain(top, "qcow2")
     base.write_bytes(bytes(4096))
-    assert [image.format for image in await images.chain(top, "qcow2")] == ["qcow2", "raw"]
+    assert [image.format for image in images.chain(top, "qcow2")] == ["qcow2", "raw"]
 
 
 async def test_loops_depth_and_missing_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,17 +76,17 @@ async def test_loops_depth_and_missing_images(tmp_path: Path, monkeypatch: pytes
     for name, below in (("a", b"b"), ("b", b"a"), ("lost", b"gone"), ("net", b"nbd://host/disk"), ("json", b"json:{}")):
         (tmp_path / name).write_bytes(header(name=below, extensions=extension))
     with pytest.raises(ConfigUnsupported, match="loop"):
-        await images.chain(tmp_path / "a", "qcow2")
+        images.chain(tmp_path / "a", "qcow2")
     with pytest.raises(HostError, match=f"backing file '{tmp_path}/gone' of storage file '.*': No such file"):
-        await images.chain(tmp_path / "lost", "qcow2")
+        images.chain(tmp_path / "lost", "qcow2")
     for name in ("net", "json"):
         with pytest.raises(ConfigUnsupported, match="not a local file"):
-            await images.chain(tmp_path / name, "qcow2")
+            images.chain(tmp_path / name, "qcow2")
     monkeypatch.setattr(images, "MAX_DEPTH", 3)
     for n in range(5):
         (tmp_path / f"deep{n}").write_bytes(header(name=b"deep%d" % (n + 1), extensions=extension))
     with pytest.raises(ConfigUnsupported, match="deeper than 3"):
-        await images.chain(tmp_path / "deep0", "qcow2")
+        images.chain(tmp_path / "deep0", "qcow2")
 
 
 def test_a_fifo_or_folder_in_an_images_place_does_not_hold_us(tmp_path: Path) -> None:
@@ -174,4 +174,4 @@ async def test_data_in_another_file(tmp_path: Path) -> None:
     options = f"data_file={data},data_file_raw=on"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, image, "1M"], check=True)  # noqa: ASYNC221
     with pytest.raises(ConfigUnsupported, match="has its data in another file"):
-        await images.chain(image, "qcow2")
+        images.chain(image, "qcow2")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from corral.constants import DomainMetadataType, ErrorDomain
 from corral.errors import InvalidArgument, NoDomainMetadata
 
 if TYPE_CHECKING:
     from corral.model.domain import Domain as DomainDocument
+
+T = TypeVar("T")
+
+#: Documents longer than this, in characters, are worked on in a thread: they take milliseconds.
+LONG = 6_000
+
+
+async def computed(xml: str, work: Callable[[], T]) -> T:
+    """What `work` makes of a document, off the event loop if that is long."""
+    return await asyncio.to_thread(work) if len(xml) > LONG else work()
 
 
 class Definition:

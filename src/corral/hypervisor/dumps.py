@@ -56,16 +56,12 @@ async def _fill(run: Run, path: Path) -> None:
             os.close(descriptor)
         await monitor.execute("dump-guest-memory", {"paging": False, "protocol": "fd:dump"}, timeout=TIMEOUT)
     except BaseException:
-        _discard(path)
+        await asyncio.to_thread(path.unlink, missing_ok=True)  # it may be as large as the guest: that takes a while
         raise
 
 
 def _create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def _discard(path: Path) -> None:
-    path.unlink(missing_ok=True)
 
 
 def place(directory: Path, name: str, uuid: UUID, size: int) -> Path:

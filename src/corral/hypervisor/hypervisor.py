@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -20,7 +21,6 @@ from corral.constants import (
     DomainEventType,
     DomainEventUndefinedDetailType,
     DomainJobOperation,
-    DomainState,
     DomainUndefineFlags,
     ErrorDomain,
 )
@@ -33,10 +33,11 @@ from corral.errors import (
     XMLError,
 )
 from corral.host.account import NAMES, choose
-from corral.hypervisor import events, reattach, starting
+from corral.hypervisor import events, listing, reattach, starting
 from corral.hypervisor.devices import tpm_state
 from corral.hypervisor.disks.images import Images
 from corral.hypervisor.displays.ports import Ports
+from corral.hypervisor.documents import computed
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.events import Event, EventBus, Lifecycle
 from corral.hypervisor.figures.perf_events import PerfCounters
@@ -167,7 +168,7 @@ class Hypervisor:
                 task.cancel()
             if unfinished:
                 await asyncio.wait(unfinished, timeout=CLOSE_PATIENCE)
-        for domain in self._by_uuid.values():
+        for domain in list(self._by_uuid.values()):
             if domain.run is not None:
                 await _detach(domain.run)
         try:
@@ -191,20 +192,25 @@ class Hypervisor:
         task.add_done_callback(self._watches.discard)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run `work` as a task of ours; what it raises is logged."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
+        """Run `work` as a task of ours that nobody waits for; what it raises is logged."""
+        task = self._begin(work)
+        task.add_done_callback(_log_failure)
         return task
 
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, CorralError):
-            log.error("a task failed", exc_info=error)
+    def _begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def complete(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end, also when our caller is cancelled."""
-        return await asyncio.shield(self.spawn(work))
+        task = self._begin(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)  # whoever would have heard of it has gone
+            raise
 
     # What there is.
 
@@ -232,7 +238,11 @@ class Hypervisor:
 
     def domains(self, flags: int = 0) -> list[Domain]:
         """All domains that pass virConnectListAllDomainsFlags, by name."""
-        found = [domain for domain in self._by_uuid.values() if domain.exists and (not flags or _passes(domain, flags))]
+        found = [
+            domain
+            for domain in self._by_uuid.values()
+            if domain.exists and (not flags or listing.passes(domain, flags))
+        ]
         return sorted(found, key=lambda domain: domain.name)
 
     def lookup_by_name(self, name: str) -> Domain:
@@ -345,7 +355,8 @@ class Hypervisor:
             def edit(document: DomainDocument) -> None:
                 document.name = new_name
 
-            renamed = domain.config.edited(edit)
+            config = domain.config
+            renamed = await computed(config.secure_xml, lambda: config.edited(edit))
             await self.store.define(domain.uuid, new_name, renamed.secure_xml)
             self._tell(domain, DomainEventType.UNDEFINED, DomainEventUndefinedDetailType.RENAMED)
             del self._by_name[domain.name]
@@ -393,6 +404,7 @@ class Hypervisor:
 
     async def report(self) -> str:
         """The rows of `corral doctor`, and where disks of one's own belong, as JSON."""
+        await asyncio.to_thread(import_module, "corral.hypervisor.host.report")  # it takes a while
         from corral.hypervisor.host import report
 
         return report.as_json(await report.report(self.settings), self.settings)
@@ -444,6 +456,15 @@ class Hypervisor:
         return domain
 
 
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    if isinstance(error, CorralError):
+        log.warning("%s failed: %s", getattr(task.get_coro(), "__qualname__", "a task"), error)
+    else:
+        log.error("a task failed", exc_info=error)
+
+
 async def _detach(run: Run) -> None:
     for session in list(run.sessions.values()):
         session.close()
@@ -472,34 +493,3 @@ def _make_directories(settings: Settings) -> None:
                 directory.chmod(0o711 if directory == settings.run and not settings.session else 0o700)
         except OSError as error:
             raise HostError(f"cannot make '{directory}': {error.strerror}") from error
-
-
-_Flags = ConnectListAllDomainsFlags
-_STATES = {
-    DomainState.RUNNING: _Flags.RUNNING,
-    DomainState.PAUSED: _Flags.PAUSED,
-    DomainState.SHUTOFF: _Flags.SHUTOFF,
-}
-#: The groups of virConnectListAllDomainsFlags: a domain must pass one flag of each group that is asked for.
-_GROUPS = (
-    _Flags.ACTIVE | _Flags.INACTIVE,
-    _Flags.PERSISTENT | _Flags.TRANSIENT,
-    _Flags.RUNNING | _Flags.PAUSED | _Flags.SHUTOFF | _Flags.OTHER,
-    _Flags.MANAGEDSAVE | _Flags.NO_MANAGEDSAVE,
-    _Flags.AUTOSTART | _Flags.NO_AUTOSTART,
-    _Flags.HAS_SNAPSHOT | _Flags.NO_SNAPSHOT,
-    _Flags.HAS_CHECKPOINT | _Flags.NO_CHECKPOINT,
-)
-
-
-def _passes(domain: Domain, flags: int) -> bool:
-    has = (
-        (_Flags.ACTIVE if domain.active else _Flags.INACTIVE)
-        | (_Flags.PERSISTENT if domain.persistent else _Flags.TRANSIENT)
-        | _STATES.get(domain.state()[0], _Flags.OTHER)
-        | (_Flags.AUTOSTART if domain.autostart else _Flags.NO_AUTOSTART)
-        | _Flags.NO_MANAGEDSAVE
-        | _Flags.NO_SNAPSHOT
-        | _Flags.NO_CHECKPOINT
-    )
-    return all(not flags & group or flags & group & has for group in _GROUPS)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corral.constants import DomainPausedReason, DomainShutoffReason, DomainState
-from corral.errors import CorralError, HostError
+from corral.errors import CorralError, HostError, OperationTimeout
 from corral.hypervisor import ending, events, reactions
 from corral.hypervisor.cpus import vcpus
 from corral.hypervisor.devices import lending, links, servers, usb
@@ -177,7 +177,7 @@ async def _claim(domain: Domain, run: Run) -> None:
     except CorralError:
         chains = {}  # an image was moved away under the machine; its path is still the machine's
     try:
-        domain.hypervisor.images.claim(domain.uuid, domain.name, images.paths_of(document, chains))
+        domain.hypervisor.images.claim(domain.uuid, domain.name, await images.paths_of(document, chains))
         for graphics in document.devices.graphics:
             for port in (graphics.port, graphics.tls_port, graphics.websocket):
                 if port is not None and port > 0:
@@ -231,15 +231,22 @@ async def _wait_for_monitor(domain: Domain, run: Run, process: Process) -> None:
             log.debug("domain %s: %s", domain.name, error)
             await asyncio.sleep(GRACE)
             continue
-        # In the job slot: a change that came while the state is taken over would be told of twice.
-        async with domain.jobs.hold("take up again", patience=PATIENCE):
-            if domain.run is not run or run.ending:
-                await machine.close()
-                return
-            log.warning("domain %s: its QEMU answers again", domain.name)
-            # The process object stays the one that we had: if it is our child, it collects the exit status.
-            run.machine, run.monitor_lost = machine, None
-            await _go_on(domain, run, machine)
+        try:
+            # In the job slot: a change that came while the state is taken over would be told of twice.
+            async with domain.jobs.hold("take up again", patience=PATIENCE):
+                if domain.run is not run or run.ending:
+                    await machine.close()
+                    return
+                log.warning("domain %s: its QEMU answers again", domain.name)
+                # The process object stays the one that we had: if it is our child, it collects the exit status.
+                run.machine, run.monitor_lost = machine, None
+                await _go_on(domain, run, machine)
+        except OperationTimeout as error:
+            if run.machine is machine:
+                raise
+            log.warning("domain %s: cannot be taken up again yet: %s", domain.name, error)
+            await machine.close()
+            continue
         return
 
 

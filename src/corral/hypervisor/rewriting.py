@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from corral.hypervisor.documents import Definition
+from corral.hypervisor.documents import Definition, computed
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
+    from corral.hypervisor.run import Run
     from corral.model.domain import Domain as DomainDocument
 
 Edit = Callable[[Definition], Definition]
@@ -28,11 +29,12 @@ async def rewrite(domain: Domain, *, config: Edit | None = None, live: Edit | No
 
     For an edit of the definition the caller holds `hypervisor.definitions`; for a live one the domain runs.
     """
-    store = domain.hypervisor.store
-    new_config = config(domain.config) if config and domain.config else None
+    new_config = await applied(config, domain.config) if config and domain.config else None
     run = domain.require_run() if live else None
-    before, after, base = (run.live, live(run.live), live(run.base)) if run and live else (None, None, None)
-    await store.set_metadata(
+    before = run.live if run else None
+    after = await applied(live, run.live) if run and live else None
+    base = await applied(live, run.base) if run and live else None
+    await domain.hypervisor.store.set_metadata(
         domain.uuid,
         xml=new_config.secure_xml if new_config else None,
         live_xml=after.secure_xml if after else None,
@@ -40,9 +42,23 @@ async def rewrite(domain: Domain, *, config: Edit | None = None, live: Edit | No
     )
     if new_config:
         domain.config = new_config
-    if run and live and after and base:
-        if run.live is not before:  # the guest changed something in the meantime (a channel, a tray)
-            after = live(run.live)
-            await store.update_live(run.id, xml=after.secure_xml)
-        run.live, run.base = after, base
+    if run and live and before and after and base:
+        run.live, run.base = await latest(domain, run, live, before, after), base
     domain.touch()
+
+
+async def applied(edit: Edit, definition: Definition) -> Definition:
+    """The next version of a definition."""
+    return await computed(definition.secure_xml, lambda: edit(definition))
+
+
+async def latest(domain: Domain, run: Run, edit: Edit, before: Definition, after: Definition) -> Definition:
+    """The live document after `edit`, which made `after` of `before` and is in the store.
+
+    The guest may have changed something else in the meantime (a channel, a tray): then it is done once more with that.
+    """
+    while run.live is not before:
+        before = run.live
+        after = await applied(edit, before)
+        await domain.hypervisor.store.update_live(run.id, xml=after.secure_xml)
+    return after

@@ -80,6 +80,8 @@ class Secrets:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._kept: dict[UUID, Kept] = {}
+        #: Held while one changes: what is in the files is what is in memory.
+        self._changing = asyncio.Lock()
         self.events = EventBus[SecretEvent]()
 
     async def load(self) -> None:
@@ -127,18 +129,19 @@ class Secrets:
 
     async def define(self, xml: str) -> Kept:
         """A new secret, or another document for one that is there; its value stays."""
-        document = Secret.from_xml(xml)
+        document = await asyncio.to_thread(Secret.from_xml, xml)
         if document.usage is not None and document.usage.id is None:
             raise XMLError(f"{document.usage.type} usage specified, but its name is missing")
         document.uuid = document.uuid or uuid4()
         document.ephemeral, document.private = document.ephemeral or "no", document.private or "no"
         new = Kept(document.uuid, document)
-        old = self._kept.get(new.uuid)
-        self._refuse(new, old)
-        new.value = old.value if old is not None else None
-        await self._write(new)
-        self._kept[new.uuid] = new
-        self._tell(new, SecretEventLifecycleType.DEFINED)
+        async with self._changing:
+            old = self._kept.get(new.uuid)
+            self._refuse(new, old)
+            new.value = old.value if old is not None else None
+            await self._write(new)
+            self._kept[new.uuid] = new
+            self._tell(new, SecretEventLifecycleType.DEFINED)
         return new
 
     def _tell(self, secret: Kept, lifecycle: int | None) -> None:
@@ -155,10 +158,11 @@ class Secrets:
                 raise InternalError(f"a secret with UUID {other.uuid} already defined for use with {new.usage[1]}")
 
     async def set_value(self, secret: Kept, value: bytes) -> None:
-        changed = Kept(secret.uuid, secret.document, value)
-        await self._write(changed)
-        secret.value = value
-        self._tell(secret, None)
+        async with self._changing:
+            secret = self.by_uuid(secret.uuid)  # while we waited it may have got another document, or gone
+            await self._write(Kept(secret.uuid, secret.document, value))
+            secret.value = value
+            self._tell(secret, None)
 
     def value(self, secret: Kept) -> bytes:
         """The value, for the daemon's own use."""
@@ -173,9 +177,11 @@ class Secrets:
         return self.value(secret)
 
     async def undefine(self, secret: Kept) -> None:
-        await asyncio.to_thread(self._remove, secret.uuid)
-        self._kept.pop(secret.uuid, None)
-        self._tell(secret, SecretEventLifecycleType.UNDEFINED)
+        async with self._changing:
+            self.by_uuid(secret.uuid)
+            await asyncio.to_thread(self._remove, secret.uuid)
+            del self._kept[secret.uuid]
+            self._tell(secret, SecretEventLifecycleType.UNDEFINED)
 
     def _remove(self, uuid: UUID) -> None:
         for suffix in (".value", ".xml"):

@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from corral.host.account import Account
     from corral.hypervisor.domain import Domain
     from corral.model.domain import Domain as DomainDocument
+    from corral.qemu.binary import Binary
     from corral.qemu.machine import Listener, Machine
-    from corral.qemu.plan import Command, Image, Plan
+    from corral.qemu.plan import Command, Image, Plan, Runtime
     from corral.qemu.process import Process
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ async def start(domain: Domain, base: Definition, flags: int, *, owner: object |
     chains, absent = await images.chains_of(document)
     if absent:
         document = absent_disks.without(document, absent)
-    hypervisor.images.claim(domain.uuid, domain.name, images.paths_of(document, chains))
+    hypervisor.images.claim(domain.uuid, domain.name, await images.paths_of(document, chains))
     try:
         run = await _begin(domain, base, flags, owner)
         run.starting = asyncio.current_task()
@@ -126,7 +127,7 @@ async def _make(
 ) -> Machine:
     """Make the process, paused, and the live document."""
     from corral.model.device_set import all_of
-    from corral.qemu import descriptors, live, plan
+    from corral.qemu import descriptors, plan
     from corral.qemu.machine import Listener
 
     hypervisor = domain.hypervisor
@@ -156,13 +157,8 @@ async def _make(
                 fds=copies,
                 engines=io_engines.engines(),
             )
-            document = plan.settle(document, runtime)
-            guest_cpu.prepare(document, binary, accel, hypervisor.offer.host.cpu.vendor)
-            document.id = run.id
-            _close_channels(document)
-            processor_limits.note(document, accel, hypervisor.offer.kvm)
-            generics = await asyncio.to_thread(host_devices.settle, domain, document)
-            planned = plan.plan(document, binary, replace(runtime, generics=generics))
+            host_devices.choose_cid(domain, run, document)
+            document, planned = await asyncio.to_thread(_planned, domain, run, document, binary, runtime)
             await lending.claim(domain, run, all_of(document))
             await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, all_of(document)))
             if reservations.wanted(document.devices.disks):
@@ -174,17 +170,40 @@ async def _make(
                 with host_devices.opened(document) as more:
                     machine = await _spawn(domain, run, planned, listener, {**ends, **more})
     run.machine = machine
-    live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
-    await guest_cpu.settle(document, machine)
-    await memory_devices.settle(machine, document)
-    run.live = Definition.of(document)
-    guest_agent.appear(domain, run)
-    run.balloon = statistics.memory(document)[0]
-    domain.touch()
+    await _take_over(domain, run, machine, document)
     await vcpus.plug_before_start(document, machine)
     await pinning.apply(document, machine)
     await _prepare_machine(document, machine, planned.setup)
     return machine
+
+
+def _planned(
+    domain: Domain, run: Run, document: DomainDocument, binary: Binary, runtime: Runtime
+) -> tuple[DomainDocument, Plan]:
+    """The live document, and the plan of its process; in a thread: of a large one it takes tens of milliseconds."""
+    from corral.qemu import plan
+
+    offer = domain.hypervisor.offer
+    document = plan.settle(document, runtime)
+    guest_cpu.prepare(document, binary, runtime.accel, offer.host.cpu.vendor)
+    document.id = run.id
+    _close_channels(document)
+    processor_limits.note(document, runtime.accel, offer.kvm)
+    generics = host_devices.settle(document, cid=run.cid)
+    return document, plan.plan(document, binary, replace(runtime, generics=generics))
+
+
+async def _take_over(domain: Domain, run: Run, machine: Machine, document: DomainDocument) -> None:
+    """Complete the live document with what only a process can tell; from now on it is what queries answer from."""
+    from corral.qemu import live
+
+    live.set_ptys(document, {each.id: each.pty for each in machine.chardevs.values() if each.pty})
+    await guest_cpu.settle(document, machine)
+    await memory_devices.settle(machine, document)
+    run.live = await asyncio.to_thread(Definition.of, document)
+    guest_agent.appear(domain, run)
+    run.balloon = statistics.memory(document)[0]
+    domain.touch()
 
 
 async def _spawn(domain: Domain, run: Run, planned: Plan, listener: Listener, ends: Mapping[str, int]) -> Machine:

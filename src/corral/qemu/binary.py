@@ -202,12 +202,12 @@ async def probe(path: Path, cache_dir: Path | None = None, *, kvm: bool = False,
     `kvm`: also ask for the CPU models under KVM (answers hold until the next boot). Raises ConfigUnsupported when it
     is no QEMU, does not start, or does not answer in `deadline` seconds.
     """
+    cache = cache_dir / f"{path.name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}.json" if cache_dir else None
     try:
-        key = _key(path, kvm)
+        key = await asyncio.to_thread(_key, path, kvm)
     except OSError as error:
         raise ConfigUnsupported(f"QEMU binary '{path}': {error.strerror}") from error
-    cache = cache_dir / f"{path.name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:12]}.json" if cache_dir else None
-    if cache is not None and (known := _cached(cache, key)) is not None:
+    if cache is not None and (known := await asyncio.to_thread(_cached, cache, key)) is not None:
         return known
     try:
         async with asyncio.timeout(deadline):
@@ -219,7 +219,7 @@ async def probe(path: Path, cache_dir: Path | None = None, *, kvm: bool = False,
     facts["path"] = str(path)
     if cache is not None:
         await asyncio.to_thread(_keep, cache, key, facts)
-    return _binary(facts)
+    return await asyncio.to_thread(_binary, facts)
 
 
 def find_emulators(search: str | None = None) -> tuple[Path, ...]:

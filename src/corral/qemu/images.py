@@ -7,14 +7,13 @@ from 100 on for what is used and from 200 on for what others may not have. Heade
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
 import struct
 from pathlib import Path
 
-from corral.errors import ConfigUnsupported, HostError, OperationTimeout
+from corral.errors import ConfigUnsupported, HostError
 from corral.host.images import Image, detect, inspect, opener
 
 __all__ = ["MAX_DEPTH", "Image", "chain", "detect", "in_use", "inspect"]
@@ -29,35 +28,12 @@ _READ, _WRITE = 0, 1
 _FLOCK = struct.Struct("hhqqi4x")
 
 
-async def chain(path: Path, format: str = "raw", *, timeout: float = 30.0) -> list[Image]:
-    """The image and its backing images, top first, read in a thread.
+def chain(path: Path, format: str = "raw") -> list[Image]:
+    """The image and its backing images, top first; blocks on the file system.
 
     Raises ConfigUnsupported for a loop, for a chain deeper than 200, and for a backing image that is not raw and whose
-    format is not written down; HostError for a missing image (named); OperationTimeout for a dead file system.
+    format is not written down; HostError for a missing image (named).
     """
-    try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.to_thread(_chain, path, format)
-    except TimeoutError as error:
-        raise OperationTimeout(f"reading the header of '{path}' took more than {timeout:g} s") from error
-
-
-def in_use(path: Path, *, writable: bool) -> bool:
-    """Whether another process (QEMU, qemu-img) has it open in a way that excludes ours; False if it cannot be told."""
-    with contextlib.suppress(OSError), open(path, "rb", buffering=0, opener=opener) as file:
-        if _locked(file.fileno(), _USED + _WRITE):
-            return True
-        return _locked(file.fileno(), _REFUSED + (_WRITE if writable else _READ))
-    return False
-
-
-def _locked(descriptor: int, byte: int) -> bool:
-    """Whether somebody else holds a lock on that byte (open file description locks, fcntl(2))."""
-    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, query))[0] != fcntl.F_UNLCK)
-
-
-def _chain(path: Path, format: str) -> list[Image]:
     images = [_whole(inspect(path, format))]
     seen = {path.resolve()}
     while (named := images[-1].backing_path) is not None:
@@ -75,6 +51,21 @@ def _chain(path: Path, format: str) -> list[Image]:
             )
         images.append(_whole(_inspect_backing(below, above)))
     return images
+
+
+def in_use(path: Path, *, writable: bool) -> bool:
+    """Whether another process (QEMU, qemu-img) has it open in a way that excludes ours; False if it cannot be told."""
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0, opener=opener) as file:
+        if _locked(file.fileno(), _USED + _WRITE):
+            return True
+        return _locked(file.fileno(), _REFUSED + (_WRITE if writable else _READ))
+    return False
+
+
+def _locked(descriptor: int, byte: int) -> bool:
+    """Whether somebody else holds a lock on that byte (open file description locks, fcntl(2))."""
+    query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    return bool(_FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, query))[0] != fcntl.F_UNLCK)
 
 
 def _whole(image: Image) -> Image:

@@ -64,7 +64,12 @@ class Process:
         except OSError as error:
             raise HostError(f"cannot execute {argv[0]}: {error.strerror}") from error
         # Nobody reaps the child before us, so its pid cannot have been reused.
-        return cls(child.pid, start_time(child.pid), os.pidfd_open(child.pid), child)
+        try:
+            return cls(child.pid, start_time(child.pid), os.pidfd_open(child.pid), child)
+        except OSError as error:  # no descriptor is left: then no process that nobody watches, either
+            child.kill()
+            await asyncio.to_thread(child.wait)
+            raise HostError(f"cannot watch {argv[0]}: {error}") from error
 
     @classmethod
     def adopt(cls, pid: int, start: int) -> Process:

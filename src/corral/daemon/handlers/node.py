@@ -1,7 +1,8 @@
-"""The host's own figures."""
+"""The host's own figures; what takes many files of sysfs, or changes something there, is done in a thread."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from corral.constants import NodeAllocPagesFlags, TypedParameterFlags, TypedParameterType
@@ -20,31 +21,32 @@ def get_cpu_stats(session: Session, args: Any) -> dict[str, Any]:
 
 
 @handler("node_get_memory_stats")
-def get_memory_stats(session: Session, args: Any) -> dict[str, Any]:
+async def get_memory_stats(session: Session, args: Any) -> dict[str, Any]:
     """Memory; without room for parameters, how many there are."""
-    return _fields(node.memory_figures(args.cellNum), args.nparams)
+    return _fields(await asyncio.to_thread(node.memory_figures, args.cellNum), args.nparams)
 
 
 @handler("node_get_cells_free_memory")
-def get_cells_free_memory(session: Session, args: Any) -> dict[str, Any]:
+async def get_cells_free_memory(session: Session, args: Any) -> dict[str, Any]:
     """Bytes by NUMA cell."""
     if not 0 < args.maxcells <= 1024:
         raise InvalidArgument(f"{args.maxcells} is not a number of cells between 1 and 1024")
-    return {"cells": node.cells_free_memory(args.startCell, args.maxcells)}
+    return {"cells": await asyncio.to_thread(node.cells_free_memory, args.startCell, args.maxcells)}
 
 
 @handler("node_get_free_pages")
-def get_free_pages(session: Session, args: Any) -> dict[str, Any]:
+async def get_free_pages(session: Session, args: Any) -> dict[str, Any]:
     """Free pages by size, cell by cell."""
-    return {"counts": node.free_pages(list(args.pages), args.startCell, args.cellCount)}
+    pages = list(args.pages)
+    return {"counts": await asyncio.to_thread(node.free_pages, pages, args.startCell, args.cellCount)}
 
 
 @handler("node_alloc_pages", flags=NodeAllocPagesFlags.SET)
-def alloc_pages(session: Session, args: Any) -> dict[str, Any]:
-    """Set huge pages aside."""
+async def alloc_pages(session: Session, args: Any) -> dict[str, Any]:
+    """Set huge pages aside, for which the kernel may have to move much memory about."""
     wanted = dict(zip(args.pageSizes, args.pageCounts, strict=False))
     add = not args.flags & NodeAllocPagesFlags.SET
-    return {"ret": node.allocate(wanted, args.startCell, args.cellCount, add=add)}
+    return {"ret": await asyncio.to_thread(node.allocate, wanted, args.startCell, args.cellCount, add=add)}
 
 
 @handler("node_get_memory_parameters", flags=TypedParameterFlags.PARAM_STRING_OKAY)
@@ -62,7 +64,7 @@ def get_memory_parameters(session: Session, args: Any) -> dict[str, Any]:
 
 
 @handler("node_set_memory_parameters")
-def set_memory_parameters(session: Session, args: Any) -> None:
+async def set_memory_parameters(session: Session, args: Any) -> None:
     """Change how the kernel merges equal pages."""
     wanted = {}
     for param in args.params:
@@ -73,13 +75,13 @@ def set_memory_parameters(session: Session, args: Any) -> None:
         if kind != TypedParameterType.UINT:
             raise InvalidArgument(f"invalid type for parameter '{param.field}', expected 'uint'")
         wanted[name] = value
-    node.set_merging(wanted)
+    await asyncio.to_thread(node.set_merging, wanted)
 
 
 @handler("node_get_cpu_map")
-def get_cpu_map(session: Session, args: Any) -> dict[str, Any]:
+async def get_cpu_map(session: Session, args: Any) -> dict[str, Any]:
     """A bit for each CPU that is online, and their number."""
-    count, online = node.cpu_map()
+    count, online = await asyncio.to_thread(node.cpu_map)
     bits = sum(1 << cpu for cpu in online).to_bytes((count + 7) // 8, "little")
     return {
         "cpumap": bits if args.need_map else b"",

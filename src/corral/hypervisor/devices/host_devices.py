@@ -16,6 +16,7 @@ from corral.host import scsi, usb
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
+    from corral.hypervisor.run import Run
     from corral.model.devices.device import Device
     from corral.model.devices.hostdev import USBHostdev
     from corral.model.domain import Domain as DomainDocument
@@ -24,11 +25,19 @@ FIRST_CID = 3
 """0 to 2 are the hypervisor's, the loopback's and the host's."""
 
 
-def settle(domain: Domain, document: DomainDocument) -> Mapping[str, str]:
+def choose_cid(domain: Domain, run: Run, document: DomainDocument) -> None:
+    """Choose the number of a vsock that shall have any: one that no run has, or is about to have."""
+    vsock = document.devices.vsock
+    if vsock is not None and vsock.cid is not None and vsock.cid.auto == "yes":
+        run.cid = _free_cid(domain)
+
+
+def settle(document: DomainDocument, *, cid: int) -> Mapping[str, str]:
     """Write down in the document of a machine that is about to run which of the host's devices are meant.
 
-    Gives the files of its SCSI devices (`generics`). Raises DeviceMissing or HostError for what the host does not have;
-    USB devices that may be missing are left out. Blocks on sysfs.
+    `cid` is the number that was chosen for its vsock. Gives the files of its SCSI devices (`generics`).
+    Raises DeviceMissing or HostError for what the host does not have; USB devices that may be missing are left out.
+    Blocks on sysfs.
     """
     from corral.model.devices.hostdev import USBHostdev
     from corral.qemu.devices.vsock import HOSTS
@@ -42,7 +51,7 @@ def settle(domain: Domain, document: DomainDocument) -> Mapping[str, str]:
         if not Path(HOSTS).exists():
             raise HostError(f"this host has no {HOSTS}", hint="modprobe vhost_vsock")
         if vsock.cid is not None and vsock.cid.auto == "yes":
-            vsock.cid.address = _free_cid(domain)
+            vsock.cid.address = cid
     return files
 
 
@@ -118,9 +127,9 @@ def _find_usb(device: USBHostdev) -> bool:
 
 
 def _free_cid(domain: Domain) -> int:
-    used = set()
+    used: set[int | None] = set()
     for other in domain.hypervisor.domains():
-        vsock = other.run.live.document.devices.vsock if other.run is not None and other is not domain else None
-        if vsock is not None and vsock.cid is not None:
-            used.add(vsock.cid.address)
+        if other.run is not None and other is not domain:
+            vsock = other.run.live.document.devices.vsock
+            used |= {other.run.cid, vsock.cid.address if vsock is not None and vsock.cid is not None else None}
     return next(number for number in range(FIRST_CID, FIRST_CID + len(used) + 1) if number not in used)

@@ -264,6 +264,8 @@ async def _restart_passt(domain: Domain, run: Run, alias: str) -> None:
                 return
             log.warning("domain %s: the passt of card '%s' has ended and is started again", domain.name, alias)
             await start_passt(domain, run, card)
+            if domain.run is not run:  # it has ended in the meantime: no QEMU comes to this one
+                await release(domain, run, [card])
     except CorralError as error:
         log.error("domain %s: card '%s' has no passt: %s", domain.name, alias, error)
 

@@ -159,7 +159,7 @@ def _path(device: Device) -> str:
 
 async def _take_out(domain: Domain, run: Run, path: str) -> None:
     """The client has gone, or QEMU has: so does the slot, as soon as the domain's job slot is free."""
-    while domain.run is run and not run.ending:
+    while domain.run is run and not (run.ending or domain.hypervisor.closing):
         try:
             await domain.change("take out a USB slot", lambda: _taken_out(domain, run, path))
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corral.errors import HostError, ResourceBusy
+from corral.errors import HostError, OperationTimeout, ResourceBusy
 from corral.host import scsi
 from corral.model.devices.remote import place
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from corral.model.devices.hostdev_scsi import SCSIHostdev
     from corral.model.domain import Domain as DomainDocument
     from corral.qemu.plan import Image
+
+#: Seconds that looking at all images of a domain may take.
+LOOK_TIMEOUT = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,15 @@ def writes(disk: Disk) -> bool:
     return not disk.readonly and disk.device != "cdrom" and disk.transient is None
 
 
-def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> dict[str, tuple[bool, bool]]:
-    """Every image of the domain by real path: (writes, shareable); images below the top are only read."""
+async def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> dict[str, tuple[bool, bool]]:
+    """Every image of the domain by real path: (writes, shareable); images below the top are only read.
+
+    Paths are looked at in a thread: a network file system that is away holds up one domain, and not the daemon.
+    """
+    return await asyncio.to_thread(_paths_of, document, chains)
+
+
+def _paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> dict[str, tuple[bool, bool]]:
     found: dict[str, tuple[bool, bool]] = {}
     for disk in document.devices.disks:
         if disk.source is None or disk.source.where is None:
@@ -98,7 +108,7 @@ def paths_of(document: DomainDocument, chains: dict[str, tuple[Image, ...]]) -> 
         found[_identity(disk.source)] = (writes(disk), disk.shareable)
         for below in chains.get(disk.target.dev, ())[1:]:
             found.setdefault(os.path.realpath(below.path), (False, False))
-        for path in real_paths(disk)[1:]:
+        for path in _real_paths(disk)[1:]:
             found.setdefault(path, (False, False))
     return found | {lent(device): (not device.readonly, device.shareable) for device in document.devices.scsi_hostdevs}
 
@@ -111,8 +121,12 @@ def lent(device: SCSIHostdev) -> str:
     return place("iscsi", source.servers, source.name or "")
 
 
-def real_paths(disk: Disk) -> list[str]:
-    """The real paths of all images of one disk of a live document."""
+async def real_paths(disk: Disk) -> list[str]:
+    """The real paths of all images of one disk of a live document, looked at in a thread."""
+    return await asyncio.to_thread(_real_paths, disk)
+
+
+def _real_paths(disk: Disk) -> list[str]:
     found = [_identity(disk.source)] if disk.source is not None and disk.source.where is not None else []
     store = disk.backing_store
     while store is not None:
@@ -131,32 +145,45 @@ async def chains_of(document: DomainDocument) -> tuple[dict[str, tuple[Image, ..
     """For each disk the images from the top down, by target name; HostError naming a missing one.
 
     A disk whose document tells its chain is left out. Also the targets of disks whose image is missing and may be
-    (`startupPolicy`).
+    (`startupPolicy`). OperationTimeout naming the image at which a dead file system stopped us.
     """
+    chains: dict[str, tuple[Image, ...]] = {}
     absent: set[str] = set()
+    disks = [(disk, Path(disk.source.path)) for disk in document.devices.disks if disk.source and disk.source.path]
+    if not disks:
+        return chains, absent
+    at = str(disks[0][1])
 
+    def look() -> None:
+        nonlocal at
+        for disk, path in disks:
+            at = str(path)
+            chain = _chain(disk, path)
+            if chain is None:
+                absent.add(disk.target.dev)
+            elif chain:
+                chains[disk.target.dev] = chain
+
+    try:
+        async with asyncio.timeout(LOOK_TIMEOUT):
+            await asyncio.to_thread(look)
+    except TimeoutError as error:
+        raise OperationTimeout(f"reading the header of '{at}' took more than {LOOK_TIMEOUT:g} s") from error
+    return chains, absent
+
+
+def _chain(disk: Disk, path: Path) -> tuple[Image, ...] | None:
+    """The images of one disk, () when its document tells them; None when it is missing and may be."""
     from corral.qemu import images
     from corral.qemu.plan import Image
 
-    async def chain(disk: Disk) -> tuple[str, tuple[Image, ...]] | None:
-        source = disk.source
-        if source is None or source.path is None:
+    if not path.exists():
+        if disk.source is not None and disk.source.startup_policy == "optional":
             return None
-        path = Path(source.path)
-        if not await asyncio.to_thread(path.exists):
-            if source.startup_policy == "optional":
-                absent.add(disk.target.dev)
-                return None
-            raise HostError(f"Cannot access storage file '{path}': No such file or directory")
-        if disk.backing_store is not None and not disk.backing_store.terminator:
-            return None
-        image_format = (disk.driver.type if disk.driver else None) or "raw"
-        found = await images.chain(path, image_format)
-        if disk.backing_store is not None:
-            found = found[:1]
-        return disk.target.dev, tuple(
-            Image(path=each.path, format=each.format, block=each.is_block, tables=each.tables) for each in found
-        )
-
-    results = await asyncio.gather(*(chain(disk) for disk in document.devices.disks))
-    return dict(result for result in results if result is not None), absent
+        raise HostError(f"Cannot access storage file '{path}': No such file or directory")
+    if disk.backing_store is not None and not disk.backing_store.terminator:
+        return ()
+    found = images.chain(path, (disk.driver.type if disk.driver else None) or "raw")
+    if disk.backing_store is not None:
+        found = found[:1]
+    return tuple(Image(path=each.path, format=each.format, block=each.is_block, tables=each.tables) for each in found)

@@ -6,6 +6,7 @@ virDomainSetIOThreadParams)
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from corral.hypervisor.domain import Domain
+    from corral.hypervisor.run import Run
     from corral.model.domain import Domain as DomainDocument
     from corral.model.domain import IOThread
 
@@ -40,7 +42,7 @@ async def add(domain: Domain, number: int, flags: int) -> None:
 
 async def _add(domain: Domain, number: int, flags: int) -> None:
     from corral.model.domain import IOThread
-    from corral.qemu import iothreads, render
+    from corral.qemu import iothreads
 
     live, config = domain.impact(flags & _IMPACT)
     for document in _documents(domain, live, config):
@@ -55,16 +57,28 @@ async def _add(domain: Domain, number: int, flags: int) -> None:
         await _write(domain, live, config, edit)
         return
     run = domain.require_run()
-    machine = run.require_machine()
-    binary = await domain.hypervisor.offer.binary(run.live.document.devices.emulator)
-    ((command, arguments),) = render.attach([iothreads.part(IOThread(id=number), binary)])
-    await machine.monitor.execute(command, arguments)
+    await _make(domain, run, IOThread(id=number))
     try:
         await pinning.place_iothread(run, number)
         await _write(domain, live, config, edit)
     except BaseException:
-        await machine.monitor.execute("object-del", {"id": iothreads.object_id(number)})
+        with contextlib.suppress(CorralError):
+            await _unmake(run, number)
         raise
+
+
+async def _make(domain: Domain, run: Run, thread: IOThread) -> None:
+    from corral.qemu import iothreads, render
+
+    binary = await domain.hypervisor.offer.binary(run.live.document.devices.emulator)
+    for command, arguments in render.attach([iothreads.part(thread, binary)]):
+        await run.require_machine().monitor.execute(command, arguments)
+
+
+async def _unmake(run: Run, number: int) -> None:
+    from corral.qemu import iothreads
+
+    await run.require_machine().monitor.execute("object-del", {"id": iothreads.object_id(number)})
 
 
 async def delete(domain: Domain, number: int, flags: int) -> None:
@@ -90,10 +104,19 @@ async def _delete(domain: Domain, number: int, flags: int) -> None:
             if not pins and not document.cputune.vcpupins and document.cputune.emulatorpin is None:
                 document.cputune = None
 
-    if live:
-        machine = domain.require_run().require_machine()
-        await machine.monitor.execute("object-del", {"id": iothreads.object_id(number)})
-    await _write(domain, live, config, edit)
+    if not live:
+        await _write(domain, live, config, edit)
+        return
+    run = domain.require_run()
+    old = next(each for each in iothreads.settings(run.live.document) if each.id == number)
+    await _unmake(run, number)
+    try:
+        await _write(domain, live, config, edit)
+    except BaseException:
+        with contextlib.suppress(CorralError):
+            await _make(domain, run, old)
+            await pinning.place_iothread(run, number)
+        raise
 
 
 async def set_parameters(domain: Domain, number: int, wanted: Mapping[str, int], flags: int) -> None:
@@ -132,8 +155,9 @@ async def _set_parameters(domain: Domain, number: int, wanted: Mapping[str, int]
             done.append((name, before))
         await _write(domain, live, config, edit)
     except CorralError:
-        for name, value in reversed(done):
-            await monitor.execute("qom-set", {"path": path, "property": name, "value": value})
+        with contextlib.suppress(CorralError):
+            for name, value in reversed(done):
+                await monitor.execute("qom-set", {"path": path, "property": name, "value": value})
         raise
 
 

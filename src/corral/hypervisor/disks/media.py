@@ -70,7 +70,7 @@ async def run_change(
 
     new, old_parts, new_parts = await asyncio.to_thread(settled)
     run.next_node = max(run.next_node, plugging.next_node(plug.only(run.live.document, [new])))
-    paths = images.paths_of(plug.only(run.live.document, [new]), chains)
+    paths = await images.paths_of(plug.only(run.live.document, [new]), chains)
     domain.hypervisor.images.claim(domain.uuid, domain.name, paths)
     note = Note(
         kind="media",
@@ -89,7 +89,7 @@ async def run_change(
         if domain.run is run:
             await domain.hypervisor.store.end_plug(run.id)
         raise
-    domain.hypervisor.images.release_paths(domain.uuid, images.real_paths(drive))
+    domain.hypervisor.images.release_paths(domain.uuid, await images.real_paths(drive))
     await write(domain, run, Change(live=put(drive, new), base=put(drive, plain(new)), config=config))
 
 

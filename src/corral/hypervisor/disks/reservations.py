@@ -81,6 +81,8 @@ async def _again(domain: Domain, run: Run) -> None:
     try:
         if domain.run is run and not run.ending:
             await ensure(domain, run)
+        if run.ended.is_set():  # in the meantime, and nobody else ends what has just been started
+            await end(run)
     except CorralError:
         log.exception("domain %s: %s cannot be started again", domain.name, PROGRAM)
 

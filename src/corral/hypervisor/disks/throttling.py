@@ -13,7 +13,7 @@ from corral.constants import TypedParameterType
 from corral.errors import ArgumentUnsupported, ConfigUnsupported, InvalidArgument
 from corral.hypervisor.disks import block, media
 from corral.hypervisor.events import Tunable
-from corral.hypervisor.hotplug.device_changes import Change, Edit, begun, write
+from corral.hypervisor.hotplug.device_changes import Change, Edit, begun, carry_out
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
@@ -196,24 +196,14 @@ def _edit(disk: Disk, tune: IOTune | None) -> Edit:
 
 
 async def _change(domain: Domain, run: Run, disk: Disk, tune: IOTune | None, config: Edit | None) -> None:
-    """Tell QEMU, then write it down; a document that cannot be written has QEMU told the old limits again."""
+    """Tell QEMU, and write it down; of a drive that is empty it learns the limits with its next medium."""
     from corral.model.devices.iotune import IOTune
     from corral.qemu.devices import throttle
 
-    machine = run.require_machine()
     empty = disk.source is None or disk.source.where is None
-    commands = [] if empty else [throttle.limit(disk, each) for each in (tune or IOTune(), disk.iotune or IOTune())]
-    if commands:
-        name, arguments = commands[0]
-        await machine.monitor.execute(name, arguments)
+    new, old = ([] if empty else [throttle.limit(disk, each or IOTune())] for each in (tune, disk.iotune))
     edit = _edit(disk, tune)
-    try:
-        await write(domain, run, Change(live=edit, base=edit, config=config))
-    except BaseException:
-        if commands:
-            name, arguments = commands[1]
-            await machine.monitor.execute(name, arguments)
-        raise
+    await carry_out(domain, run, new, Change(live=edit, base=edit, config=config), old)
 
 
 async def set_group(domain: Domain, name: str, given: Mapping[str, Any], flags: int) -> None:
@@ -244,7 +234,7 @@ async def set_group(domain: Domain, name: str, given: Mapping[str, Any], flags: 
         command, back = made, ("object-del", {"id": throttle.group_id(name)})
         if old is not None:
             command, back = _set_group(fresh), _set_group(old)
-        await _told_and_written(domain, run, command, back, Change(live=edit, base=edit, config=later))
+        await carry_out(domain, run, [command], Change(live=edit, base=edit, config=later), [back])
 
     await domain.change("throttle group", work)
 
@@ -254,16 +244,6 @@ def _set_group(group: ThrottleGroup) -> Command:
 
     path = f"/objects/{throttle.group_id(group.group_name or '')}"
     return "qom-set", {"path": path, "property": "limits", "value": throttle.group_limits(group)}
-
-
-async def _told_and_written(domain: Domain, run: Run, command: Command, back: Command, change: Change) -> None:
-    machine = run.require_machine()
-    await machine.monitor.execute(*command)
-    try:
-        await write(domain, run, change)
-    except BaseException:
-        await machine.monitor.execute(*back)
-        raise
 
 
 def _groups(document: DomainDocument) -> Sequence[ThrottleGroup]:
@@ -302,7 +282,7 @@ async def delete_group(domain: Domain, name: str, flags: int) -> None:
         back = gone
         if old is not None:
             back = ("object-add", throttle.group_properties(old) | {"id": throttle.group_id(name)})
-        await _told_and_written(domain, run, gone, back, Change(live=edit, base=edit, config=later))
+        await carry_out(domain, run, [gone], Change(live=edit, base=edit, config=later), [back])
 
     await domain.change("throttle group", work)
 

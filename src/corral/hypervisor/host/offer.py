@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from corral.errors import ConfigUnsupported, CorralError, InvalidArgument
 from corral.host import firmware
@@ -15,7 +14,7 @@ from corral.host import kvm as kvm_probe
 from corral.host.kvm import KVM
 from corral.host.node import Host
 from corral.hypervisor.displays import display_certificates
-from corral.hypervisor.documents import Definition
+from corral.hypervisor.documents import Definition, computed
 from corral.hypervisor.host import capabilities
 from corral.qemu import binary as emulators
 from corral.qemu.binary import Binary
@@ -28,20 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-
-#: Documents longer than this, in characters, are worked on in a thread: they take milliseconds.
-LONG = 6_000
-
 _SAMPLE = """<domain type='qemu'><name>sample</name><memory unit='MiB'>1</memory><os><type>hvm</type></os><devices>
 <disk type='file'><source file='/sample'/><target dev='vda'/></disk><interface type='user'/><serial type='pty'/>
 <graphics type='vnc'/><rng model='virtio'><backend model='random'/></rng></devices></domain>"""
-
-
-async def _computed(xml: str, work: Callable[[], T]) -> T:
-    """What `work` makes of a document, off the event loop if that is long."""
-    return await asyncio.to_thread(work) if len(xml) > LONG else work()
 
 
 class Offer:
@@ -120,10 +108,10 @@ class Offer:
 
     async def completed(self, xml: str, *, validate: bool) -> Definition:
         """The document that `xml` says, checked and with everything filled in; nothing is changed by it."""
+        await self.warm()  # which also spares the event loop these imports
         from corral.model.domain import Domain as DomainDocument
         from corral.qemu import defaults, live
 
-        await self.warm()
         if validate:
             from corral.model.schema import validate_schema
 
@@ -135,7 +123,7 @@ class Offer:
             live.forget(document, self.settings.run)
             return document
 
-        document = await _computed(xml, read)
+        document = await computed(xml, read)
         binary = await self.binary(document.devices.emulator)
         host = self._host(self._firmwares)
 
@@ -147,7 +135,7 @@ class Offer:
                 )
             return Definition.of(completed)
 
-        return await _computed(xml, complete)
+        return await computed(xml, complete)
 
     def _host(self, firmwares: tuple[Firmware, ...]) -> defaults.Host:
         from corral.qemu import defaults
@@ -169,7 +157,7 @@ class Offer:
     def _warm_up(self) -> None:
         """Read a document: the validators of all its classes take a tenth of a second, which a thread can wait for."""
         from corral.model.domain import Domain as DomainDocument
-        from corral.qemu import defaults
+        from corral.qemu import defaults, live  # noqa: F401 - `completed` needs it next
 
         self._firmwares = firmware.descriptors()
         document = DomainDocument.from_xml(_SAMPLE)

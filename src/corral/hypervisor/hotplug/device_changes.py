@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Literal
 
 from corral.errors import CorralError, OperationInvalid
 from corral.host import io_engines
+from corral.hypervisor import rewriting
 from corral.hypervisor.devices import links
 from corral.hypervisor.documents import Definition
+from corral.hypervisor.rewriting import applied, latest
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
@@ -96,20 +98,25 @@ async def machinery(domain: Domain, run: Run, chains: dict[str, tuple[Image, ...
     return Machinery(binary, runtime, chains or {})
 
 
-def edited(definition: Definition, edit: Edit) -> Definition:
-    """The next version of a document, sharing what `edit` leaves alone."""
-    from corral.model import device_set
+def _edit(edit: Edit) -> rewriting.Edit:
+    """The edit of a definition; what it leaves alone the next version shares with the last."""
 
-    document = device_set.shared(definition.document)
-    edit(document)
-    return Definition.of(document)
+    def make(definition: Definition) -> Definition:
+        from corral.model import device_set
+
+        document = device_set.shared(definition.document)
+        edit(document)
+        return Definition.of(document)
+
+    return make
 
 
 async def configured(domain: Domain, edit: Edit) -> Definition:
     """The next definition: after `edit`, and completed as a new one would be. Raises what a definition would."""
     if domain.config is None:
         raise OperationInvalid("transient domains do not have any persistent config")
-    return await domain.hypervisor.offer.completed(edited(domain.config, edit).secure_xml, validate=False)
+    next_config = await applied(_edit(edit), domain.config)
+    return await domain.hypervisor.offer.completed(next_config.secure_xml, validate=False)
 
 
 async def begun(domain: Domain, edit: Edit | None, *, live: bool) -> Run | None:
@@ -136,17 +143,16 @@ async def write(domain: Domain, run: Run | None, change: Change) -> None:
                 await hypervisor.store.define(domain.uuid, domain.name, config.secure_xml)
         else:
             before = run.live
-            live = edited(before, change.live) if change.live else None
-            base = edited(run.base, change.base) if change.base else None
+            live = await applied(_edit(change.live), before) if change.live else None
+            base = await applied(_edit(change.base), run.base) if change.base else None
             await hypervisor.store.end_plug(
                 run.id,
                 live_xml=live.secure_xml if live else None,
                 base_xml=base.secure_xml if base else None,
                 definition=definition,
             )
-            if live and change.live and run.live is not before:  # the guest moved a tray or opened a channel meanwhile
-                live = edited(run.live, change.live)
-                await hypervisor.store.update_live(run.id, xml=live.secure_xml)
+            if live and change.live:
+                live = await latest(domain, run, _edit(change.live), before, live)
             run.live, run.base = live or run.live, base or run.base
         if config is not None:
             domain.config = config

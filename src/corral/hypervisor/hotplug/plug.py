@@ -93,7 +93,7 @@ async def run_plug(
     machine = run.require_machine()
     hypervisor = domain.hypervisor
     lent = [each for each in plug.devices if isinstance(each, SCSIHostdev)]
-    paths = images.paths_of(only(plug.document, [d for d in plug.devices if isinstance(d, Disk)], lent), chains)
+    paths = await images.paths_of(only(plug.document, [d for d in plug.devices if isinstance(d, Disk)], lent), chains)
     hypervisor.images.claim(domain.uuid, domain.name, paths)
     run.next_node = max(run.next_node, plugging.next_node(plug.document))
     try:

@@ -137,5 +137,5 @@ async def _end_media(domain: Domain, run: Run, machine: Machine, note: Note) -> 
         new.source = None
     old_parts = await media.parts_of(domain, run, drive)
     await media.drop(run, old_parts)
-    domain.hypervisor.images.release_paths(domain.uuid, images.real_paths(drive))
+    domain.hypervisor.images.release_paths(domain.uuid, await images.real_paths(drive))
     await write(domain, run, Change(live=media.put(drive, new), base=media.put(drive, media.plain(new))))

@@ -164,7 +164,7 @@ async def _written_off(domain: Domain, run: Run, device: Device, config: Edit | 
     alias = device.alias.name if device.alias is not None else ""
     if isinstance(device, Disk):
         run.next_node = max(run.next_node, plugging.next_node(run.live.document))
-        domain.hypervisor.images.release_paths(domain.uuid, images.real_paths(device))
+        domain.hypervisor.images.release_paths(domain.uuid, await images.real_paths(device))
     if isinstance(device, SCSIHostdev):
         domain.hypervisor.images.release_paths(domain.uuid, [images.lent(device)])
     if isinstance(device, Channel) and device.target.name == guest_agent.PORT and run.agent is not None:
@@ -225,8 +225,10 @@ async def _clear(domain: Domain, run: Run, leftover: Leftover) -> None:
     """The rest of a plug that failed, now that the guest has let go."""
     async with domain.jobs.hold("undo a plug"):
         if domain.run is run and run.machine is not None:
-            await take_out(run, leftover.parts)
-            await give_back(domain, run, leftover.devices)
+            try:
+                await take_out(run, leftover.parts)
+            finally:  # the guest has let go of the device itself, whatever else of it QEMU keeps
+                await give_back(domain, run, leftover.devices)
 
 
 async def _gone(domain: Domain, run: Run, alias: str) -> None:

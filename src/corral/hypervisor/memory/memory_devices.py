@@ -114,8 +114,8 @@ async def noticed(run: Run, expected: dict[str, asyncio.Future[str]]) -> None:
     if expected and run.agent is not None:
         try:
             await _use_all(run)
-        except CorralError as error:
-            log.info("a guest's agent does not tell which memory it uses: %s", error)
+        except (CorralError, KeyError, TypeError, AttributeError) as error:  # a guest may answer anything
+            log.info("a guest's agent does not tell which memory it uses: %r", error)
 
 
 async def _use_all(run: Run) -> None:
