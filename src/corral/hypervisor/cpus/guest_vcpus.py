@@ -7,12 +7,10 @@ QEMU Guest Agent Protocol Reference: guest-get-vcpus, guest-set-vcpus, guest-fil
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from corral.errors import (
     AgentCommandFailed,
@@ -21,7 +19,7 @@ from corral.errors import (
     OperationFailed,
     OperationUnsupported,
 )
-from corral.hypervisor.guest import guest_agent
+from corral.hypervisor.guest import guest_agent, guest_files
 from corral.model import cpuset
 
 if TYPE_CHECKING:
@@ -184,7 +182,8 @@ async def use_again(agent: Agent, number: int) -> None:
 
 async def _number_in_guest(agent: Agent, machine: Machine, alias: str) -> int | None:
     apic = await machine.monitor.execute("qom-get", {"path": f"/machine/peripheral/{alias}", "property": "apic-id"})
-    return _apic_ids(await _read(agent, "/proc/cpuinfo")).get(int(apic))
+    cpuinfo = await guest_files.read(agent, "/proc/cpuinfo", limit=_CPUINFO_LIMIT)
+    return (await asyncio.to_thread(_apic_ids, cpuinfo.decode(errors="replace"))).get(int(apic))
 
 
 def _apic_ids(cpuinfo: str) -> dict[int, int]:
@@ -198,21 +197,3 @@ def _apic_ids(cpuinfo: str) -> dict[int, int]:
         elif name.strip() == "apicid" and value.strip().isdigit():
             found[int(value)] = number
     return found
-
-
-async def _read(agent: Agent, path: str) -> str:
-    """A file of the guest's, by its agent."""
-    handle = await agent.execute("guest-file-open", {"path": path, "mode": "r"})
-    try:
-        content = b""
-        while len(content) < _CPUINFO_LIMIT:
-            answer: dict[str, Any] = await agent.execute("guest-file-read", {"handle": handle, "count": 1 << 20})
-            content += base64.b64decode(answer["buf-b64"])
-            if answer.get("eof") or not answer.get("count"):
-                break
-        return content.decode(errors="replace")
-    except (KeyError, TypeError, binascii.Error) as error:
-        raise AgentCommandFailed(f"guest-file-read makes no sense: {error!r}") from error
-    finally:
-        with contextlib.suppress(CorralError):
-            await agent.execute("guest-file-close", {"handle": handle})

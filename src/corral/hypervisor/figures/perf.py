@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +11,18 @@ from corral.errors import CorralError, InvalidArgument, OperationInvalid, Operat
 from corral.host import perf
 from corral.host.perf import Symbols
 from corral.host.perf_output import most_frequent
+from corral.hypervisor.guest import guest_files
 
 if TYPE_CHECKING:
     from corral.hypervisor.domain import Domain
-    from corral.qemu.agent import Agent
 
 #: Bounds of what a client may ask for.
 LONGEST = 600.0
 FREQUENCY_MAX = 9999
-#: Bytes of a file of the guest's that are fetched at most, and at once.
-FILE_MAX, CHUNK = 48 << 20, 1 << 19
-#: Seconds that the fetching may take.
-FETCHING = 60.0
+#: Bytes of a file of the guest's that are fetched at most.
+FILE_MAX = 48 << 20
+#: Seconds that the fetching may take, and one piece of it.
+FETCHING, PIECE_TIMEOUT = 60.0, 20.0
 #: Characters of stacks that one answer carries; a string on the wire has 4 MiB at most.
 STACKS_MAX = 3 << 20
 
@@ -66,7 +64,7 @@ async def record(domain: Domain, seconds: float, frequency: int, *, symbols: boo
         elif symbols:
             found, why_not = await fetch_symbols(domain, Path(directory))
         sampled = await perf.record(pid, seconds, frequency, found)
-    kept, left_out = most_frequent(sampled, STACKS_MAX)
+    kept, left_out = await asyncio.to_thread(most_frequent, sampled, STACKS_MAX)
     return {
         "seconds": seconds,
         "samples": sampled.samples,
@@ -96,26 +94,10 @@ async def fetch_symbols(domain: Domain, directory: Path) -> tuple[Symbols | None
     try:
         async with asyncio.timeout(FETCHING):
             for path in (files.kallsyms, files.modules):
-                await asyncio.to_thread(path.write_bytes, await _fetch(agent, f"/proc/{path.name}"))
+                content = await guest_files.read(agent, f"/proc/{path.name}", limit=FILE_MAX, timeout=PIECE_TIMEOUT)
+                await asyncio.to_thread(path.write_bytes, content)
     except TimeoutError:
         return None, f"the guest agent has not sent them within {FETCHING:g} s"
     except CorralError as error:
         return None, str(error)
     return files, ""
-
-
-async def _fetch(agent: Agent, path: str) -> bytes:
-    """A file of the guest's, through its agent (guest-file-open, -read, -close)."""
-    handle = await agent.execute("guest-file-open", {"path": path, "mode": "r"})
-    content = bytearray()
-    try:
-        while len(content) < FILE_MAX:
-            answer = await agent.execute("guest-file-read", {"handle": handle, "count": CHUNK}, timeout=20.0)
-            part = base64.b64decode(answer.get("buf-b64", ""))
-            content += part
-            if answer.get("eof") or not part:
-                break
-    finally:
-        with contextlib.suppress(CorralError):
-            await agent.execute("guest-file-close", {"handle": handle})
-    return bytes(content)

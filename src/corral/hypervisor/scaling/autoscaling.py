@@ -6,7 +6,6 @@ One timer for all of them, and none when no running domain has a policy.
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import logging
@@ -21,6 +20,7 @@ from corral.constants import ConnectListAllDomainsFlags, DomainJobOperation, Dom
 from corral.errors import AgentCommandFailed, CorralError, InvalidArgument
 from corral.host.threads import thread_times
 from corral.hypervisor.events import Autoscale, Event, Lifecycle, MetadataChange
+from corral.hypervisor.guest import guest_files
 from corral.hypervisor.scaling import autoscaler
 from corral.hypervisor.scaling.autoscaler import Claim, Decision, Limits, Outcome, Sample, Verdict
 from corral.hypervisor.scaling.policy import MEMORY_STEP, NAMESPACE, Policy, from_xml
@@ -414,13 +414,7 @@ async def _ask_load(watch: Watch, agent: Agent) -> None:
 
 async def _load_average(agent: Agent) -> float:
     """The same from the guest's /proc/loadavg."""
-    handle = await agent.execute("guest-file-open", {"path": "/proc/loadavg", "mode": "r"}, timeout=PATIENCE)
-    try:
-        answer = await agent.execute("guest-file-read", {"handle": handle, "count": 64}, timeout=PATIENCE)
-        return float(base64.b64decode(answer["buf-b64"]).split()[0])
-    finally:
-        with contextlib.suppress(CorralError):
-            await agent.execute("guest-file-close", {"handle": handle}, timeout=PATIENCE)
+    return float((await guest_files.read(agent, "/proc/loadavg", limit=64, timeout=PATIENCE)).split()[0])
 
 
 def _keep(track: Track, sample: Sample, count: int) -> None:
