@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.daemon.fake import Client, FakeHypervisor, ref
 
-from corral.constants import DomainEventID
+from corral.constants import DomainEventID, ErrorNumber
 from corral.daemon.server import Server
 from corral.daemon.subscriptions import EVENT_IDS, FORMS
 from corral.errors import InternalError
@@ -171,3 +171,9 @@ async def test_nobody_listens_any_more_after_leaving(
     client.close()
     await asyncio.sleep(0.02)
     assert not hypervisor.events._subscribers
+
+
+async def test_a_pattern_without_measure_is_refused(client: Client) -> None:
+    name = "qemu.connect_domain_monitor_event_register"
+    assert (await client.error(name, dom=None, event="A" * 600, flags=1)).code == ErrorNumber.INVALID_ARG
+    assert (await client.call(name, dom=None, event="BLOCK_.*|SPICE_.*", flags=1)).callbackID >= 0

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: One more than the greatest virDomainEventID.
 EVENT_IDS = 1 + max(value for name, value in vars(DomainEventID).items() if name.isupper())
 
+#: Characters of the name, or pattern, of QEMU's events that a client registers for.
+PATTERN_MAX = 512
 #: Registrations one client may have: every kind of event for some thousand domains.
 CALLBACKS_MAX = 32768
 
@@ -223,6 +225,8 @@ class Subscriptions:
         """Register for QEMU's own events: of any name, of this one, or of those that match; the callback id."""
         matches: Callable[[str], object] | None = None
         if name is not None:
+            if len(name) > PATTERN_MAX:
+                raise InvalidArgument(f"an event's name of {len(name)} characters; {PATTERN_MAX} are enough for all")
             try:
                 pattern = re.compile(name if regex else re.escape(name), re.IGNORECASE if nocase else 0)
             except re.error as error:
