@@ -10,8 +10,7 @@ import pytest
 import uvloop
 from tests.client.peer import LATER, Peer, serving, serving_thread
 
-from corral.client import connect
-from corral.client import events as client_events
+from corral.client import connect, listening
 from corral.client import stream as client_stream
 from corral.constants import DomainEventType
 from corral.errors import (
@@ -199,7 +198,7 @@ async def test_an_event_the_daemon_does_not_know_is_left_out_unless_asked_for(sh
 
 
 async def test_a_reader_that_is_too_slow_is_told(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_events, "QUEUE_LIMIT", 3)
+    monkeypatch.setattr(listening, "QUEUE_LIMIT", 3)
     peer = Peer("a")
     async with serving(peer, short_path / "s") as uri, connect(uri) as host, host.events("lifecycle") as events:
         for _ in range(5):

@@ -12,8 +12,6 @@ from corral.cli.output import emit_json, size, table
 from corral.cli.target import find, run
 from corral.errors import InvalidArgument
 
-LIVE, CONFIG = 1, 2  # virDomainModificationImpact
-
 
 def autoscale(
     name: Annotated[
@@ -98,7 +96,7 @@ async def _do(uri: str | None, name: str | None, policy: dict[str, Any], off: bo
             return json.loads((await host.call_own("corral.autoscale_status")).json)
         domain = await find(host, name)
         if policy or off:
-            flags = LIVE * await domain.active() | CONFIG * await domain.persistent()
+            flags = await domain.impact(None, None)
             text = json.dumps(policy) if policy else None
             await host.call_own("corral.autoscale_set", dom=domain.reference, policy=text, flags=flags)
         if off:

@@ -19,8 +19,8 @@ from corral.errors import CorralError, InvalidArgument, InvalidConnection, Opera
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
-    from corral.client.events import Events
     from corral.client.host import Host
+    from corral.client.listening import Events
 
 AGAIN = 5.0  # seconds between requests to shut down: a guest that still boots does not hear the first one
 

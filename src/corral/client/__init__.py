@@ -5,6 +5,7 @@ Everything is a client of libvirt's protocol, so it drives Corral's daemon and a
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from corral.client.domain import Domain, Info, State
@@ -12,20 +13,18 @@ from corral.client.host import Host, connect
 
 if TYPE_CHECKING:
     from corral.client.agent import ExecResult
-    from corral.client.events import Event, Events
+    from corral.client.events import Event
+    from corral.client.listening import Events
     from corral.client.stream import Stream
 
 __all__ = ["Domain", "Event", "Events", "ExecResult", "Host", "Info", "State", "Stream", "connect"]
 
 
+#: Loaded when first named: a short command pays for none of them.
+_ELSEWHERE = {"Event": "events", "Events": "listening", "ExecResult": "agent", "Stream": "stream"}
+
+
 def __getattr__(name: str) -> object:
-    # Loaded when first named: a short command pays for none of them.
-    if name in ("Event", "Events"):
-        from corral.client import events as module
-    elif name == "ExecResult":
-        from corral.client import agent as module  # type: ignore[no-redef]
-    elif name == "Stream":
-        from corral.client import stream as module  # type: ignore[no-redef]
-    else:
+    if name not in _ELSEWHERE:
         raise AttributeError(f"module 'corral.client' has no attribute {name!r}")
-    return getattr(module, name)
+    return getattr(import_module(f"corral.client.{_ELSEWHERE[name]}"), name)

@@ -170,9 +170,7 @@ async def limit(
 
     given = {"inbound.average": inbound, "outbound.average": outbound}
     params = pack(TypedParam.uint(key, value) for key, value in given.items() if value is not None)
-    impact = constants.DomainModificationImpact
-    flags = impact.LIVE * await domain.active()
-    flags |= impact.CONFIG * (await domain.persistent() if config is None else config)
+    flags = await domain.impact(None, config)
     await domain.host.call(
         "domain_set_interface_parameters", dom=domain.reference, device=name, params=params, flags=flags
     )

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from corral.client.agent import ExecResult
     from corral.client.connection import Connection
     from corral.client.displays import Display
-    from corral.client.events import Event, Events
+    from corral.client.events import Event
     from corral.client.execution import Execution, Input
     from corral.client.guest_facts import Load, MemoryBlock, Routes
     from corral.client.host import Host
+    from corral.client.listening import Events
     from corral.client.stream import Stream
     from corral.client.tuning import Tuning
     from corral.client.usb import Plugged

@@ -18,8 +18,9 @@ from corral.errors import AuthFailed, CorralError, InvalidConnection, NoConnect,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from corral.client.events import Event, Events
+    from corral.client.events import Event
     from corral.client.facts import NodeInfo, Version
+    from corral.client.listening import Events
     from corral.model.domain import Domain as DomainDocument
 
 AUTH_NONE, AUTH_SASL, AUTH_POLKIT = 0, 1, 2  # remote_auth_type
@@ -179,7 +180,7 @@ class Host:
 
     def events(self, *kinds: type[Event] | str, domain: Domain | None = None) -> Events:
         """What happens on the host, of these kinds (classes or names) or all, to one domain or all of them."""
-        from corral.client.events import Events
+        from corral.client.listening import Events
 
         return Events(self, kinds, domain)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from corral import __version__
 from corral.errors import InvalidArgument
+from corral.usb.layouts import Layout, layouts
 from corral.usb.packets import (
     ALL_CAPABILITIES,
     DATA_IN,
@@ -38,13 +39,11 @@ from corral.usb.packets import (
     InterruptPacket,
     InterruptReceivingStatus,
     IsoPacket,
-    Layout,
     Packet,
     StartBulkReceiving,
     StartInterruptReceiving,
     StopBulkReceiving,
     StopInterruptReceiving,
-    layouts,
 )
 from corral.usb.state import ANSWER, ANSWERS, CANCELLED, SENDABLE, Phase
 

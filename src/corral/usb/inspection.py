@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from corral.errors import InvalidArgument, OperationFailed
 from corral.usb.connection import Connection, Lost
-from corral.usb.packets import NO_CAPABILITIES, DeviceDisconnectAck, Hello, Packet, layouts
+from corral.usb.layouts import layouts
+from corral.usb.packets import NO_CAPABILITIES, DeviceDisconnectAck, Hello, Packet
 
 if TYPE_CHECKING:
     from typing import Final

@@ -35,15 +35,13 @@ from corral.errors import (
     XMLError,
 )
 from corral.hypervisor.events import EventBus
-from corral.hypervisor.pools import pool_rows
+from corral.hypervisor.pools import pool_directory, pool_rows
 from corral.hypervisor.pools.pool import LOOK_PATIENCE, NotNow, Pool, Threads, Volume, target_of
 from corral.model.storage import POOL_TYPES
 
 if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
-    from corral.model.storage import Permissions
     from corral.model.storage import Pool as PoolDocument
-    from corral.storage.writing import Owner
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +81,14 @@ class Pools:
 
         rows, making = await pool_rows.load(self.hypervisor.store)
         for file in making:
-            if await self.threads.run(
-                writing.remove_unfinished, file.path, file.device, file.inode, patience=LOOK_PATIENCE
-            ):
-                log.warning("removed '%s', which was not complete when the daemon ended", file.path)
+            try:
+                if await self.threads.run(
+                    writing.remove_unfinished, file.path, file.device, file.inode, patience=LOOK_PATIENCE
+                ):
+                    log.warning("removed '%s', which was not complete when the daemon ended", file.path)
+            except CorralError as error:  # a file system that is away: the next daemon tries again
+                log.error("cannot remove '%s', which was not complete when the daemon ended: %s", file.path, error)
+                continue
             await pool_rows.end_making(self.hypervisor.store, file.path)
         for row in rows:
             was_active = bool(row.live_xml) and row.boot == self.hypervisor.boot
@@ -277,7 +279,7 @@ class Pools:
         if flags & (StoragePoolCreateFlags.WITH_BUILD_OVERWRITE | StoragePoolCreateFlags.WITH_BUILD_NO_OVERWRITE):
             raise _no_device(pool)
         if flags & StoragePoolCreateFlags.WITH_BUILD:
-            await self.threads.run(_build, document, patience=LOOK_PATIENCE)
+            await self.threads.run(pool_directory.build, document, patience=LOOK_PATIENCE)
         pool.live = document
         try:
             await pool.look()
@@ -334,7 +336,7 @@ class Pools:
                 raise NotNow(f"storage pool '{pool.name}' is already active")
             if flags & (StoragePoolBuildFlags.OVERWRITE | StoragePoolBuildFlags.NO_OVERWRITE):
                 raise _no_device(pool)
-            await self.threads.run(_build, pool.document, patience=LOOK_PATIENCE)
+            await self.threads.run(pool_directory.build, pool.document, patience=LOOK_PATIENCE)
             self._tell(pool, StoragePoolEventLifecycleType.CREATED)
 
     async def delete(self, pool: Pool) -> None:
@@ -342,7 +344,7 @@ class Pools:
         async with pool.changing:
             pool.check_inactive()
             pool.check_idle()
-            await self.threads.run(_remove, pool.directory, patience=LOOK_PATIENCE)
+            await self.threads.run(pool_directory.remove, pool.directory, patience=LOOK_PATIENCE)
             self._tell(pool, StoragePoolEventLifecycleType.DELETED)
 
     # For `volumes.py`.
@@ -432,47 +434,6 @@ def _parse(xml: str, validate: bool) -> PoolDocument:
         raise XMLError(f"storage pool target path '{path}' is not absolute", domain=ErrorDomain.STORAGE)
     document.target.path = "/" + os.path.normpath(path).lstrip("/")
     return document
-
-
-def _build(document: PoolDocument) -> None:
-    """Make the directory and those above it, and give it the owner and mode that the document names; blocks."""
-    from corral.storage.writing import Owner, own_directory
-
-    directory = target_of(document)
-    permissions = document.target.permissions if document.target else None
-    try:
-        existed = directory.is_dir()
-        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-    except OSError as error:
-        raise HostError(f"cannot create path '{directory}': {error.strerror}", domain=ErrorDomain.STORAGE) from error
-    if permissions is None and existed:
-        return
-    owner = owner_of(permissions, 0o711)
-    if existed and permissions is not None and permissions.mode is None:
-        owner = Owner(directory.stat().st_mode & 0o7777, owner.uid, owner.gid)
-    own_directory(directory, owner)
-
-
-def _remove(directory: Path) -> None:
-    try:
-        directory.rmdir()
-    except OSError as error:
-        text = f"failed to remove pool '{directory}': {error.strerror}"
-        raise HostError(text, domain=ErrorDomain.STORAGE) from error
-
-
-def owner_of(permissions: Permissions | None, mode: int) -> Owner:
-    """Mode and owner that a document asks for; `mode` when it does not say."""
-    from corral.storage.writing import Owner
-
-    if permissions is None:
-        return Owner(mode)
-    asked = int(permissions.mode, 8) if permissions.mode is not None else mode
-    return Owner(
-        asked,
-        None if permissions.owner in (None, -1) else permissions.owner,
-        None if permissions.group in (None, -1) else permissions.group,
-    )
 
 
 def _uuid(document: PoolDocument) -> UUID:

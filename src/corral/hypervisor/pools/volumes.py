@@ -35,6 +35,7 @@ from corral.errors import (
 )
 from corral.hypervisor.pools import pool_rows
 from corral.hypervisor.pools.pool import LOOK_PATIENCE, Pool, Volume
+from corral.hypervisor.pools.pool_directory import owner_of
 
 if TYPE_CHECKING:
     from corral.hypervisor.pools.pools import Pools
@@ -108,7 +109,6 @@ async def _create(
 
 
 async def _build(pools: Pools, path: Path, document: VolumeDocument, flags: int, source: Volume | None) -> None:
-    from corral.hypervisor.pools.pools import owner_of
     from corral.storage import writing
 
     target = document.target
