@@ -102,7 +102,7 @@ def test_a_guest_that_does_not_listen(peer: Peer, corral_: Corral) -> None:
     assert "web is still running after 0.2 s\n        corral kill web turns it off" in result.err
     begun = time.monotonic()
     assert corral_("stop", "web", "--timeout", "0.2", "--force").status == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20
     assert peer.domains["web"]["id"] == -1
 
 

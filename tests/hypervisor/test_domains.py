@@ -337,8 +337,8 @@ async def test_lists_by_every_filter(hypervisor: Hypervisor) -> None:
 
 async def test_a_machine_killed_from_outside_has_crashed_within_100_ms(hypervisor: Hypervisor, heard: Heard) -> None:
     domain = await hypervisor.define(document("a"))
-    delays = []
-    for _ in range(3):  # the best of three: other programs may keep this machine busy
+    delays = list[float]()
+    while len(delays) < 10 and not (delays and delays[-1] < 0.1):  # other programs may keep this machine busy
         await domain.create()
         heard.clear()
         assert domain.run and domain.run.process

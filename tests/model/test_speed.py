@@ -37,7 +37,9 @@ def test_reading_and_writing_a_typical_domain_takes_under_three_milliseconds() -
 
 def test_importing_the_model_is_cheap() -> None:
     """At most 250 ms and 15 MiB over pydantic-xml itself."""
-    answer = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True, timeout=60)
-    imported, _, mebibytes = json.loads(answer.stdout)
-    assert imported < 0.25
-    assert mebibytes < 15
+    costs = []
+    for _ in range(3):  # the best of three: a busy machine computes slower, too
+        answer = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=True, timeout=100)
+        costs.append(json.loads(answer.stdout))
+    assert min(imported for imported, _, _ in costs) < 0.25, costs
+    assert min(mebibytes for _, _, mebibytes in costs) < 15, costs

@@ -19,9 +19,9 @@ def per_second(number: int, work: Callable[[], object]) -> float:
 
 
 def _time(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+    started = time.process_time()  # what others compute meanwhile does not count
     work()
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def test_calls() -> None:
