@@ -40,6 +40,10 @@ FILES = {
     "bogus.xml": "<bogus/>",
     "watchdog.xml": "<watchdog model='ib700'/>",
     "channel.xml": "<channel type='unix'><target type='virtio' name='org.example.0'/></channel>",
+    "vsock.xml": "<vsock><cid auto='yes'/></vsock>",
+    "nvme.xml": "<disk type='nvme' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+    "<source type='pci' managed='yes' namespace='1'><address domain='0' bus='0xfa' slot='0' function='0'/></source>"
+    "<target dev='vdn' bus='virtio'/></disk>",
     "scsi.xml": "<controller type='scsi' index='1' model='virtio-scsi'/>",
     "vnc.xml": "<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1' passwd='two'/>",
     "listen.xml": "<graphics type='vnc' port='-1' autoport='yes' listen='0.0.0.0' passwd='two'/>",
@@ -91,7 +95,19 @@ detach-interface v bridge
 detach-device v DIR/scsi.xml
 detach-device v DIR/other-cd.xml --live
 detach-device-alias v net0
+attach-device v DIR/nvme.xml --config
+dumpxml v --xpath //disk[target/@dev="vdn"]/source
+detach-device v DIR/nvme.xml --config
+attach-device v DIR/vsock.xml --config
+attach-device v DIR/vsock.xml --config
+update-device v DIR/vsock.xml --config
+dumpxml v --xpath //vsock/cid
+detach-device v DIR/vsock.xml --config
+detach-device v DIR/vsock.xml --config
 start v
+update-device v DIR/vsock.xml
+detach-device v DIR/vsock.xml --live
+attach-device v DIR/vsock.xml --live
 setvcpus v 1 --live
 setvcpus v 3 --live
 setvcpus v 5 --live

@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.hypervisor import life
 
 from corral.constants import DomainState
 from corral.hypervisor.domain import Domain
+from corral.qemu.devices import vsock
 
 CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='virtio'/></interface>"
 
@@ -60,12 +62,19 @@ def kinds(path: Path) -> dict[str, str]:
         "virtio sound": "<sound model='virtio'/>",
         "usb sound": "<sound model='usb'/>",
         "sound": "<sound model='ac97'/>",
+        "vsock": "<vsock model='virtio'><cid auto='yes'/></vsock>",
         "watchdog": "<watchdog model='i6300esb' action='reset'/>",
         "redirected usb": "<redirdev bus='usb' type='null'/>",
         "hub": "<hub type='usb'/>",
         "memory": "<memory model='dimm'><target><size unit='MiB'>64</size><node>0</node></target></memory>",
         "growing memory": "<memory model='virtio-mem'><target><size unit='MiB'>64</size></target></memory>",
     }
+
+
+def need_host(kind: str) -> None:
+    """Skip what this host has nothing for."""
+    if kind == "vsock" and not Path(vsock.HOSTS).exists():
+        pytest.skip(f"this host has no {vsock.HOSTS} (modprobe vhost_vsock)")
 
 
 async def resumed(domain: Domain) -> dict[str, Any]:

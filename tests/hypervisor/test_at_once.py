@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from corral.errors import HostError, InternalError, NoSecret, OperationTimeout
-from corral.hypervisor.devices import host_devices
+from corral.errors import ConfigUnsupported, HostError, InternalError, NoSecret, OperationTimeout
+from corral.hypervisor.devices import vsock
 from corral.hypervisor.disks import images
-from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
-from corral.hypervisor.run import Run
 from corral.hypervisor.secrets import Secrets
+from corral.model.devices.vsock import CID, Vsock
 from corral.model.domain import Domain as DomainDocument
 
 HEAD = "<domain type='qemu'><name>{}</name><memory>1024</memory><os><type>hvm</type></os><devices>"
@@ -42,15 +42,30 @@ async def test_a_secret_that_goes_while_its_value_is_set(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir()), "the next daemon would have it again"  # noqa: ASYNC240
 
 
-def test_two_starts_get_two_numbers_of_a_vsock() -> None:
-    domains: list[Any] = []
-    for name in ("one", "two"):
-        document = _document(name, "<vsock model='virtio'><cid auto='yes'/></vsock>")
-        run = SimpleNamespace(cid=0, live=SimpleNamespace(document=document))
-        domains.append(SimpleNamespace(run=run, hypervisor=SimpleNamespace(domains=lambda: domains)))
-    for domain in domains:
-        host_devices.choose_cid(cast(Domain, domain), cast(Run, domain.run), domain.run.live.document)
-    assert [domain.run.cid for domain in domains] == [3, 4]
+def test_two_machines_get_two_numbers_of_a_vsock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel gives each to one guest; with a real one: tests/guests/test_lent.py."""
+    taken: dict[int, int] = {}
+
+    def ioctl(end: int, request: int, argument: bytes) -> None:
+        number = int.from_bytes(argument, "little")
+        assert request == vsock.SET_GUEST_CID and number >= 3
+        if taken.get(number, end) != end:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        taken[number] = end
+
+    monkeypatch.setattr(vsock.fcntl, "ioctl", ioctl)
+    monkeypatch.setattr("corral.qemu.devices.vsock.HOSTS", "/dev/null")
+    one, two = (Vsock(cid=CID(auto="yes")) for _ in range(2))
+    with vsock.opened([one]), vsock.opened([two]):
+        assert [one.cid, two.cid] == [CID(auto="yes", address=3), CID(auto="yes", address=4)]
+        with (
+            pytest.raises(HostError, match="failed to set guest cid 4: Address already in use"),
+            vsock.opened([Vsock(cid=CID(address=4))]),
+        ):
+            pass
+    monkeypatch.setattr("corral.qemu.devices.vsock.HOSTS", "/none")
+    with pytest.raises(ConfigUnsupported, match="unable to open vhost-vsock device"), vsock.opened([one]):
+        pass
 
 
 async def test_a_dead_file_system_holds_up_a_start_and_no_longer_than_that(

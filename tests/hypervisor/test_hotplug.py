@@ -68,6 +68,7 @@ class Host:
         binary = await self.hypervisor.offer.binary(self.domain.require_run().live.document.devices.emulator)
         if kind == "virtio sound" and not binary.has_device("virtio-sound-pci"):
             pytest.skip(f"'{binary.path}' has no virtio sound card (QEMU 8.2 brought it)")
+        plugs.need_host(kind)
         return plugs.kinds(self.image)[kind]
 
     def added(self) -> list[str]:

@@ -253,6 +253,7 @@ async def test_a_name_that_is_taken(host: Host, ends: Ends) -> None:
 @pytest.mark.parametrize(("call", "kind"), DEEDS)
 async def test_a_daemon_killed(kind: str, call: str, short_path: Path, ends: Ends) -> None:
     """A daemon that dies at any step: the next knows the device or has nothing of it, and goes on from there."""
+    plugs.need_host(kind)
     image = short_path / "disk.img"
     image.write_bytes(b"\0" * 65536)
     xml = {**plugs.kinds(image), **ends.kinds()}[kind]

@@ -87,8 +87,6 @@ class Run:
     groups: dict[str, frozenset[str]] = field(default_factory=dict)
     #: PCI functions and SCSI devices of the host that this run has, by name (`lending`).
     lent: dict[str, Lent] = field(default_factory=dict)
-    #: The number of its vsock that was chosen for it; 0: none was.
-    cid: int = 0
     #: Programs beside QEMU that serve its devices, by device alias (`servers`).
     servers: dict[str, Process] = field(default_factory=dict)
     #: Open console and channel sessions by device alias: one at a time each.

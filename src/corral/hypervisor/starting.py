@@ -29,7 +29,7 @@ from corral.errors import CorralError, HostError, InternalError, OperationAborte
 from corral.host import io_engines, priority
 from corral.hypervisor import ending, reactions, secrets
 from corral.hypervisor.cpus import guest_cpu, pinning, processor_limits, vcpus
-from corral.hypervisor.devices import audio_files, host_devices, lending, links, servers
+from corral.hypervisor.devices import audio_files, host_devices, lending, links, servers, vsock
 from corral.hypervisor.disks import absent_disks, images, raw_io, reservations
 from corral.hypervisor.displays import display_certificates, displays
 from corral.hypervisor.documents import Definition
@@ -126,7 +126,7 @@ async def _make(
     domain: Domain, run: Run, document: DomainDocument, chains: dict[str, tuple[Image, ...]], flags: int
 ) -> Machine:
     """Make the process, paused, and the live document."""
-    from corral.model.device_set import all_of
+    from corral.model import device_set
     from corral.qemu import descriptors, plan
     from corral.qemu.machine import Listener
 
@@ -157,17 +157,19 @@ async def _make(
                 fds=copies,
                 engines=io_engines.engines(),
             )
-            host_devices.choose_cid(domain, run, document)
-            document, planned = await asyncio.to_thread(_planned, domain, run, document, binary, runtime)
-            await lending.claim(domain, run, all_of(document))
-            await servers.start(domain, run, await asyncio.to_thread(servers.servers_of, domain, all_of(document)))
-            if reservations.wanted(document.devices.disks):
-                await reservations.ensure(domain, run)
-            async with (
-                links.opened(domain, run, document.devices.interfaces) as ends,
-                secrets.lent(domain, run, (*document.devices.disks, *document.devices.hostdevs)),
-            ):
-                with host_devices.opened(document) as more:
+            document = device_set.shared(document)
+            document.devices.vsocks = [each.copy() for each in document.devices.vsocks]  # to be given a number
+            with vsock.opened(document.devices.vsocks) as more:
+                document, planned = await asyncio.to_thread(_planned, domain, run, document, binary, runtime)
+                await lending.claim(domain, run, device_set.all_of(document))
+                found = await asyncio.to_thread(servers.servers_of, domain, device_set.all_of(document))
+                await servers.start(domain, run, found)
+                if reservations.wanted(document.devices.disks):
+                    await reservations.ensure(domain, run)
+                async with (
+                    links.opened(domain, run, document.devices.interfaces) as ends,
+                    secrets.lent(domain, run, (*document.devices.disks, *document.devices.hostdevs)),
+                ):
                     machine = await _spawn(domain, run, planned, listener, {**ends, **more})
     run.machine = machine
     await _take_over(domain, run, machine, document)
@@ -189,7 +191,7 @@ def _planned(
     document.id = run.id
     _close_channels(document)
     processor_limits.note(document, runtime.accel, offer.kvm)
-    generics = host_devices.settle(document, cid=run.cid)
+    generics = host_devices.settle(document)
     return document, plan.plan(document, binary, replace(runtime, generics=generics))
 
 

@@ -44,6 +44,7 @@ def check(domain: Domain, source: str | bytes | None = None) -> None:
     checker.processors()
     checker.disks()
     checker.hostdevs()
+    checker.vsocks()
     checker.addresses()
     checker.aliases()
     checker.boot_order()
@@ -120,10 +121,12 @@ class _Checker:
 
     def disk_source(self, disk: Disk, loc: Loc) -> None:
         source = disk.source
+        if source is not None:
+            self.drive(source, (*loc, "source"))
         if (source is None or not source.where) and disk.device != "cdrom":
             self.refuse(loc, f"no source for disk '{disk.target.dev}'")
         if source is not None and source.where:
-            kinds = {"file": source.file, "block": source.dev, "network": source.protocol}
+            kinds = {"file": source.file, "block": source.dev, "network": source.protocol, "nvme": source.address}
             if any(value is not None and kind != disk.type for kind, value in kinds.items()):
                 self.refuse((*loc, "source"), f"disk type '{disk.type}' does not go with this source")
             self.remote(source, (*loc, "source"))
@@ -164,9 +167,22 @@ class _Checker:
         if source.protocol == "iscsi" and not _LUN.fullmatch(source.name or ""):
             self.refuse(loc, f"target '{source.name}' must be of format <iqn>/<lun>")
 
+    def drive(self, source: DiskSource, loc: Loc) -> None:
+        """A namespace of an NVMe drive of the host's."""
+        if source.address is None and (source.type, source.managed, source.namespace) != (None, None, None):
+            self.refuse(loc, "NVMe disk source is missing address")
+        if source.address is not None and source.type is None:
+            self.refuse((*loc, "type"), "missing 'type' attribute to disk source")
+        if source.address is not None and source.namespace is None:
+            self.refuse((*loc, "namespace"), "Missing required attribute 'namespace' in element 'source'")
+
     def password(self, auth: Auth | None, loc: Loc) -> None:
         if auth is not None and (auth.secret.uuid is None) == (auth.secret.usage is None):
             self.refuse((*loc, "secret"), "a secret is named by its uuid or by its usage")
+
+    def vsocks(self) -> None:
+        if len(self.devices.vsocks) > 1:
+            self.refuse(("devices", "vsocks", 1), "only a single vsock device is supported")
 
     def hostdevs(self) -> None:
         for field, position in function_rules.twice(self.devices):
@@ -206,7 +222,7 @@ class _Checker:
         if disk.target.bus not in (None, "scsi"):
             message = f"disk device='lun' is not supported for bus='{disk.target.bus}'"
             self.refuse((*loc, "target"), message, ConfigUnsupported)
-        if disk.type == "file" or (disk.source is not None and disk.source.protocol not in (None, "iscsi")):
+        if disk.type in ("file", "nvme") or (disk.source is not None and disk.source.protocol not in (None, "iscsi")):
             self.refuse(loc, f"disk '{name}' improperly configured for a device='lun'", ConfigUnsupported)
         if driver is not None and driver.type not in (None, "raw"):
             self.refuse((*loc, "driver"), "disk device 'lun' must use 'raw' format", ConfigUnsupported)

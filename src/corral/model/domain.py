@@ -143,7 +143,7 @@ class Devices(Element, tag="devices"):
     memories: list[MemoryDevice] = element(tag="memory", default_factory=list)
     iommus: list[IOMMU] = element(tag="iommu", default_factory=list)
     shmems: list[Shmem] = element(tag="shmem", default_factory=list)
-    vsock: Vsock | None = element(default=None)
+    vsocks: list[Vsock] = element(tag="vsock", default_factory=list)
     cryptos: list[Crypto] = element(tag="crypto", default_factory=list)
 
     @property

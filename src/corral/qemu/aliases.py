@@ -65,7 +65,7 @@ def _families(live: Domain) -> Iterator[tuple[str, Sequence[Device]]]:
         yield prefix.replace("-", ""), [each for each in devices.memories if each.model == prefix]
     yield "iommu", devices.iommus
     yield "shmem", devices.shmems
-    yield "vsock", [devices.vsock] if devices.vsock is not None else []
+    yield "vsock", devices.vsocks
     yield "crypto", devices.cryptos
 
 

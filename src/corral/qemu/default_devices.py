@@ -28,6 +28,7 @@ from corral.model.devices.remote import DEFAULT_PORTS, SourceHost
 from corral.model.devices.sound import Audio
 from corral.model.devices.tpm import EmulatorBackend
 from corral.model.devices.video import Video, VideoModel
+from corral.model.devices.vsock import CID, Vsock
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Devices, Domain
 from corral.model.units import ScaledSize
@@ -84,6 +85,8 @@ def complete(domain: Domain, binary: Binary) -> None:
         watchdog.action = watchdog.action or "reset"
     if devices.memballoon is None:
         devices.memballoon = Memballoon(model="virtio")
+    for vsock in devices.vsocks:
+        _complete_vsock(vsock)
     for panic in devices.panics:
         panic.model = panic.model or "isa"
     memory_slots.complete(domain)
@@ -135,6 +138,13 @@ def _complete_filesystem(filesystem: Filesystem) -> None:
     """A directory's owners are as they are unless the document says otherwise."""
     if filesystem.source.dir is not None:
         filesystem.accessmode = filesystem.accessmode or "passthrough"
+
+
+def _complete_vsock(vsock: Vsock) -> None:
+    """Any number will do unless the document says one."""
+    vsock.model = vsock.model or "virtio"
+    vsock.cid = vsock.cid or CID()
+    vsock.cid.auto = vsock.cid.auto or ("yes" if vsock.cid.address is None else "no")
 
 
 def grouped(disks: list[Disk]) -> list[Disk]:

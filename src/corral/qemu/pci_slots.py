@@ -227,8 +227,7 @@ def _devices(domain: Domain) -> Iterator[tuple[Device, Connection]]:
     order += [*devices.rngs, *devices.watchdogs, *devices.videos, *devices.inputs, *devices.serials, *devices.panics]
     order += devices.memories
     order += devices.iommus
-    order += [*devices.shmems, *devices.cryptos]
-    order += [devices.vsock] if devices.vsock is not None else []
+    order += [*devices.shmems, *devices.cryptos, *devices.vsocks]
     for device in order:
         if (wanted := connection(domain, device)) is not None:
             yield device, wanted

@@ -240,7 +240,7 @@ def _in_order(domain: Domain) -> list[Device]:
     found += [*devices.redirdevs, *devices.watchdogs]
     found += [devices.memballoon] if devices.memballoon is not None else []
     found += [*devices.rngs, *devices.panics, *devices.memories, *devices.shmems, *devices.cryptos]
-    return [*found, devices.vsock] if devices.vsock is not None else found
+    return [*found, *devices.vsocks]
 
 
 def _parts(device: Device, context: Context) -> list[Part]:

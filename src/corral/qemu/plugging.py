@@ -29,6 +29,7 @@ from corral.model.devices.rng import Rng
 from corral.model.devices.shmem import Shmem
 from corral.model.devices.smartcard import Smartcard
 from corral.model.devices.sound import Sound
+from corral.model.devices.vsock import Vsock
 from corral.model.devices.watchdog import Watchdog
 from corral.model.domain import Domain
 from corral.qemu import addresses, controllers, default_devices, memory_slots, pci_slots, unsupported
@@ -164,6 +165,9 @@ def refuse(live: Domain, device: Device) -> None:
         case Filesystem():
             if not device.is_virtiofs:
                 raise OperationUnsupported("only virtiofs filesystems can be hotplugged")
+        case Vsock():
+            if live.devices.vsocks:
+                raise OperationInvalid("the domain already has a vsock device")
         case Sound():
             if device.model in ("pcspk", "sb16", "ich6", "ich9"):  # the codecs' bus takes none later
                 raise OperationUnsupported(f"hotplug is not supported for the {device.model} device")
@@ -195,7 +199,7 @@ def refuse_unplug(live: Domain, device: Device) -> None:
             raise OperationFailed("device cannot be detached: device is busy", hint=f"unplug {partner} first")
         case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto() | Smartcard():
             pass
-        case PCIHostdev() | USBHostdev() | SCSIHostdev():
+        case PCIHostdev() | USBHostdev() | SCSIHostdev() | Vsock():
             pass
         case MemoryDevice():
             if device.model not in ("dimm", "virtio-mem"):
@@ -353,6 +357,8 @@ def _plain(device: Device) -> Device:
     forget_run(twin)
     if isinstance(twin, USBHostdev) and twin.source.vendor is not None:
         twin.source.address = None  # where it is plugged in now
+    if isinstance(twin, Vsock) and twin.cid is not None and twin.cid.auto == "yes":
+        twin.cid.address = None  # the number that was free now
     return twin
 
 

@@ -15,7 +15,7 @@ import resource
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from corral.errors import CorralError, HostError
 from corral.host import scsi, vfio
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from corral.hypervisor.hypervisor import Hypervisor
     from corral.hypervisor.run import Run
     from corral.model.devices.device import Device
+    from corral.model.devices.disk import Disk
     from corral.model.devices.hostdev import PCIHostdev
     from corral.model.devices.interface import Interface
     from corral.model.domain import Domain as DomainDocument
@@ -61,12 +62,17 @@ async def claim(domain: Domain, run: Run, devices: Iterable[Device]) -> None:
 
     Raises DeviceMissing, or HostError that says what stands in the way.
     """
-    wanted = {name: device for device in devices if (name := _name(device)) is not None}
+    wanted: dict[str, Device] = {}
+    for device in devices:
+        if (name := _name(device)) is not None:
+            if name in wanted and _is_function(device):
+                raise HostError(f"host device {name} is lent twice", hint="a PCI function, all of it, is one device's")
+            wanted[name] = device
     if not wanted:
         return
     for name, device in wanted.items():
         for other in domain.hypervisor.domains():
-            if other.run is not None and name in other.run.lent and not getattr(device, "shareable", False):
+            if other.run is not None and name in other.run.lent and not _shared(device):
                 raise HostError(f"host device {name} is in use by domain '{other.name}'")
     run.lent |= {name: Lent(_alias(device)) for name, device in wanted.items()}  # nobody else's while we look
     try:
@@ -82,13 +88,25 @@ async def claim(domain: Domain, run: Run, devices: Iterable[Device]) -> None:
 
 def _name(device: Device) -> str | None:
     """The host's name of a device that is lent here: a PCI function's address, a SCSI device's place; None: no such."""
-    from corral.model.devices.hostdev import PCIHostdev
     from corral.model.devices.hostdev_scsi import SCSIHostdev
-    from corral.model.devices.interface import Interface
 
     if isinstance(device, SCSIHostdev):
         return device.source.place
-    return str(device.lent) if isinstance(device, PCIHostdev | Interface) and device.lent is not None else None
+    return str(device.lent) if _is_function(device) and device.lent is not None else None
+
+
+def _is_function(device: Device) -> TypeGuard[PCIHostdev | Interface | Disk]:
+    """Whether it is a PCI function, if it is lent at all."""
+    from corral.model.devices.disk import Disk
+    from corral.model.devices.hostdev import PCIHostdev
+    from corral.model.devices.interface import Interface
+
+    return isinstance(device, PCIHostdev | Interface | Disk)
+
+
+def _shared(device: Device) -> bool:
+    """Whether another machine may have it, too: SCSI devices that say so."""
+    return not _is_function(device) and bool(getattr(device, "shareable", False))
 
 
 def _alias(device: Device) -> str:
@@ -101,7 +119,6 @@ def _as_they_are(wanted: Mapping[str, Device], account: Account | None) -> dict[
 
 def _as_it_is(name: str, device: Device, given: bool) -> Lent:
     """With its file, where that is `given` to an account."""
-    from corral.model.devices.hostdev import PCIHostdev
     from corral.model.devices.interface import Interface
 
     lent = Lent(_alias(device))
@@ -109,7 +126,7 @@ def _as_it_is(name: str, device: Device, given: bool) -> Lent:
         file = _file_of(name, device)
         # That of a group is there while VFIO has any function of it, and made as root's.
         lent = replace(lent, file=file, owner=Path(file).stat().st_uid if Path(file).exists() else 0)
-    if isinstance(device, PCIHostdev | Interface):
+    if _is_function(device):
         lent = replace(lent, managed=_managed(device))
     if isinstance(device, Interface):
         from corral.network import function
@@ -126,17 +143,16 @@ def _file_of(name: str, device: Device) -> str:
     return scsi.generic_of(name) if isinstance(device, SCSIHostdev) else str(vfio.file_of(name))
 
 
-def _managed(device: PCIHostdev | Interface) -> bool:
+def _managed(device: PCIHostdev | Interface | Disk) -> bool:
     """Whether the function goes back to a driver: one that was VFIO's before stays there."""
     return device.managed == "yes" and vfio.driver_of(vfio.place_of(str(device.lent))) != vfio.DRIVER
 
 
 def _take(wanted: Mapping[str, Device], account: Account | None) -> None:
-    from corral.model.devices.hostdev import PCIHostdev
     from corral.model.devices.interface import Interface
 
     for name, device in wanted.items():
-        if isinstance(device, PCIHostdev | Interface):
+        if _is_function(device):
             vfio.claim(name, managed=device.managed == "yes")
         if isinstance(device, Interface):
             from corral.network import function

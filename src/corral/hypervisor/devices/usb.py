@@ -110,7 +110,7 @@ async def _plugged(domain: Domain, bus: int | None, speed: int) -> tuple[str, By
     """A new slot; the job slot is held."""
     run = domain.require_run()
     prepared, chains = await plug.prepare(domain, run, _slot(run, bus, speed))
-    await plug.run_plug(domain, run, prepared, chains, None)
+    await plug.run_plug(domain, run, prepared, chains, None, {})
     device = prepared.devices[-1]
     alias, path = device.alias.name if device.alias is not None else "", _path(device)
 

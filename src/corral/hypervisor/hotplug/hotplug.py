@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from corral.constants import DomainDeviceModifyFlags, DomainEventDefinedDetailType, DomainEventType
 from corral.errors import DeviceMissing, InternalError, OperationFailed, OperationInvalid, OperationUnsupported
+from corral.hypervisor.devices import vsock
 from corral.hypervisor.disks import media
 from corral.hypervisor.events import Lifecycle
 from corral.hypervisor.hotplug import device_update, plug, unplug
 from corral.hypervisor.hotplug.device_changes import Change, Edit, begun, configured, write
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from corral.hypervisor.domain import Domain
     from corral.model.devices.device import Device
@@ -40,20 +41,26 @@ async def attach(domain: Domain, xml: str, flags: int = 0) -> None:
         if old is not None:  # to attach a CD-ROM where there is a drive is to put it in
             await media.run_change(domain, run, old, device, force=False)  # type: ignore[arg-type]
             return
-        prepared, chains = await plug.prepare(domain, run, device)
-        edit = None
-        if config:
-            edit = attached(*prepared.plain)
-            try:
-                await configured(domain, edit)
-            except DeviceMissing:
-                raise
-            except Exception:
-                edit = attached(device)  # the definition has something else at that place
-                await configured(domain, edit)
-        await plug.run_plug(domain, run, prepared, chains, edit)
+        own = device.copy()
+        with vsock.opened([own]) as ends:
+            prepared, chains = await plug.prepare(domain, run, own)
+            edit = await _fitting(domain, prepared.plain, device) if config else None
+            await plug.run_plug(domain, run, prepared, chains, edit, ends)
 
     await _change(domain, "attach device", flags, work)
+
+
+async def _fitting(domain: Domain, plain: Sequence[Device], device: Device) -> Edit:
+    """The edit that puts what is plugged into the definition, at the same places unless others are there."""
+    edit = attached(*plain)
+    try:
+        await configured(domain, edit)
+    except DeviceMissing:
+        raise
+    except Exception:
+        edit = attached(device)
+        await configured(domain, edit)
+    return edit
 
 
 async def detach(domain: Domain, xml: str, flags: int = 0) -> None:
@@ -159,6 +166,7 @@ def attached(*devices: Device) -> Edit:
     from corral.model import device_set
     from corral.model.devices.disk import Disk
     from corral.model.devices.memory import MemoryDevice
+    from corral.model.devices.vsock import Vsock
     from corral.qemu import live, memory_slots, plugging
 
     for device in devices:
@@ -169,6 +177,8 @@ def attached(*devices: Device) -> Edit:
         for device in devices:
             if isinstance(device, Disk) and any(d.target.dev == device.target.dev for d in document.devices.disks):
                 raise OperationFailed(f"target {device.target.dev} already exists")
+            if isinstance(device, Vsock) and document.devices.vsocks:
+                raise OperationInvalid("domain already has a vsock device")
             new = device.copy()
             live.forget_run(new)
             if isinstance(new, MemoryDevice):
@@ -182,6 +192,7 @@ def detached(device: Device) -> Edit:
     """The edit that takes out of a definition the device that a client means."""
     from corral.model import device_set
     from corral.model.devices.disk import Disk
+    from corral.model.devices.vsock import Vsock
 
     if device_set.kind(device) in _NOT_IN_DEFINITIONS:
         raise OperationUnsupported(f"persistent detach of device '{device_set.kind(device)}' is not supported")
@@ -195,6 +206,8 @@ def detached(device: Device) -> Edit:
         except DeviceMissing:
             if isinstance(wanted, Disk):
                 raise DeviceMissing(f"no target device {wanted.target.dev}") from None
+            if isinstance(wanted, Vsock):
+                raise OperationFailed("matching vsock device not found") from None
             raise
         device_set.remove(document, found)
 

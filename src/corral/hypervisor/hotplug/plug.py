@@ -82,9 +82,14 @@ def only(document: DomainDocument, disks: list[Any], hostdevs: Sequence[Any] = (
 
 
 async def run_plug(
-    domain: Domain, run: Run, plug: Plug, chains: dict[str, tuple[Image, ...]], config: Edit | None
+    domain: Domain,
+    run: Run,
+    plug: Plug,
+    chains: dict[str, tuple[Image, ...]],
+    config: Edit | None,
+    opened: Mapping[str, int],
 ) -> None:
-    """Plug it in, write it down, tell; on any failure nothing of it is left."""
+    """Plug it in, write it down, tell; on any failure nothing of it is left. `opened`: host's ends of it, open."""
     from corral.model.devices.disk import Disk
     from corral.model.devices.hostdev_scsi import SCSIHostdev
     from corral.model.devices.interface import Interface
@@ -106,7 +111,7 @@ async def run_plug(
                 await reservations.ensure(domain, run)
             with memory_devices.noticing(domain, run, plug.devices) as expected:
                 async with secrets.lent(domain, run, plug.devices):
-                    await _execute(domain, run, machine, plug, ends)
+                    await _execute(domain, run, machine, plug, {**ends, **opened})
                 try:
                     await memory_devices.noticed(run, expected)
                     if memory_devices.modules(plug.devices):

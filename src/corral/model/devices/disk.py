@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_xml import attr, element
 
+from corral.model.address import HostPCIAddress
 from corral.model.devices.device import BootableDevice, DeviceSeclabel, Queues, VirtioOptions
 from corral.model.devices.iotune import IOTune
 from corral.model.devices.remote import (
@@ -25,7 +26,7 @@ from corral.model.devices.remote import (
 from corral.model.element import Element, OnOff, Unsigned, YesNo
 from corral.model.units import ScaledSize
 
-DiskType = Literal["file", "block", "network"]
+DiskType = Literal["file", "block", "network", "nvme"]
 DiskBus = Literal["virtio", "scsi", "sata", "ide", "usb", "nvme"]
 BUS_OF_PREFIX: dict[str, DiskBus] = {"hd": "ide", "sd": "scsi", "vd": "virtio", "nv": "nvme"}
 """The bus that a target name stands for when the document says none, by its first letters."""
@@ -85,16 +86,21 @@ class DiskDriver(VirtioOptions, tag="driver"):
 class DiskSource(Element, tag="source"):
     """Where the image is: `file` for type file, `dev` for type block, `protocol` and hosts for type network.
 
-    `index` is its node's number in a running domain.
+    For type nvme the `namespace` of a drive of the host's at the PCI `address`, which QEMU drives itself; `managed` as
+    for a PCI function that is lent. `index` is its node's number in a running domain.
     """
 
     file: PathOrNothing = attr(default=None)
     dev: PathOrNothing = attr(default=None)
+    type: Literal["pci"] | None = attr(default=None)
+    managed: YesNo | None = attr(default=None)
+    namespace: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = attr(default=None)
     protocol: Protocol | None = attr(default=None)
     name: str | None = attr(default=None)
     query: str | None = attr(default=None)
     startup_policy: StartupPolicy | None = attr(name="startupPolicy", default=None)
     index: Unsigned | None = attr(default=None)
+    address: HostPCIAddress | None = element(default=None)
     hosts: list[SourceHost] = element(tag="host", default_factory=list)
     ssl: SSL | None = element(default=None)
     readahead: Readahead | None = element(default=None)
@@ -113,7 +119,9 @@ class DiskSource(Element, tag="source"):
 
     @property
     def where(self) -> str | None:
-        """The path, or the URL of an image elsewhere; None where there is no image."""
+        """The path, or the URL of an image elsewhere (of a drive's namespace as QEMU has it); None for no image."""
+        if self.address is not None:
+            return f"nvme://{self.address}/{self.namespace}"
         return place(self.protocol, self.hosts, self.name) if self.protocol is not None else self.path
 
 
@@ -203,6 +211,16 @@ class Disk(BootableDevice, tag="disk"):
     wwn: Annotated[str, Field(pattern=r"^(0x)?[0-9a-fA-F]{16}$")] | None = element(default=None)
     vendor: Annotated[str, Field(max_length=8)] | None = element(default=None)
     product: Annotated[str, Field(max_length=16)] | None = element(default=None)
+
+    @property
+    def lent(self) -> HostPCIAddress | None:
+        """The host's NVMe drive that it is on."""
+        return self.source.address if self.source is not None else None
+
+    @property
+    def managed(self) -> YesNo | None:
+        """Whether that drive is taken from the host's driver at the start and given back at the end."""
+        return self.source.managed if self.source is not None else None
 
     @property
     def bus(self) -> DiskBus | None:

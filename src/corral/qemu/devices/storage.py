@@ -25,6 +25,8 @@ def storage(
     if source.protocol is not None:
         parts, more = password(source.auth, owner)
         return parts, _remote(source, context) | more
+    if source.address is not None:
+        return [], _drive(source, context)
     file = descriptors.image(number, source.path or "", writable=writable, direct=direct)
     node: Properties = {"driver": "host_device" if source.dev is not None else "file"}
     node["filename"] = descriptors.reference(file)
@@ -38,6 +40,13 @@ def _helper(reservations: Reservations) -> Properties:
     if reservations.managed == "yes" or reservations.source is None:
         return {"qom-type": "pr-manager-helper", "path": HELPER_SOCKET}
     return {"qom-type": "pr-manager-helper", "path": reservations.source.path}
+
+
+def _drive(source: DiskSource, context: Context) -> Properties:
+    """A namespace of an NVMe drive of the host's, which QEMU drives by VFIO."""
+    if not context.binary.has_argument("blockdev-add", "driver=nvme"):
+        raise ConfigUnsupported(f"NVMe disks are not supported with QEMU binary '{context.binary.path}'")
+    return {"driver": "nvme", "device": str(source.address), "namespace": source.namespace}
 
 
 def _remote(source: DiskSource, context: Context) -> Properties:

@@ -8,11 +8,8 @@ from corral.qemu.context import Context, Properties, alias, virtio_options
 from corral.qemu.runtime import Part
 
 HOSTS = "/dev/vhost-vsock"
-
-
-def descriptor(device: Vsock) -> str:
-    """The name of the descriptor of `HOSTS` that QEMU is handed."""
-    return f"vhost-{alias(device)}"
+END = "vhost-vsock"
+"""The name of the descriptor of `HOSTS` that QEMU is handed; a machine has one."""
 
 
 def parts(device: Vsock, context: Context) -> list[Part]:
@@ -22,6 +19,6 @@ def parts(device: Vsock, context: Context) -> list[Part]:
         if device.cid is None or device.cid.auto != "yes":
             raise ConfigUnsupported("vsock needs <cid auto='yes'/> or <cid address='N'/>")
         cid = 3
-    end = Part("fd", descriptor(device), {})
+    end = Part("fd", END, {})
     props: Properties = {"driver": context.driver("vhost-vsock-pci"), "guest-cid": cid, "vhostfd": end.id}
     return [end, Part("device", alias(device), props | context.place(device) | virtio_options(device.driver))]
