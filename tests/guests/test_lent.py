@@ -27,6 +27,11 @@ pytestmark = [
 
 MAC = "52:54:00:c0:44:b0"
 NVME = "0000:02:00.0"
+NVME_DISK = (
+    "<disk type='nvme' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+    "<source type='pci' managed='yes' namespace='1'><address domain='0' bus='2' slot='0' function='0'/></source>"
+    "<target dev='vdn' bus='virtio'/></disk>"
+)
 
 DOCUMENT = """\
 <domain type='qemu'>
@@ -222,7 +227,7 @@ ASK = """
 import socket
 with socket.socket(socket.AF_VSOCK) as guest:
     guest.settimeout(100)
-    guest.connect((3, 1234))
+    guest.connect((CID, 1234))
     guest.sendall(b'{"execute": "guest-sync", "arguments": {"id": 4711}}\\n')
     print(guest.recv(100).decode())
 """
@@ -231,8 +236,60 @@ with socket.socket(socket.AF_VSOCK) as guest:
 async def test_vsock(lab: Lab) -> None:
     """A program on the host reaches one in the guest, by the guest's number."""
     assert "<cid auto='yes' address='3'/>" in await lab.vm.xml()
-    await lab.sh("qemu-ga -m vsock-listen -p 3:1234 -f /tmp/second.pid -t /tmp >/tmp/second 2>&1 & sleep 2")
-    assert "4711" in await asyncio.to_thread(lab.host.run, "python3", "-c", ASK)
+    await reached(lab, 3)
+
+
+async def reached(lab: Lab, cid: int) -> None:
+    await lab.sh(f"qemu-ga -m vsock-listen -p {cid}:1234 -f /tmp/{cid}.pid -t /tmp >/tmp/{cid} 2>&1 & sleep 2")
+    assert "4711" in await asyncio.to_thread(lab.host.run, "python3", "-c", ASK.replace("CID", str(cid)))
+
+
+OTHER = """\
+<domain type='qemu'>
+  <name>other</name>
+  <memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='q35'>hvm</type></os>
+  <devices>{}</devices>
+</domain>
+"""
+
+
+async def test_a_vsock_plugged(lab: Lab) -> None:
+    """Taken out and plugged with another number: by that the guest is reached, if no other machine has it.
+
+    The other machine starts with the NVMe drive as its disk, too, which goes back to the host with it.
+    """
+    vsock = "<vsock model='virtio'><cid auto='no' address='9'/></vsock>"
+    with pytest.raises(CorralError, match="the domain already has a vsock device"):
+        await lab.vm.attach(vsock)
+    await lab.detach("<vsock model='virtio'><cid auto='yes'/></vsock>")
+    assert "<vsock" not in await lab.vm.xml()
+    other = await lab.client.create(OTHER.format(vsock + NVME_DISK), paused=True)
+    assert lab.host.driver(NVME) == "vfio-pci"
+    for xml, words in (
+        (vsock, "failed to set guest cid 9: Address already in use"),
+        (NVME_DISK, "in use by .* 'other'"),
+    ):
+        with pytest.raises(CorralError, match=words):
+            await lab.vm.attach(xml)
+    await other.destroy()
+    assert lab.host.driver(NVME) == "nvme"
+    await lab.vm.attach(vsock)
+    await reached(lab, 9)
+
+
+async def test_an_nvme_drives_namespace(lab: Lab) -> None:
+    """QEMU drives it and the guest has a virtio disk: what is on the drive is read, and what is written is on it."""
+    await lab.vm.attach(NVME_DISK)
+    assert lab.host.driver(NVME) == "vfio-pci"
+    await lab.until("head -c 11 /dev/vda", "CORRAL-NVME")
+    await lab.until("echo WRITTEN | dd of=/dev/vda bs=512 seek=8 conv=sync oflag=direct 2>&1", "1+0 records out")
+    with pytest.raises(CorralError, match="in use by domain 'lent'"):
+        await lab.vm.attach(hostdev(NVME))
+    await lab.detach(NVME_DISK)
+    assert lab.host.driver(NVME) == "nvme"
+    lab.host.until("test -b /dev/nvme0n1", 60)
+    assert lab.host.sh("dd if=/dev/nvme0n1 bs=512 skip=8 count=1 2>/dev/null | head -c 7") == "WRITTEN"
 
 
 async def test_doctor(lab: Lab) -> None:

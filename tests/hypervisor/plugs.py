@@ -50,6 +50,7 @@ def kinds(path: Path) -> dict[str, str]:
         "usb controller": "<controller type='usb' index='2' model='qemu-xhci'/>",
         "channel": "<channel type='unix'><target type='virtio' name='org.example.0'/></channel>",
         "channel on a pty": "<channel type='pty'><target type='virtio' name='org.example.1'/></channel>",
+        "virtio console": "<console type='pty'><target type='virtio'/></console>",
         "serial port": "<serial type='pty'><target type='pci-serial'/></serial>",
         "tablet": "<input type='tablet' bus='usb'/>",
         "virtio keyboard": "<input type='keyboard' bus='virtio'/>",

@@ -134,6 +134,7 @@ QUICK = (
     "cdrom",
     "channel",
     "channel on a pty",
+    "virtio console",
     "tablet",
     "usb sound",
     "redirected usb",

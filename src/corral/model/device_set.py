@@ -11,7 +11,7 @@ from typing import Any
 
 from corral.errors import ConfigUnsupported, DeviceMissing, OperationFailed, OperationUnsupported, XMLError
 from corral.model.address import PCIAddress
-from corral.model.devices.chardev import Chardev
+from corral.model.devices.chardev import Chardev, Console
 from corral.model.devices.controller import Controller
 from corral.model.devices.device import Device
 from corral.model.devices.disk import Disk
@@ -144,6 +144,8 @@ def _same_place(one: Device, other: Device) -> bool:
             return macs[0] == macs[1] and str(one.address) == str(other.address)
         case Controller(), Controller():
             return (one.type, one.index, one.model) == (other.type, other.index, other.model)
+        case Console(), Console():
+            return one.target == other.target
     return one.address is not None and str(one.address) == str(other.address)
 
 

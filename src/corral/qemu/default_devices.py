@@ -403,7 +403,7 @@ def _number_drives(domain: Domain) -> None:
 def _virtio_serials(domain: Domain) -> int:
     """The highest index of a virtio-serial controller that is needed; -1 for none."""
     needed = [0 for _ in domain.devices.channels]
-    needed += [0 for console in domain.devices.consoles if console.target and console.target.type == "virtio"]
+    needed += [0 for console in domain.devices.consoles if console.is_virtio]
     for device in (*domain.devices.channels, *domain.devices.consoles):
         if isinstance(device.address, VirtioSerialAddress):
             needed.append(device.address.controller)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from corral.errors import OperationFailed, OperationInvalid, OperationUnsupported, XMLError
 from corral.model import device_set
 from corral.model.address import DriveAddress, PCIAddress, USBAddress, VirtioSerialAddress
-from corral.model.devices.chardev import Channel, Serial
+from corral.model.devices.chardev import Channel, Console, Serial
 from corral.model.devices.controller import Controller
 from corral.model.devices.crypto import Crypto
 from corral.model.devices.device import BootableDevice, Device
@@ -156,6 +156,8 @@ def refuse(live: Domain, device: Device) -> None:
                     f"Hotplug unsupported for char device type '{kind or 'isa-serial'}'",
                     hint="the ISA bus cannot be changed while the machine runs; use target type 'pci-serial'",
                 )
+        case Console() if device.is_virtio:
+            pass
         case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto() | Smartcard():
             pass
         case PCIHostdev() | USBHostdev() | SCSIHostdev():
@@ -197,6 +199,8 @@ def refuse_unplug(live: Domain, device: Device) -> None:
                 raise OperationUnsupported("Hot unplug of an ISA serial port is not supported")
         case Interface() if partner := _partner(live, device):
             raise OperationFailed("device cannot be detached: device is busy", hint=f"unplug {partner} first")
+        case Console() if device.is_virtio:
+            pass
         case Interface() | Channel() | Rng() | Redirdev() | Hub() | Shmem() | Crypto() | Smartcard():
             pass
         case PCIHostdev() | USBHostdev() | SCSIHostdev() | Vsock():
@@ -268,7 +272,8 @@ def _complete(document: Domain, device: Device, binary: Binary) -> None:
 def _new(live: Domain, document: Domain) -> list[Device]:
     """What `document` has and `live` has not, a bus before what sits on it."""
     before = {id(device) for device in device_set.all_of(live)}
-    mirrors = {id(console) for console in document.devices.consoles}  # made anew from the serial port each time
+    # Those that mirror a serial port are made anew from it each time.
+    mirrors = {id(console) for console in document.devices.consoles if not console.is_virtio}
     new = [each for each in device_set.all_of(document) if id(each) not in before | mirrors]
     buses = sorted((each for each in new if isinstance(each, Controller)), key=controller_parts.plugged_first)
     return [*buses, *(each for each in new if not isinstance(each, Controller))]

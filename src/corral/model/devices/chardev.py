@@ -112,6 +112,11 @@ class Console(Chardev, tag="console"):
     tty: str | None = attr(default=None)
     target: ConsoleTarget | None = element(default=None)
 
+    @property
+    def is_virtio(self) -> bool:
+        """Whether it is a device of its own."""
+        return self.target is not None and self.target.type == "virtio"
+
 
 class ChannelTarget(Element, tag="target"):
     """A named virtio port: `org.qemu.guest_agent.0`, `com.redhat.spice.0` … `state` is the running guest's."""

@@ -38,7 +38,7 @@ def parallel(device: Parallel, context: Context) -> list[Part]:
 
 def console(device: Console, context: Context) -> list[Part]:
     """A virtio console; one that mirrors the serial port is no device of its own."""
-    if device.target is None or device.target.type != "virtio":
+    if not device.is_virtio:
         return []
     props: Properties = {"driver": context.driver("virtconsole")}
     if isinstance(device.address, VirtioSerialAddress):
