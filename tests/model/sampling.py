@@ -156,7 +156,9 @@ LENT_HERE: dict[str, Any] = {
 }
 FUNCTION: dict[str, Any] = {"type": "hostdev", "source": {"function": {"type": "pci", "bus": 1}}}
 REMOTE: dict[str, Any] = {"hosts": [{"name": "x", "port": 1}], "name": "x"}
+DRIVE: dict[str, Any] = {"type": "pci", "namespace": 1, "address": {"bus": 2}}
 SOURCES: dict[str, dict[str, Any]] = {
+    "address": DRIVE,
     "hosts": {"protocol": "nbd"},
     "reconnect": {**REMOTE, "protocol": "nbd"},
     "auth": {**REMOTE, "protocol": "iscsi"},
@@ -169,6 +171,8 @@ SOURCES: dict[str, dict[str, Any]] = {
 def _disk_of(cls: str, source: dict[str, Any]) -> dict[str, Any]:
     """What the disk, or backing store, of a source says."""
     found: dict[str, Any] = {"type": "network"} if "protocol" in source else {}
+    if "namespace" in source:
+        found = {"type": "nvme"}
     if "reservations" in source:
         found = {"type": "block"} | ({"device": "lun"} if cls == "Disk" else {})
     return found
@@ -231,6 +235,7 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     **{("DiskSource", f"protocol={name}"): (REMOTE, {}) for name in ("iscsi", "nbd", "http", "https", "ftp", "ftps")},
     ("DiskSource", "name"): ({**REMOTE, "protocol": "nbd"}, {}),
     ("DiskSource", "query"): ({**REMOTE, "protocol": "http"}, {}),
+    **{("DiskSource", field): (DRIVE, {}) for field in ("type", "managed", "namespace")},
     ("SCSIHostdev", "*"): ({"source": LENT}, {}),
     ("SCSISource", "*"): (LENT, {}),
     ("Auth", "*"): ({"secret": {"type": "iscsi", "usage": "x"}}, {}),
@@ -241,6 +246,7 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
     ("Disk", "device=lun"): (LUN, {}),
     ("Disk", "rawio"): (LUN, {}),
     ("Disk", "sgio"): (LUN, {}),
+    ("Disk", "type=nvme"): ({"source": DRIVE}, {}),
     ("Disk", "type=network"): ({"source": {**REMOTE, "protocol": "nbd"}}, {}),
     ("DeviceSeclabel", "*"): ({"model": "dac", "relabel": "yes", "label": "x"}, {}),
     ("DeviceSeclabel", "relabel=no"): ({"model": "dac", "label": None}, {}),
@@ -255,6 +261,7 @@ CONTEXT: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {
         {"format": {"type": "raw"}, "source": {**REMOTE, "protocol": "nbd"}},
         {},
     ),
+    ("BackingStore", "type=nvme"): ({"format": {"type": "raw"}, "source": DRIVE}, {}),
     ("BackingStore", "type=block"): ({"format": {"type": "raw"}, "source": {"dev": "/x"}}, {}),
     ("Graphics", "tls_port"): ({"type": "spice"}, {}),
     ("Graphics", "default_mode"): ({"type": "spice"}, {}),
