@@ -325,6 +325,14 @@ def test_more_memory_than_the_host_has_is_said_and_done(peer: Peer, corral_: Cor
     assert "more than" not in corral_("run", "--kernel", __file__, "--name", "small", "--memory", "3G").err
 
 
+@pytest.mark.parametrize("words", [("sleep",), ("wake",), ("info",), ("usb", "keyboard")])
+def test_what_a_machine_that_is_off_cannot_do(peer: Peer, corral_: Corral, words: tuple[str, ...]) -> None:
+    peer.add("web")
+    result = corral_(*words, "web", *(["x"] if words[0] == "usb" else []))
+    assert result.status == 1
+    assert "web is not running\n        corral start web" in result.err
+
+
 def test_what_is_done_names_its_machine(peer: Peer, corral_: Corral) -> None:
     peer.add("web", running=True)
     peer.answers["domain_pm_suspend_for_duration"] = peer.answers["domain_pm_wakeup"] = lambda session, args: None

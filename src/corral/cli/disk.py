@@ -12,7 +12,7 @@ from corral.cli.errors import hinted
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.target import find
 from corral.cli.target import run as finish
-from corral.errors import CorralError, DeviceMissing
+from corral.errors import CorralError, DeviceMissing, InvalidArgument
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
@@ -121,7 +121,10 @@ def rm(name: Name, target: Target, now: Now = False, connect: Connect = None) ->
     async def change(domain: Domain, document: DomainDocument) -> str:
         from corral.client.taking_away import take_away
 
-        await take_away(domain, document, lambda each: _disk(each, target), now=now)
+        with hinted(
+            "cannot be hot unplugged", f"corral stop {domain.name} first: disks on this bus stay while it runs"
+        ):
+            await take_away(domain, document, lambda each: _disk(each, target), now=now)
         return f"{domain.name} has no {target} any more"
 
     act(connect, name, change)
@@ -178,9 +181,13 @@ def resize(
     """Give a running machine's disk another size; the guest is told."""
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        from corral.client.recipe import memory_kib
+        from corral.client.recipe import byte_size
 
-        await domain.resize_disk(target, memory_kib(size) * 1024, shrink=shrink)
+        if not (wanted := byte_size(size)):
+            raise InvalidArgument(f"'{size}' is no size for a disk", hint="write for example 512M or 20G")
+        _disk(document, target)
+        with hinted("domain is not running", f"corral start {domain.name} first: the size is changed while it runs"):
+            await domain.resize_disk(target, wanted, shrink=shrink)
         return f"{target} of {domain.name} is {size}"
 
     act(connect, name, change)

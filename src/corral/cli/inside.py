@@ -6,9 +6,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from corral.cli.errors import hinted
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json
-from corral.cli.target import find, run
+from corral.cli.target import find, refuse_unless_running, run
+
+#: What keeps most guests awake that could sleep otherwise.
+SLEEPLESS = "corral exec NAME -- dmesg tells why; a machine made with --max-memory has virtio-mem, which does not sleep"
 
 
 def info(name: Name, connect: Connect = None, output: Format = Output.table) -> None:
@@ -28,6 +32,7 @@ async def _info(uri: str | None, name: str) -> dict[str, Any]:
 
     async with connect(uri) as host:
         domain = await find(host, name)
+        await refuse_unless_running(domain)
         facts = await domain.guest_info()
         shown = [each.uri() or f"{each.type} through the daemon" for each in await domain.displays()]
         return {"addresses": await domain.addresses(), "displays": shown, **facts, **await guest_facts.gathered(domain)}
@@ -68,7 +73,9 @@ async def _sleep(uri: str | None, name: str, target: str, seconds: int) -> None:
 
     async with connect(uri) as host:
         domain = await find(host, name)
-        await domain.sleep(target, seconds=seconds)
+        await refuse_unless_running(domain)
+        with hinted("has failed to suspend", SLEEPLESS):
+            await domain.sleep(target, seconds=seconds)
         print(domain.name)
 
 
@@ -82,5 +89,8 @@ async def _wake(uri: str | None, name: str) -> None:
 
     async with connect(uri) as host:
         domain = await find(host, name)
-        await domain.wake()
+        if (await domain.state()).name != "pmsuspended":
+            await refuse_unless_running(domain)
+        with hinted("guest is not in suspended state", f"{domain.name} does not sleep: corral ps shows what it does"):
+            await domain.wake()
         print(domain.name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corral.cli.errors import complain
+from corral.cli.errors import complain, hinted
 from corral.cli.options import Connect, Format, Name, Names, Output, SomeNames
 from corral.cli.output import emit_json, state
 from corral.cli.progress import Progress
@@ -162,7 +162,14 @@ def rename(
     output: Format = Output.table,
 ) -> None:
     """Give a machine another name; it must be off."""
-    _each(connect, _chosen([name], False), output, "renaming", lambda domain: domain.rename(new))
+    _each(connect, _chosen([name], False), output, "renaming", lambda domain: _renamed(domain, new))
+
+
+async def _renamed(domain: Domain, new: str) -> None:
+    if not new:
+        raise InvalidArgument("the new name is empty", hint="write one, such as web")
+    with hinted("cannot rename active domain", f"corral stop {domain.name} first"):
+        await domain.rename(new)
 
 
 async def _images(domain: Domain) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +18,29 @@ T = TypeVar("T")
 
 
 def run(body: Coroutine[Any, Any, T]) -> T:
-    """Run a command's body to its end."""
-    return asyncio.run(body)
+    """Run a command's body to its end; what SIGTERM interrupts clears up, as after Ctrl-C, and the status is 143."""
+    ended = False
+
+    async def interruptible() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def end() -> None:
+            nonlocal ended
+            ended = True
+            loop.remove_signal_handler(signal.SIGTERM)  # another one ends us at once
+            task.cancel()
+
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # else the command has its own way to end
+            loop.add_signal_handler(signal.SIGTERM, end)
+        return await body
+
+    try:
+        return asyncio.run(interruptible())
+    except asyncio.CancelledError:
+        if not ended:
+            raise
+        raise SystemExit(128 + signal.SIGTERM) from None
 
 
 def command(uri: str | None) -> str:

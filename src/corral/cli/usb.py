@@ -17,7 +17,7 @@ import typer
 
 from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json, table
-from corral.cli.target import find, run
+from corral.cli.target import find, refuse_unless_running, run
 from corral.errors import DeviceMissing, InvalidArgument
 
 if TYPE_CHECKING:
@@ -204,6 +204,7 @@ def keyboard(
         device = usb.Keyboard()
         async with open_host(connect) as host:
             vm = await find(host, name)
+            await refuse_unless_running(vm)
             safe = xhci(await vm.document(), bus)
             async with vm.usb(device, bus=bus if safe is None else safe):
                 if not await type_text(device, typed):

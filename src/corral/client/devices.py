@@ -141,7 +141,9 @@ def drive(document: DomainDocument, name: str | None) -> Disk:
     """The CD-ROM drive of that target name, or the only one. Raises DeviceMissing, InvalidArgument for several."""
     drives = [each for each in document.devices.disks if each.device == "cdrom" and name in (None, each.target.dev)]
     if not drives:
-        raise DeviceMissing(f"there is no CD-ROM drive{f' {name}' if name else ''}")
+        others = ", ".join(each.target.dev for each in document.devices.disks if each.device == "cdrom")
+        hint = f"there are: {others}" if others else "corral disk add NAME IMAGE --cdrom gives a machine one"
+        raise DeviceMissing(f"there is no CD-ROM drive{f' {name}' if name else ''}", hint=hint)
     if len(drives) > 1:
         names = ", ".join(each.target.dev for each in drives)
         raise InvalidArgument(f"there are several CD-ROM drives: {names}", hint="name one")

@@ -26,11 +26,12 @@ async def autoscale_set(session: Session, domain: Domain, args: Any) -> None:
         if chosen.vcpus is not None and chosen.vcpus.maximum > domain.max_vcpus:
             raise InvalidArgument(
                 f"{domain.name} can have {domain.max_vcpus} vCPUs at most, not {chosen.vcpus.maximum}",
-                hint=f"raise the maximum first: virsh setvcpus {domain.name} N --maximum --config",
+                hint=f"corral set {domain.name} --max-cpus {chosen.vcpus.maximum} --later, then start it again",
             )
         if chosen.memory is not None and chosen.memory.maximum > domain.max_memory:
             raise InvalidArgument(
-                f"{domain.name} can have {domain.max_memory} KiB at most, not {chosen.memory.maximum}"
+                f"{domain.name} can have {domain.max_memory} KiB at most, not {chosen.memory.maximum}",
+                hint=f"corral set {domain.name} --max-memory {chosen.memory.maximum}K --later, then start it again",
             )
         xml = policy.to_xml(chosen)
     await domain.set_metadata(DomainMetadataType.ELEMENT, xml, policy.PREFIX, policy.NAMESPACE, args.flags)

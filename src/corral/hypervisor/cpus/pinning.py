@@ -193,7 +193,8 @@ async def pin_iothread(domain: Domain, number: int, cpus: frozenset[int], flags:
 
 def _require(cpus: frozenset[int]) -> None:
     if not cpus & host_cpus():
-        raise InvalidArgument("Empty cpu list for pinning")
+        online = cpuset.write(host_cpus())
+        raise InvalidArgument("Empty cpu list for pinning", hint=f"this host has the CPUs {online}")
 
 
 async def _write(

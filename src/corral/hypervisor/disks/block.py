@@ -55,6 +55,11 @@ async def resize(domain: Domain, name: str, size: int, flags: int) -> None:
             raise InvalidArgument(f"size {wanted} of disk '{name}' is out of range")
         if kind in ("qcow2", "qed"):
             wanted = -(-wanted // _SECTOR) * _SECTOR
+        if disk.target.bus == "nvme":
+            raise OperationUnsupported(
+                f"NVMe disk '{disk.target.dev}' cannot be resized while its machine runs: QEMU keeps its size",
+                hint="stop the machine first",
+            )
         nodes = [part.id for part in await media.parts_of(domain, run, disk) if part.kind == "blockdev"]
         await run.require_machine().monitor.execute("block_resize", {"node-name": nodes[-1], "size": wanted})
         domain.touch()
