@@ -527,6 +527,34 @@ async def test_a_tray_that_stays_open(host: Host, short_path: Path, monkeypatch:
     assert "tray=" not in domain.xml() and str(one) in domain.xml()
 
 
+async def test_a_medium_that_cannot_be_written_down(
+    host: Host, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk under the store: the drive has again what it had, be that a medium or none."""
+    await host.domain.suspend()
+    domain = host.domain
+    one, two = short_path / "one.iso", short_path / "two.iso"
+    for path in (one, two):
+        path.write_bytes(b"1" * 4096)
+
+    async def full(*_args: Any, **_columns: Any) -> None:
+        raise HostError("cannot write to the store: disk full")
+
+    await hotplug.attach(domain, plugs.drive(one), BOTH)
+    for there, wanted in ((one, two), (one, None), (None, two)):
+        if there is None:
+            await hotplug.update(domain, plugs.drive(None), BOTH)
+        before, written = await plugs.view(domain), await documents(domain)
+        with monkeypatch.context() as patch:
+            patch.setattr(host.hypervisor.store, "end_plug", full)
+            with pytest.raises(HostError, match="disk full"):
+                await hotplug.update(domain, plugs.drive(wanted), BOTH)
+        assert await plugs.view(domain) == before
+        assert (await documents(domain))[:3] == written[:3]
+    await hotplug.update(domain, plugs.drive(two), BOTH)
+    assert str(two) in domain.xml() and (await documents(domain))[3][3] is None
+
+
 async def test_what_is_no_iso(host: Host, short_path: Path) -> None:
     """An image of a wrong format is refused before the tray moves."""
     domain = host.domain

@@ -6,6 +6,7 @@ The new image is opened before the tray moves, so that one that cannot be read c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -83,14 +84,19 @@ async def run_change(
         await domain.hypervisor.store.begin_plug(run.id, note.to_json())
         async with secrets.lent(domain, run, [new]):
             await _exchange(run, run.require_machine(), alias, old_parts, new_parts, force=force)
-        await _limited(run.require_machine(), new)
+        try:
+            await _limited(run.require_machine(), new)
+            await write(domain, run, Change(live=put(drive, new), base=put(drive, plain(new)), config=config))
+        except BaseException:
+            await _put_back(domain, run, drive, old_parts, new_parts)
+            raise
     except BaseException:
         domain.hypervisor.images.release_paths(domain.uuid, paths)
         if domain.run is run:
-            await domain.hypervisor.store.end_plug(run.id)
+            with contextlib.suppress(CorralError):  # the store may be what failed; a later change strikes it out
+                await domain.hypervisor.store.end_plug(run.id)
         raise
     domain.hypervisor.images.release_paths(domain.uuid, await images.real_paths(drive))
-    await write(domain, run, Change(live=put(drive, new), base=put(drive, plain(new)), config=config))
 
 
 def _with_medium(drive: Disk, wanted: Disk) -> Disk:
@@ -158,6 +164,16 @@ async def _exchange(
         raise
     await _close_tray(machine, alias)
     await drop(run, old)
+
+
+async def _put_back(domain: Domain, run: Run, drive: Disk, old: Sequence[Part], new: Sequence[Part]) -> None:
+    """The exchange cannot be written down: the old medium again, whether or not the guest agrees; never raises."""
+    alias = drive.alias.name if drive.alias is not None else ""
+    try:
+        async with secrets.lent(domain, run, [drive]):
+            await _exchange(run, run.require_machine(), alias, new, old, force=True)
+    except CorralError:
+        log.exception("domain %s: the former medium of '%s' is not in it again", domain.name, alias)
 
 
 async def _insert(machine: Machine, alias: str, old: Sequence[Part], new: Sequence[Part]) -> None:
