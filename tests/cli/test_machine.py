@@ -36,7 +36,7 @@ def daemon() -> Iterator[Daemon]:
 def corral(daemon: Daemon) -> Iterator[Run]:
     def run(*words: str, stdin: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "corral.cli", "--connect", daemon.uri, *words]
-        result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=100, check=False)
+        result = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=200, check=False)
         assert result.returncode == status, (words, result.stdout, result.stderr)
         return result
 
@@ -208,7 +208,7 @@ def test_much_input_and_directories(corral: Run, short_path: Path) -> None:
 def test_stop_while_it_boots(corral: Run) -> None:
     """A guest that has not booted hears no power button; `stop` goes on asking."""
     corral("run", "tiny", "--name", "early")
-    corral("stop", "early", "--timeout", "60")
+    corral("stop", "early", "--timeout", "120")
     corral("rm", "early")
 
 
