@@ -60,7 +60,7 @@ def test_cards_on_the_hosts_links(corral: Run, namespace: Namespace) -> None:
     rows = {row["mac"]: row for row in json.loads(corral("nic", "ls", "web", "--format", "json"))}
     assert [rows[one][key] for key in ("type", "source", "host")] == ["bridge", "br0", "vnet0"]
     assert [rows[two][key] for key in ("type", "source", "host")] == ["direct", "veth0", "macvtap0"]
-    assert [rows[three][key] for key in ("type", "source", "host")] == ["passt", None, None]
+    assert [rows[three][key] for key in ("type", "source", "host")] == ["passt", "127.0.0.1:8080:80, 5353:53/udp", None]
     assert namespace.links() == netns.LINKS | {"vnet0", "macvtap0"}
     listening = namespace.run("ss", "-Hltun")
     assert "127.0.0.1:8080" in listening and ":5353" in listening

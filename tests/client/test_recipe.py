@@ -149,6 +149,7 @@ async def test_a_kernel(short_path: Path) -> None:
         ({"image": "/nowhere/x.qcow2"}, "image /nowhere/x.qcow2: No such file"),
         ({"image": "/tmp"}, "Is a directory"),
         ({"image": "tiny", "memory": "64M"}, "too little for tiny; it needs 160M"),
+        ({"image": "tiny", "memory": "200M", "max_memory": "1G"}, "it needs 224M beside a maximum of 1G"),
         ({"image": "tiny", "kernel": "/nowhere"}, "tiny brings its own kernel"),
         ({"image": "", "kernel": "/etc/hostname", "ports": ["80"]}, "port '80'.*HOST:GUEST"),
         ({"image": "", "kernel": "/etc/hostname", "ports": ["99999:80"]}, "port '99999:80'"),

@@ -11,9 +11,6 @@ from corral.cli.options import Connect, Format, Name, Output
 from corral.cli.output import emit_json
 from corral.cli.target import find, refuse_unless_running, run
 
-#: What keeps most guests awake that could sleep otherwise.
-SLEEPLESS = "corral exec NAME -- dmesg tells why; a machine made with --max-memory has virtio-mem, which does not sleep"
-
 
 def info(name: Name, connect: Connect = None, output: Format = Output.table) -> None:
     """Show what a machine's guest says of itself, through its agent: system, disks, network, who is logged in."""
@@ -74,7 +71,10 @@ async def _sleep(uri: str | None, name: str, target: str, seconds: int) -> None:
     async with connect(uri) as host:
         domain = await find(host, name)
         await refuse_unless_running(domain)
-        with hinted("has failed to suspend", SLEEPLESS):
+        why = (
+            f"corral exec {domain.name} -- dmesg tells why; with virtio-mem (run --max-memory) Linux 6.1 does not sleep"
+        )
+        with hinted("has failed to suspend", why):
             await domain.sleep(target, seconds=seconds)
         print(domain.name)
 

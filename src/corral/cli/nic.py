@@ -19,7 +19,7 @@ from corral.errors import InvalidArgument
 if TYPE_CHECKING:
     from corral.client.cards import Addresses
     from corral.client.domain import Domain
-    from corral.model.devices.interface import Interface
+    from corral.model.devices.interface import Interface, PortForward
     from corral.model.domain import Domain as DomainDocument
 
 Card = typer.Option("--nic", metavar="MAC", help="Which card: its MAC address or alias.", show_default=False)
@@ -55,11 +55,24 @@ def _row(interface: Interface) -> dict[str, Any]:
 def _source(interface: Interface) -> str | None:
     """What the card is plugged into."""
     source = interface.source
+    if interface.port_forwards:
+        return ", ".join(text for each in interface.port_forwards for text in _published(each))
     if source is None:
         return None
     place = f"{source.address or ''}:{source.port}" if source.port is not None else None
     function = str(interface.lent) if interface.lent is not None else None
     return source.bridge or source.dev or source.path or place or function
+
+
+def _published(forward: PortForward) -> list[str]:
+    """As `--publish` takes them."""
+    host = f"[{forward.address}]" if ":" in (forward.address or "") else forward.address
+    before, behind = f"{host}:" if host else "", "/udp" if forward.proto == "udp" else ""
+    return [
+        f"{before}{each.start}{f'-{each.end}' if each.end else ''}:{each.to or each.start}{behind}"
+        for each in forward.ranges
+        if each.exclude != "yes"
+    ]
 
 
 def add(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 UNITS = {"": 1024, "k": 1, "m": 1024, "g": 1024**2, "t": 1024**3}  # KiB; without a unit it is MiB
 PORT = re.compile(r"(?:(?P<address>[0-9.]+|\[[0-9a-fA-F:]+\]):)?(?P<host>\d+):(?P<guest>\d+)(?:/(?P<proto>tcp|udp))?")
 TINY_KIB = 160 << 10  # what the tiny guest needs to boot
+BOUNCE_KIB = 64 << 10
+"""What Linux keeps for itself where memory can be plugged beyond 4 GiB: buffers for devices that cannot reach there."""
 SCREEN = (
     "<graphics type='vnc' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>"
     "<input type='tablet' bus='usb'/>"
@@ -125,8 +127,11 @@ class Recipe:
         most = None if self.max_memory is None else memory_kib(self.max_memory)
         if most is not None and most < memory:
             raise InvalidArgument(f"at most {self.max_memory} of memory is less than {self.memory}")
-        if self.image == "tiny" and memory < TINY_KIB:
-            raise InvalidArgument(f"memory '{self.memory}' is too little for tiny", hint=f"it needs {TINY_KIB >> 10}M")
+        least = TINY_KIB + (BOUNCE_KIB if most is not None and most > memory else 0)
+        if self.image == "tiny" and memory < least:
+            beside = f" beside a maximum of {self.max_memory}" if least > TINY_KIB else ""
+            hint = f"it needs {least >> 10}M{beside}"
+            raise InvalidArgument(f"memory '{self.memory}' is too little for tiny", hint=hint)
         kvm = self.accel == "kvm" or (self.accel is None and "kvm" in await host.domain_types())
         name = name or self.name or await self._free_name(host, set())
         made = [] if made is None else made
