@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -337,10 +338,11 @@ def test_the_same_figures_of_perf_and_vcpus(uris: tuple[str, str], tmp_path: Pat
         assert virsh(uri, "create", str(tmp_path / "figures"))[0] == 0
     named = []
     for uri in uris:
-        text = virsh(uri, "domstats", "figures", "--perf", "--vcpu", "--cpu-total")[1]
-        figures = dict(line.strip().split("=") for line in text.splitlines() if "=" in line)
-        assert int(figures["perf.cpu_clock"]) > 0
-        assert int(figures["vcpu.0.time"]) > 0
+        figures, until = {"perf.cpu_clock": "0", "vcpu.0.time": "0"}, time.monotonic() + 60
+        while not (int(figures["perf.cpu_clock"]) and int(figures["vcpu.0.time"])):  # it has only just begun to run
+            assert time.monotonic() < until, figures
+            text = virsh(uri, "domstats", "figures", "--perf", "--vcpu", "--cpu-total")[1]
+            figures = dict(line.strip().split("=") for line in text.splitlines() if "=" in line)
         named.append(figures.keys())
     assert named[1] <= named[0]
     assert named[0] - named[1] <= {"vcpu.0.halted"}  # libvirtd leaves it out where it cannot tell
@@ -356,6 +358,8 @@ def test_the_same_figures_of_perf_and_vcpus(uris: tuple[str, str], tmp_path: Pat
         answers = [
             (status, re.sub(r"\d+", "#", text)) for status, text in (virsh(uri, *command.split()) for uri in uris)
         ]
+        if "controller is not mounted" in answers[1][1]:
+            continue  # where there are no control groups, as in some containers, libvirtd does not know
         answers[0] = (answers[0][0], re.sub(r"; the total is known: .*", "", answers[0][1]))  # what we hint in addition
         assert answers[0] == answers[1], command
     for uri in uris:
