@@ -15,7 +15,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 installed() { dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null | grep -q '^ii'; }
 
 packages="python3 python3-venv libusb-1.0-0 qemu-system-x86 qemu-utils ovmf"
-[ "$kind" != test ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf iproute2 passt libusbredirparser1 ioping acpica-tools swtpm swtpm-tools systemd gir1.2-spiceclientglib-2.0 python3-gi virt-viewer xvfb openssl libnss3-tools busybox-static zstd lz4"
+[ "$kind" != test ] || packages="$packages libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients python3-libvirt virtinst libxml2-utils openssh-client prometheus-libvirt-exporter collectd-core resource-agents linux-perf iproute2 passt libusbredirparser1 ioping acpica-tools swtpm swtpm-tools systemd gir1.2-spiceclientglib-2.0 python3-gi virt-viewer xvfb openssl libnss3-tools busybox-static zstd lz4 sg3-utils"
 
 same_version() {
     version=$(dpkg-query -W -f '${Version}' "$1")

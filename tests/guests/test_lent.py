@@ -28,7 +28,7 @@ pytestmark = [
 MAC = "52:54:00:c0:44:b0"
 NVME = "0000:02:00.0"
 NVME_DISK = (
-    "<disk type='nvme' device='disk'><driver name='qemu' type='raw' cache='none'/>"
+    "<disk type='nvme' device='disk'><driver name='qemu' type='raw'/>"
     "<source type='pci' managed='yes' namespace='1'><address domain='0' bus='2' slot='0' function='0'/></source>"
     "<target dev='vdn' bus='virtio'/></disk>"
 )
@@ -240,7 +240,9 @@ async def test_vsock(lab: Lab) -> None:
 
 
 async def reached(lab: Lab, cid: int) -> None:
-    await lab.sh(f"qemu-ga -m vsock-listen -p {cid}:1234 -f /tmp/{cid}.pid -t /tmp >/tmp/{cid} 2>&1 & sleep 2")
+    """The guest's own program listens, and answers one of the host's."""
+    listen = f"qemu-ga -m vsock-listen -p {cid}:1234 -f /tmp/{cid}.pid -t /tmp >/tmp/{cid} 2>&1 & sleep 2; echo begun"
+    await lab.until(listen, "begun")
     assert "4711" in await asyncio.to_thread(lab.host.run, "python3", "-c", ASK.replace("CID", str(cid)))
 
 
@@ -290,6 +292,51 @@ async def test_an_nvme_drives_namespace(lab: Lab) -> None:
     assert lab.host.driver(NVME) == "nvme"
     lab.host.until("test -b /dev/nvme0n1", 60)
     assert lab.host.sh("dd if=/dev/nvme0n1 bs=512 skip=8 count=1 2>/dev/null | head -c 7") == "WRITTEN"
+
+
+RESERVED = "<disk type='block' device='lun'><driver name='qemu' type='raw'/><source dev='{}'>{}</source>{}</disk>"
+TARGET = "<target dev='sdp' bus='scsi'/>"
+HELPER = "/run/pr-helper"
+
+
+async def test_persistent_reservations(lab: Lab) -> None:
+    """The guest registers with a LUN and reserves it, by a helper of the daemon's and by one's own; not without one.
+
+    The LUN is the kernel's own target's, whose word on who has it counts.
+    """
+    disk = "/dev/" + lab.host.sh(f"ls /sys/bus/scsi/devices/{lab.lun}/block")
+    library = lab.host.sh("ldd /usr/bin/sg_persist | grep -o '/lib.*libsgutils[^ ]*'")
+    lab.host.sh(f"tar -C / -hcf /run/tools.tar usr/bin/sg_persist {library.lstrip('/')}")
+    tools = "<disk type='file'><source file='/run/tools.tar'/><target dev='sdt' bus='scsi'/><readonly/></disk>"
+    await lab.vm.attach(tools)
+    await lab.until("tar -C / -xf /dev/sda; /usr/bin/sg_persist --version 2>&1", "version")
+    await lab.detach(tools)
+    register, reserve = "--out --register --param-sark=c0441", "--out --reserve --param-rk=c0441 --prout-type=5"
+
+    def ask(words: str) -> str:
+        return f"/usr/bin/sg_persist {words} /dev/sda 2>&1; echo status $?"
+
+    async def plugged(source: str) -> str:
+        xml = RESERVED.format(disk, source, TARGET)
+        await lab.vm.attach(xml)
+        await lab.until("test -b /dev/sda && echo there", "there")
+        return xml
+
+    xml = await plugged("")
+    assert "status 0" not in await lab.sh(ask(register))
+    await lab.detach(xml)
+    lab.host.sh(f"cd /run; qemu-pr-helper -d -k {HELPER} -f {HELPER}.pid; chmod 666 {HELPER}")
+    own = f"<reservations managed='no'><source type='unix' path='{HELPER}' mode='client'/></reservations>"
+    for source in ("<reservations managed='yes'/>", own):
+        xml = await plugged(source)
+        for words in (register, reserve):  # again where the LUN has to tell something first
+            await lab.until(ask(words), "status 0")
+        assert "0xc0441" in await lab.sh(ask("--in --read-keys"))
+        assert "0xc0441" in lab.host.sh(f"sg_persist --in --read-keys {disk}")
+        assert "Write Exclusive, registrants only" in lab.host.sh(f"sg_persist --in --read-reservation {disk}")
+        await lab.until(ask("--out --clear --param-rk=c0441"), "status 0")
+        assert "0xc0441" not in lab.host.sh(f"sg_persist --in --read-keys {disk}")
+        await lab.detach(xml)
 
 
 async def test_doctor(lab: Lab) -> None:

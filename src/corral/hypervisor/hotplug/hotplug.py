@@ -29,6 +29,8 @@ _NOT_IN_DEFINITIONS = ("memballoon", "graphics", "video", "panic", "audio", "vcp
 
 async def attach(domain: Domain, xml: str, flags: int = 0) -> None:
     """Give the domain one more device; returns when it is in the machine, in the documents, or in both."""
+    from corral.qemu import plugging
+
     device = _device(xml, "attach")
 
     async def work() -> None:
@@ -41,6 +43,7 @@ async def attach(domain: Domain, xml: str, flags: int = 0) -> None:
         if old is not None:  # to attach a CD-ROM where there is a drive is to put it in
             await media.run_change(domain, run, old, device, force=False)  # type: ignore[arg-type]
             return
+        plugging.refuse(run.live.document, device)  # before the host opens anything for it
         own = device.copy()
         with vsock.opened([own]) as ends:
             prepared, chains = await plug.prepare(domain, run, own)
