@@ -219,6 +219,18 @@ def test_the_commands_with_a_guest(daemon: Libvirtd) -> None:
 
 
 @pytest.mark.qemu
+@pytest.mark.slow
+async def test_a_device_that_the_guest_keeps_is_not_said_to_be_gone(daemon: Libvirtd) -> None:
+    """libvirtd's call succeeds when it has waited long enough; without a system nobody lets go."""
+    async with corral.connect(daemon.uri) as host:
+        domain = await host.define(DOCUMENT.format(name="kept"))
+        await domain.start()
+    command(daemon, "nic", "add", "kept", "--mac", "52:54:00:00:00:01")
+    command(daemon, "nic", "rm", "kept", status=1)
+    assert "52:54:00:00:00:01" in command(daemon, "nic", "ls", "kept")
+    command(daemon, "rm", "--force", "kept")
+
+
 def test_a_run_that_fails_late_leaves_nothing(daemon: Libvirtd, tmp_path: Path) -> None:
     """A disk was made and the machine defined when QEMU finds that there is no such memory."""
     image = tmp_path / "late.raw"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from corral.errors import DeviceMissing
+from corral.errors import DeviceMissing, OperationTimeout
 from corral.model import device_set
 from corral.model.devices.device import Device
 
@@ -48,4 +48,10 @@ async def take_away(
         return device
     everywhere = kept is None or device_set.twin(kept, device) is not None
     await domain.detach(device, config=None if everywhere and not now else False)
+    # libvirtd says that all is well when it has waited long enough, whatever the guest has done.
+    if await domain.active() and device_set.twin(await domain.document(), device) is not None:
+        raise OperationTimeout(
+            f"the guest of {domain.name} has not let go of the device yet",
+            hint="it may be busy or not running; look again later, and try again",
+        )
     return device
