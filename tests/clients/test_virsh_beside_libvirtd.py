@@ -326,3 +326,35 @@ def test_vcpus_are_where_the_kernel_put_them(sides: tuple[Side, Side]) -> None:
     cpus = [int(value) for label, value in ours if label == "CPU"]
     assert len(cpus) == 2
     assert all(0 <= cpu < (os.cpu_count() or 1) for cpu in cpus)
+
+
+FUNCTION = "<interface type='hostdev'><mac address='52:54:00:12:34:57'/><source><address type='pci' bus='1'/></source>"
+VIRTIO = "<interface type='user'><mac address='52:54:00:12:34:57'/><model type='{}'/><alias name='ua-stays'/>"
+COMES, STAYS = "<teaming type='transient' persistent='ua-stays'/>", "<teaming type='persistent'/>"
+DEFINED = {
+    "team": f"{VIRTIO.format('virtio')}{STAYS}</interface>{FUNCTION}{COMES}</interface>",
+    "nobody stays": f"{FUNCTION}<teaming type='transient'/></interface>",
+    "a function stays": f"{FUNCTION}{STAYS}</interface>",
+    "e1000 stays": f"{VIRTIO.format('e1000')}{STAYS}</interface>",
+    "virtio comes": f"{VIRTIO.format('virtio')}{COMES}</interface>",
+    "both": f"{VIRTIO.format('virtio')}<teaming type='persistent' persistent='ua-stays'/></interface>",
+    "vlan": f"{FUNCTION}<vlan><tag id='0'/></vlan></interface>",
+    "empty vlan": f"{FUNCTION}<vlan/></interface>",
+    "large vlan": f"{FUNCTION}<vlan><tag id='4096'/></vlan></interface>",
+    "isolated": f"{FUNCTION}<port isolated='yes'/></interface>",
+    "twice": f"{FUNCTION}</interface>" * 2,
+}
+
+
+@pytest.mark.parametrize("name", DEFINED)
+@pytest.mark.beside
+def test_functions_and_teams_are_taken_and_refused_alike(sides: tuple[Side, Side], name: str) -> None:
+    """What is refused in the same words, after which ours say where."""
+    text = DOCUMENT.format(name="new", uuid="5d2ac5d4-0d4c-4b8c-9d50-6c3fb5b0c8c3", image="/new")
+    words = []
+    for side in sides:
+        document = side.directory / "new.xml"
+        document.write_text(text.replace("</devices>", f"{DEFINED[name]}</devices>"))
+        words.append((side.run(f"define {document}")[1] + side.run("undefine new")[1]).replace(str(document), "new.xml"))
+    ours, theirs = (re.sub(r" \(/domain/[^)]*\)", "", each) for each in words)
+    assert ours == theirs
