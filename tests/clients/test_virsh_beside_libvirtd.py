@@ -355,6 +355,8 @@ def test_functions_and_teams_are_taken_and_refused_alike(sides: tuple[Side, Side
     for side in sides:
         document = side.directory / "new.xml"
         document.write_text(text.replace("</devices>", f"{DEFINED[name]}</devices>"))
-        words.append((side.run(f"define {document}")[1] + side.run("undefine new")[1]).replace(str(document), "new.xml"))
+        words.append(
+            (side.run(f"define {document}")[1] + side.run("undefine new")[1]).replace(str(document), "new.xml")
+        )
     ours, theirs = (re.sub(r" \(/domain/[^)]*\)", "", each) for each in words)
     assert ours == theirs

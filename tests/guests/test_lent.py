@@ -355,4 +355,4 @@ async def test_given_back_by_the_next_daemon(lab: Lab) -> None:
             await vm.attach(hostdev(lab.functions[0]))
         await vm.destroy()
     assert lab.host.driver(lab.functions[0]) == "igbvf"
-    assert "vf 0     link/ether 00:00:00:00:00:00" in lab.host.sh("ip link show eth0")
+    assert MAC not in lab.host.sh("ip link show eth0")  # the host's driver may give it an address of its own
