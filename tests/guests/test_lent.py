@@ -311,7 +311,7 @@ async def test_persistent_reservations(lab: Lab) -> None:
     await lab.vm.attach(tools)
     await lab.until("tar -C / -xf /dev/sda; /usr/bin/sg_persist --version 2>&1", "version")
     await lab.detach(tools)
-    register, reserve = "--out --register --param-sark=c0441", "--out --reserve --param-rk=c0441 --prout-type=5"
+    register, reserve = "--out --register-ignore --param-sark=c0441", "--out --reserve --param-rk=c0441 --prout-type=5"
 
     def ask(words: str) -> str:
         return f"/usr/bin/sg_persist {words} /dev/sda 2>&1; echo status $?"
@@ -329,13 +329,14 @@ async def test_persistent_reservations(lab: Lab) -> None:
     own = f"<reservations managed='no'><source type='unix' path='{HELPER}' mode='client'/></reservations>"
     for source in ("<reservations managed='yes'/>", own):
         xml = await plugged(source)
-        for words in (register, reserve):  # again where the LUN has to tell something first
+        for words in (register, reserve):  # which may be done twice, where the agent did not answer in time
             await lab.until(ask(words), "status 0")
         assert "0xc0441" in await lab.sh(ask("--in --read-keys"))
         assert "0xc0441" in lab.host.sh(f"sg_persist --in --read-keys {disk}")
         assert "Write Exclusive, registrants only" in lab.host.sh(f"sg_persist --in --read-reservation {disk}")
-        await lab.until(ask("--out --clear --param-rk=c0441"), "status 0")
-        assert "0xc0441" not in lab.host.sh(f"sg_persist --in --read-keys {disk}")
+        with contextlib.suppress(AgentUnresponsive):
+            await lab.sh(ask("--out --clear --param-rk=c0441"))
+        lab.host.until(f"sg_persist --in --read-keys {disk} | grep 'NO registered'", 60)
         await lab.detach(xml)
 
 
