@@ -25,7 +25,8 @@ pytestmark = [
     *(pytest.mark.guest, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(2400)),
 ]
 
-MAC = "52:54:00:c0:44:b0"
+MAC, PLUGGED, TEAM = (f"52:54:00:c0:44:b{number}" for number in range(3))
+NEIGHBOUR, FORMER = "52:54:00:c0:44:c3", "52:54:00:c0:44:c1"
 NVME = "0000:02:00.0"
 NVME_DISK = (
     "<disk type='nvme' device='disk'><driver name='qemu' type='raw'/>"
@@ -64,10 +65,17 @@ def function(address: str) -> str:
     return f"domain='0x{domain}' bus='0x{bus}' slot='0x{slot}' function='0x{number}'"
 
 
-def card(address: str) -> str:
+def card(address: str, mac: str, more: str = "") -> str:
     source = f"<source><address type='pci' {function(address)}/></source>"
-    vlan = "<vlan><tag id='42'/></vlan>"
-    return f"<interface type='hostdev' managed='yes'><mac address='{MAC}'/>{source}{vlan}</interface>"
+    return f"<interface type='hostdev' managed='yes'><mac address='{mac}'/>{source}{more}</interface>"
+
+
+VLAN = "<vlan><tag id='42'/></vlan>"
+STAYS = (
+    f"<interface type='user'><mac address='{TEAM}'/><model type='virtio'/><teaming type='persistent'/>"
+    "<alias name='ua-stays'/></interface>"
+)
+COMES = "<teaming type='transient' persistent='ua-stays'/><alias name='ua-comes'/>"
 
 
 def hostdev(address: str) -> str:
@@ -95,6 +103,17 @@ class Lab:
                 pass
         return "".join(base64.b64decode(said.get(name, "")).decode() for name in ("out-data", "err-data")).strip()
 
+    async def ping(self, mac: str, own: str, other: str, wanted: str) -> None:
+        """Give the guest's card of that address an IP address, and count who answers."""
+        link = f"link=$(grep -l {mac} /sys/class/net/*/address | cut -d/ -f5)"
+        script = f"{link}; ip link set $link up; ip addr add {own}/24 dev $link 2>&1; ping -c 1 -W 5 {other}"
+        await self.until(script, f" {wanted} packets received")
+
+    def told(self, number: int) -> str:
+        """What the card has one of its functions be."""
+        (line,) = (each for each in self.host.sh("ip link show eth0").splitlines() if f"vf {number} " in each)
+        return line.strip()
+
     async def until(self, script: str, wanted: str) -> str:
         """Ask until that is in the answer; an agent that does not wake up in time is asked again."""
         said = ""
@@ -117,13 +136,25 @@ class Lab:
         raise AssertionError("the guest keeps it")
 
 
+def neighbours(host: nested.Nested, address: str) -> None:
+    """A function in VLAN 42, in a namespace of its own, and the card itself in none; what function 1 is meanwhile."""
+    host.sh(
+        f"ip link set eth0 vf 3 mac {NEIGHBOUR} vlan 42; ip link set eth0 vf 1 mac {FORMER} vlan 7; "
+        f"cd /sys/bus/pci/drivers/igbvf; echo {address} >unbind; echo {address} >bind; "
+        f"link=$(ls /sys/bus/pci/devices/{address}/net); ip netns add near; ip link set $link netns near; "
+        "ip -n near addr add 10.42.0.1/24 dev $link; ip -n near link set $link up; "
+        "ip addr add 10.42.0.3/24 dev eth0; ip addr add 10.43.0.1/24 dev eth0"
+    )
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lab() -> AsyncIterator[Lab]:
     if reason := nested.missing():
         pytest.skip(reason)
     built = await tiny.build()
     with nested.running(await nested.boot.files()) as host:
-        functions = host.functions(2)
+        functions = host.functions(4)
+        neighbours(host, functions[3])
         lun = host.lun()
         await asyncio.to_thread(host.daemon)
         async with connect(host.uri()) as client:
@@ -131,8 +162,8 @@ async def lab() -> AsyncIterator[Lab]:
                 kernel=built.kernel,
                 initrd=built.initrd,
                 cmdline=f"{built.cmdline} {nested.HURRY}",
-                ports="<controller type='pci' model='pcie-root-port'/>" * 6,
-                devices=f"{card(functions[0])}<vsock model='virtio'><cid auto='yes'/></vsock>",
+                ports="<controller type='pci' model='pcie-root-port'/>" * 8,
+                devices=f"{card(functions[0], MAC, VLAN)}{STAYS}<vsock model='virtio'><cid auto='yes'/></vsock>",
             )
             vm = await client.define(xml)
             await vm.start()
@@ -143,17 +174,42 @@ async def lab() -> AsyncIterator[Lab]:
 
 
 async def test_a_virtual_function_as_the_guests_card(lab: Lab) -> None:
-    """Its physical function gives it the document's address and VLAN, and the guest has a driver for it.
-
-    What the driver makes of the address is not asked: in emulation in emulation it gives up waiting for its physical
-    function's answer, and takes one of its own.
-    """
+    """It has the document's address, and reaches in the document's VLAN whom it should, and nobody outside."""
     assert lab.host.driver(lab.functions[0]) == "vfio-pci"
-    assert f"vf 0     link/ether {MAC} brd ff:ff:ff:ff:ff:ff, vlan 42" in lab.host.sh("ip link show eth0")
-    await lab.until("basename $(readlink /sys/class/net/eth0/device/driver)", "igbvf")
+    assert f"link/ether {MAC} brd ff:ff:ff:ff:ff:ff, vlan 42" in lab.told(0)
+    await lab.ping(MAC, "10.42.0.2", "10.42.0.1", "1")
+    await lab.ping(MAC, "10.42.0.2", "10.42.0.3", "0")
     with pytest.raises(CorralError, match="in use by domain 'lent'"):
         await lab.vm.attach(hostdev(lab.functions[0]))
     assert lab.host.driver(lab.functions[0]) == "vfio-pci"
+
+
+async def test_a_card_plugged_and_given_back(lab: Lab) -> None:
+    """It comes while the guest runs, with its address, and is again on the host what it was there."""
+    address, before = lab.functions[1], lab.told(1)
+    assert FORMER in before and "vlan 7" in before
+    await lab.vm.attach(card(address, PLUGGED))
+    assert lab.host.driver(address) == "vfio-pci"
+    assert PLUGGED in lab.told(1) and "vlan" not in lab.told(1)
+    await lab.ping(PLUGGED, "10.43.0.2", "10.43.0.1", "1")
+    with pytest.raises(CorralError, match="unable to change config on 'hostdev' network type"):
+        await lab.vm.update(card(address, PLUGGED, VLAN))
+    await lab.detach(card(address, PLUGGED))
+    assert (lab.host.driver(address), lab.told(1)) == ("igbvf", before)
+    assert PLUGGED not in await lab.vm.xml()
+
+
+async def test_a_team(lab: Lab) -> None:
+    """The guest has virtio card and function as one, and the virtio card alone again when the function has gone."""
+    address = lab.functions[2]
+    transient = card(address, TEAM, COMES)
+    script = "for each in /sys/class/net/*/master; do basename $(readlink ${each%/master}/device/driver); done 2>&1"
+    assert "virtio_net" in await lab.until(script, "virtio_net")
+    await lab.vm.attach(transient)
+    assert "virtio_net" in await lab.until(script, "igbvf")
+    await lab.detach(transient)
+    assert lab.host.driver(address) == "igbvf"
+    assert "igbvf" not in await lab.until(f"{script}; echo asked", "asked")
 
 
 async def test_a_function_plugged_and_given_back(lab: Lab) -> None:
@@ -170,7 +226,7 @@ async def test_a_function_plugged_and_given_back(lab: Lab) -> None:
 async def test_no_virtual_function(lab: Lab) -> None:
     """What is no virtual function of a network card is refused as one, and stays what it is."""
     with pytest.raises(CorralError, match="no virtual function of a network card"):
-        await lab.vm.attach(card(NVME).replace(MAC, "52:54:00:c0:44:b1"))
+        await lab.vm.attach(card(NVME, PLUGGED))
     with pytest.raises(CorralError, match="has no PCI device"):
         await lab.vm.attach(hostdev("0000:07:00.0"))
     assert lab.host.driver(NVME) == "nvme"
@@ -340,13 +396,25 @@ async def test_doctor(lab: Lab) -> None:
 
 
 async def test_given_back_by_the_next_daemon(lab: Lab) -> None:
-    """A daemon dies; the next knows what the machine has, and gives it back as it was when the machine ends."""
+    """A daemon dies in the middle of a plug; the next has it done or undone, knows what the machine has, and gives that
+    back as it was when the machine ends.
+    """
+    address, before = lab.functions[1], lab.told(1)
+    lab.host.sh("kill -STOP $(pgrep -f '[g]uest=lent')")
+    plug = asyncio.ensure_future(lab.vm.attach(card(address, PLUGGED)))
+    await asyncio.to_thread(lab.host.until, f"ip link show eth0 | grep {PLUGGED}", 60)
     await asyncio.to_thread(lab.host.kill_daemon)
+    with pytest.raises(CorralError):
+        await plug
+    lab.host.sh("kill -CONT $(pgrep -f '[g]uest=lent')")
     await asyncio.to_thread(lab.host.daemon)
     async with connect(lab.host.uri(1)) as client:
         vm = await client.domain("lent")
+        has_it = PLUGGED in await vm.xml()
+        assert (lab.host.driver(address), lab.told(1) == before) == ("vfio-pci" if has_it else "igbvf", not has_it)
         with pytest.raises(CorralError, match="in use by domain 'lent'"):
             await vm.attach(hostdev(lab.functions[0]))
         await vm.destroy()
-    assert lab.host.driver(lab.functions[0]) == "igbvf"
-    assert MAC not in lab.host.sh("ip link show eth0")  # the host's driver may give it an address of its own
+    assert [lab.host.driver(each) for each in lab.functions[:2]] == ["igbvf", "igbvf"]
+    assert lab.told(1) == before
+    assert MAC not in lab.told(0) and "vlan" not in lab.told(0)  # the host's driver may give it an address of its own
