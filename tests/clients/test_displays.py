@@ -294,6 +294,7 @@ def test_corral_screenshot_is_a_png_of_what_virsh_sees(desk: Desk) -> None:
             assert picture.format == "PNG"
             return picture.convert("RGB")
 
+    desk.inside("echo something to see >/dev/tty1")
     same(desk, ours)
     assert "no such screen ID: 3" in desk.corral("screenshot", NAME, str(path), "--screen", "3", ok=False)
 

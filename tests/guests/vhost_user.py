@@ -83,6 +83,7 @@ class Backend:
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self._thread.join(10)
+        self.path.unlink(missing_ok=True)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):

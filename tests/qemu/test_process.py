@@ -152,7 +152,9 @@ def test_last_words_are_bounded_and_without_terminals(tmp_path: Path) -> None:
 
 async def test_a_caller_who_gives_up_leaves_no_process(tmp_path: Path) -> None:
     marker = f"corral-marker-{tmp_path.name}"
-    spawning = asyncio.ensure_future(Process.spawn(["sh", "-c", "sleep 60", marker], log=tmp_path / "log"))
+    (tmp_path / marker).touch()
+    # One process that starts no other, which could outlive it.
+    spawning = asyncio.ensure_future(Process.spawn(["tail", "-f", str(tmp_path / marker)], log=tmp_path / "log"))
     await asyncio.sleep(0)
     spawning.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -17,7 +17,7 @@ from corral.hypervisor import events
 from corral.hypervisor.devices import lending, links, servers
 from corral.hypervisor.disks import images
 from corral.hypervisor.guest import guest_agent
-from corral.hypervisor.hotplug import answers, kept_files
+from corral.hypervisor.hotplug import answers, connecting, kept_files
 from corral.hypervisor.hotplug.device_changes import Change, Edit, Note, machinery, names, write
 from corral.hypervisor.memory import memory_devices
 from corral.qemu.monitor import COMMAND_TIMEOUT, MonitorCommandFailed
@@ -96,6 +96,8 @@ async def take_out(run: Run, parts: Sequence[Part], *, timeout: float = UNDO_TIM
         if command[0] == "device_del":
             await _let_go(run, machine, command, timeout, silent=command[1]["id"] in silent)
         else:
+            if command[0] == "netdev_del":
+                await connecting.settled(machine, str(command[1]["id"]))
             await kept_files.remove(machine, *command)
     await kept_files.note(run, machine, [int(part.id) for part in parts if part.kind == "fdset"])
 
