@@ -25,7 +25,10 @@ _LOOK = 0.01
 async def settled(machine: Machine, name: str) -> None:
     """Wait until the back end has connected or failed to; at once for one that connects to nothing; never raises."""
     pending = re.compile(rf"^[\s\\]*{re.escape(name)}: .*,(connecting|initializing)\s*$", re.MULTILINE)
-    with contextlib.suppress(CorralError, TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            while pending.search(await machine.monitor.human("info network")):
-                await asyncio.sleep(_LOOK)
+    clock = asyncio.get_running_loop().time
+    end = clock() + PATIENCE
+    with contextlib.suppress(CorralError):
+        while clock() < end:
+            if not pending.search(await machine.monitor.human("info network")):
+                return
+            await asyncio.sleep(_LOOK)
