@@ -98,6 +98,7 @@ class Nested:
         """A LUN of the kernel's own target, of 16 MiB, serial number CORRAL-LUN: its host, channel, target, LUN."""
         core, loop = "/sys/kernel/config/target/core/rd_mcp_0/lent", "/sys/kernel/config/target/loopback/naa.6001405c0"
         self.sh(
+            "mkdir -p /var/target/pr; "  # where it keeps who has reserved it
             f"mkdir -p {core} {loop}/tpgt_1/lun/lun_0; echo rd_pages=4096 >{core}/control; echo 1 >{core}/enable; "
             f"echo CORRAL-LUN >{core}/wwn/vpd_unit_serial; echo naa.6001405c1 >{loop}/tpgt_1/nexus; "
             f"ln -s {core} {loop}/tpgt_1/lun/lun_0/lent"
