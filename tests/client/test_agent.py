@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.client.peer import Peer, serving
+from tests.waiting import until
 
 from corral.client import connect
 from corral.errors import AgentCommandFailed, InvalidArgument, OperationTimeout
@@ -55,7 +56,7 @@ async def test_cancelled_means_told_to_end(peer: Peer, short_path: Path) -> None
     peer.agent["guest-exec-status"] = {"exited": False}
     async with serving(peer, short_path / "s") as uri, connect(uri) as host:
         task = asyncio.create_task((await host.domain("a")).exec(["sleep", "9"]))
-        await asyncio.sleep(0.1)
+        await until(lambda: any(call["execute"] == "guest-exec-status" for call in peer.agent_calls))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 from tests.daemon.fake import Client, FakeHypervisor, daemon, open_descriptors, packet, ref
+from tests.waiting import until
 
 from corral.constants import ErrorDomain, ErrorNumber
 from corral.daemon.server import Server
@@ -174,11 +175,9 @@ async def test_a_change_runs_on_when_its_client_leaves(
     await client.send()
     await asyncio.sleep(0.02)
     client.close()
-    await asyncio.sleep(0.02)
-    assert not served[0].sessions and hypervisor.owners_closed >= 1
+    await until(lambda: not served[0].sessions and hypervisor.owners_closed >= 1)
     slow.gate.set()
-    await asyncio.sleep(0.02)
-    assert slow.active
+    await until(lambda: slow.active)
 
 
 async def test_close_is_answered_and_then_the_socket_ends(client: Client) -> None:
@@ -245,8 +244,7 @@ async def test_a_listener_that_does_not_read_is_dropped(
             break
         if _ % 1000 == 0:
             await asyncio.sleep(0)
-    await asyncio.sleep(0.01)
-    assert not served[0].sessions
+    await until(lambda: not served[0].sessions)
 
 
 async def test_half_a_header_harms_nobody(served: tuple[Server, Path]) -> None:
@@ -423,6 +421,5 @@ async def test_descriptors_of_calls_that_a_client_did_not_wait_for_are_closed(
     for _ in range(200):
         if not served[0].sessions:
             break
-        await asyncio.sleep(0.01)
-    assert not served[0].sessions
+        await until(lambda: not served[0].sessions)
     assert open_descriptors() == before - 2, "both ends of the client's socket, and nothing else"

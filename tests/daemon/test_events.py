@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.daemon.fake import Client, FakeHypervisor, ref
+from tests.waiting import until
 
 from corral.constants import DomainEventID, ErrorNumber
 from corral.daemon.server import Server
@@ -169,8 +170,7 @@ async def test_nobody_listens_any_more_after_leaving(
     await client.call("connect_domain_event_callback_register_any", eventID=0, dom=None)
     assert len(hypervisor.events._subscribers) == 1
     client.close()
-    await asyncio.sleep(0.02)
-    assert not hypervisor.events._subscribers
+    await until(lambda: not hypervisor.events._subscribers)
 
 
 async def test_a_pattern_without_measure_is_refused(client: Client) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.daemon.fake import Client, FakeDomain, FakeHypervisor, ref
+from tests.waiting import until
 
 from corral.daemon.server import Server
 from corral.errors import OperationInvalid
@@ -71,8 +72,7 @@ async def test_breaking_a_console_off(client: Client, web: FakeDomain) -> None:
 async def test_a_client_that_leaves_lets_go_of_the_console(client: Client, web: FakeDomain) -> None:
     await open_console(client, web)
     client.close()
-    await asyncio.sleep(0.02)
-    assert web.console.closed
+    await until(lambda: web.console.closed)
 
 
 async def test_data_may_come_before_the_answer(client: Client, web: FakeDomain) -> None:

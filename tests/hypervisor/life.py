@@ -63,13 +63,6 @@ async def opened(directory: Path) -> AsyncIterator[tuple[Hypervisor, Heard]]:
         await hypervisor.close()
 
 
-async def until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Wait until `condition` holds, at most `seconds`."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (conditions of all kinds, which nobody announces)
-            await asyncio.sleep(0.002)
-
-
 async def press(domain: Domain, command: str, condition: Callable[[], object]) -> None:
     """Repeat a command of the human monitor until the machine has come far enough for it to work."""
     async with asyncio.timeout(60):

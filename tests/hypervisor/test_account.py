@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.hypervisor.life import document, opened, until
+from tests.hypervisor.life import document, opened
+from tests.waiting import until
 
 from corral.constants import DomainModificationImpact
 from corral.errors import CorralError, HostError, InternalError, ResourceBusy

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import (
     ConnectListAllDomainsFlags,
@@ -41,7 +42,7 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald
 
-from .life import PANIC, POWER_OFF, RESET, Heard, document, opened, press, until
+from .life import PANIC, POWER_OFF, RESET, Heard, document, opened, press
 
 pytestmark = pytest.mark.qemu
 
@@ -458,8 +459,7 @@ async def test_a_frozen_machine_is_destroyed_all_the_same(
     assert domain.run and domain.run.process
     os.kill(domain.run.process.pid, signal.SIGSTOP)
     stuck = asyncio.create_task(domain.suspend())
-    await asyncio.sleep(0.05)
-    assert domain.control_info().state == 1  # a job
+    await until(lambda: domain.control_info().state == 1)  # a job
     assert domain.state() == (1, 1) and "<name>a</name>" in domain.xml()  # a query never waits
     with pytest.raises(HostError, match="Failed to terminate process"):
         await domain.destroy(1)

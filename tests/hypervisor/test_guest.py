@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import DomainRebootFlags, DomainShutdownFlags
 from corral.errors import AgentUnresponsive
@@ -17,7 +18,7 @@ from corral.hypervisor.domain import Domain
 from labs import corrald
 
 from .inside import booted
-from .life import Heard, opened, until
+from .life import Heard, opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 

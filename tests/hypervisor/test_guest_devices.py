@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import DomainDeviceModifyFlags as Flags
 from corral.constants import DomainEventWatchdogAction as Actions
@@ -26,7 +27,7 @@ from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald, virtiofsd
 
 from .inside import agent, booted, settled, sh
-from .life import end_machines, opened, until
+from .life import end_machines, opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import DomainDeviceModifyFlags
 from corral.errors import ConfigUnsupported, OperationFailed, OperationUnsupported
@@ -18,7 +19,7 @@ from corral.hypervisor.hotplug.device_changes import Note
 from corral.hypervisor.memory import memory_devices
 
 from .inside import booted, emulates_x2apic, settled, sh
-from .life import Heard, opened, until
+from .life import Heard, opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import DomainState, NodeSuspendTarget
 from corral.errors import InternalError
@@ -16,7 +17,7 @@ from corral.hypervisor.guest import sleeping
 from corral.hypervisor.hypervisor import Hypervisor
 
 from .inside import booted, sh
-from .life import Heard, opened, until
+from .life import Heard, opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.errors import HostError
 from corral.guests import tiny
 
 from .inside import booted, settled, sh
-from .life import document, opened, until
+from .life import document, opened
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 

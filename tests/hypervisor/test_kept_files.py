@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.hypervisor.life import document, opened, until
+from tests.hypervisor.life import document, opened
+from tests.waiting import until
 
 from corral.constants import DomainState
 from corral.errors import OperationTimeout

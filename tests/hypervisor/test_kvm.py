@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 from lxml import etree
+from tests.waiting import until
 
 from corral.constants import DomainStatsTypes
 from corral.errors import ConfigUnsupported
 from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 
-from .life import document, end_machines, settings, until
+from .life import document, end_machines, settings
 
 pytestmark = [
     pytest.mark.qemu,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import DomainCreateFlags, DomainXMLFlags
 from corral.hypervisor import events
@@ -17,7 +18,7 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.hypervisor import Hypervisor
 from labs import corrald
 
-from .life import PANIC, POWER_OFF, document, opened, settings, until
+from .life import PANIC, POWER_OFF, document, opened, settings
 
 pytestmark = pytest.mark.qemu
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.constants import DomainJobOperation, DomainMetadataType, DomainModificationImpact
 from corral.hypervisor.domain import Domain
@@ -16,7 +17,7 @@ from corral.hypervisor.scaling import policy
 
 from . import test_guest_modules as modules
 from .inside import guest, settled, sh
-from .life import Heard, opened, until
+from .life import Heard, opened
 from .life import document as machine
 
 BUSY = "(timeout 300 sh -c 'while :; do :; done' >/dev/null 2>&1 & echo $! > /tmp/busy)"

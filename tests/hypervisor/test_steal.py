@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import until
 
 from corral.client import connect
 from corral.client.host import Host
@@ -20,7 +21,6 @@ from corral.errors import ConfigUnsupported
 from labs import corrald
 
 from . import spinner
-from .life import until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tests.hypervisor.life import document, opened, until
+from tests.hypervisor.life import document, opened
+from tests.waiting import until
 
 from corral.constants import DomainPausedReason, DomainState
 from corral.errors import HostError

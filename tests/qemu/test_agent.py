@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.waiting import until
 
 from corral.errors import AgentCommandFailed, AgentCommandTimeout, AgentUnresponsive, InternalError
 from corral.qemu import agent as agent_module
@@ -23,12 +24,14 @@ class FakeGuest:
         self.before_sync = b""
         self.silent = False
         self.syncs = 0
+        self.heard: list[str] = []
         self.writer: asyncio.StreamWriter | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
         while line := await reader.readline():
             message = json.loads(line.rpartition(b"\xff")[2])
+            self.heard.append(message["execute"])
             if self.silent:
                 continue
             if message["execute"] == "guest-sync-delimited":
@@ -91,7 +94,7 @@ async def test_a_cancelled_caller_leaves_no_answer_behind(short_path: Path) -> N
         fake.answers = {"guest-slow": None, "guest-get-time": b'{"return": 1}'}
         agent = Agent(short_path / "ga", name="web")
         task = asyncio.create_task(agent.execute("guest-slow"))
-        await asyncio.sleep(0.05)
+        await until(lambda: "guest-slow" in fake.heard)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -125,7 +128,7 @@ async def test_a_port_that_closes_ends_the_wait(short_path: Path) -> None:
         agent = Agent(short_path / "ga", name="web")
         waiting = asyncio.create_task(agent.execute("guest-slow", timeout=60))
         telling = asyncio.create_task(agent.tell("guest-shutdown", patience=60))
-        await asyncio.sleep(0.05)
+        await until(lambda: "guest-slow" in fake.heard)
         agent.port_open = False
         async with asyncio.timeout(20):
             with pytest.raises(AgentUnresponsive):
@@ -134,7 +137,7 @@ async def test_a_port_that_closes_ends_the_wait(short_path: Path) -> None:
                 await telling
         agent.port_open = True
         telling = asyncio.create_task(agent.tell("guest-shutdown", patience=60))
-        await asyncio.sleep(0.05)
+        await until(lambda: "guest-shutdown" in fake.heard)
         agent.port_open = False
         async with asyncio.timeout(20):
             await telling

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.hypervisor.inside import guest, sh
-from tests.hypervisor.life import end_machines, until
+from tests.hypervisor.life import end_machines
 from tests.hypervisor.test_scaling import BUSY, CALM, keep
+from tests.waiting import until
 
 from corral.hypervisor.scaling import autoscaler
 
