@@ -365,7 +365,7 @@ TARGET = "<target dev='sdp' bus='scsi'/>"
 
 
 async def test_persistent_reservations(lab: Lab) -> None:
-    """The guest registers with a LUN and reserves it, by the daemon's helper; not without one.
+    """The guest registers with a LUN and reserves it, by the daemon's helper or one of the host's; not without one.
 
     The LUN is the kernel's own target's, whose word on who has it counts.
     """
@@ -397,6 +397,14 @@ async def test_persistent_reservations(lab: Lab) -> None:
     assert "0xc0441" in lab.host.sh(f"sg_persist --in --read-keys {disk}")
     assert "Write Exclusive, registrants only" in lab.host.sh(f"sg_persist --in --read-reservation {disk}")
     await lab.detach(xml)
+    lab.host.sh("setsid qemu-pr-helper -k /run/helper.sock >/dev/null 2>&1 & echo $! >/run/helper.pid")
+    lab.host.until("chmod 666 /run/helper.sock", 60)
+    source = "<source type='unix' path='/run/helper.sock' mode='client'/>"
+    xml = await plugged(f"<reservations managed='no'>{source}</reservations>")
+    await lab.until(ask("--out --clear --param-rk=c0441"), "status")
+    assert "there are NO registered reservation keys" in lab.host.sh(f"sg_persist --in --read-keys {disk}")
+    await lab.detach(xml)
+    lab.host.sh("kill $(cat /run/helper.pid)")
 
 
 async def test_doctor(lab: Lab) -> None:
