@@ -190,7 +190,8 @@ async def fetched(lab: Lab) -> str:
     return (await asyncio.to_thread(lab.namespace.run, "bash", "-c", fetch, check=False)).strip()
 
 
-async def test_a_port_of_the_host_that_passt_forwards(lab: Lab) -> None:
+async def web(lab: Lab) -> None:
+    """The first guest has a web server, and a way to passt; also when asked twice."""
     guest = lab.guests[0]
     device = await guest.device(PASST)
     await guest.until(f"ip addr show {device}", lambda said: "10.82.0.11/" in said)  # by passt's DHCP
@@ -198,6 +199,10 @@ async def test_a_port_of_the_host_that_passt_forwards(lab: Lab) -> None:
     router = lab.namespace.ip("route show default").split()[2]
     await guest.sh(f"ip route add {router} dev {device}")
     await guest.sh("mkdir -p /run/www; echo hello >/run/www/x; httpd -p 22 -h /run/www")
+
+
+async def test_a_port_of_the_host_that_passt_forwards(lab: Lab) -> None:
+    await web(lab)
     async with asyncio.timeout(60):
         while (said := await fetched(lab)) != "hello":
             assert said == ""
@@ -426,6 +431,7 @@ async def test_a_refusal_leaves_nothing(lab: Lab) -> None:
 
 @pytest.mark.slow
 async def test_a_passt_that_ends_is_started_again(lab: Lab) -> None:
+    await web(lab)
     pids = lab.namespace.run("pgrep", "-f", "passt.*127.0.0.1/2022").split()
     assert len(pids) == 1
     os.kill(int(pids[0]), signal.SIGKILL)

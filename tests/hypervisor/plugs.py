@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hypervisor import life
+from tests.waiting import until
 
 from corral.constants import DomainState
 from corral.hypervisor.domain import Domain
@@ -82,7 +82,7 @@ async def resumed(domain: Domain) -> dict[str, Any]:
     """What QEMU has when the machine runs: QEMU 7.2 closes files that it was to forget only then."""
     if domain.state()[0] == DomainState.PAUSED:
         await domain.resume()
-    await life.until(lambda: not domain.require_run().kept_files)
+    await until(lambda: not domain.require_run().kept_files)
     return await view(domain)
 
 

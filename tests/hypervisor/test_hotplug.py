@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tests.hypervisor import life, plugs
 from tests.hypervisor.life import Heard
+from tests.waiting import until
 
 from corral.constants import DomainDeviceModifyFlags as Flags
 from corral.constants import DomainXMLFlags
@@ -398,7 +399,7 @@ async def test_no_guest_answers(host: Host, monkeypatch: pytest.MonkeyPatch) -> 
         assert await plugs.view(domain) == view
         assert await documents(domain) == written
     await domain.reset()  # QEMU takes out at a reset what was asked for before
-    await life.until(lambda: host.removed() == ["net0"])
+    await until(lambda: host.removed() == ["net0"])
     assert "net0" not in str(await plugs.view(domain))
     live, base, config, stored = await documents(domain)
     assert "<interface" not in live + base and "<interface" in config

@@ -19,6 +19,7 @@ import pytest
 from tests.guests.vhost_user import Backend
 from tests.hypervisor import life, plugs
 from tests.hypervisor.test_hotplug import BOTH, LIVE, Host, documents, killed, machine, refuse_one, taken_out
+from tests.waiting import until
 
 from corral.errors import ConfigUnsupported, CorralError, HostError, NoSecret
 from corral.hypervisor.domain import Domain
@@ -161,7 +162,7 @@ async def host(short_path: Path, ends: Ends) -> AsyncIterator[Host]:
 async def unchanged(ends: Ends, host: Host, before: object) -> None:
     """Wait until the host has what it had, and say what it has instead."""
     with contextlib.suppress(TimeoutError):
-        await life.until(lambda: left(ends, host) == before)
+        await until(lambda: left(ends, host) == before)
     assert left(ends, host) == before
     assert not host.domain.require_run().servers
 
@@ -285,12 +286,12 @@ async def test_a_daemon_killed_while_it_starts_a_machine(short_path: Path, ends:
                 domain = hypervisor.lookup_by_name("a")
                 assert domain.active or not acknowledged
                 if not domain.active:
-                    await life.until(lambda: not programs())
+                    await until(lambda: not programs())
                     assert not [*life.settings(directory).run.glob("d[0-9]*")]
                     await domain.create()
                 assert {name.split(".")[0] for name in programs()} == {"passt", "virtiofsd"}
                 await domain.destroy()
-                await life.until(lambda: not programs())
+                await until(lambda: not programs())
             if acknowledged:
                 break
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.hypervisor import life
+from tests.waiting import until
 
 from corral.hypervisor.disks import reservations
 from corral.hypervisor.domain import Domain
@@ -48,7 +49,7 @@ async def test_helper(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             assert run.reservations is first
             assert await connected(domain, "one")
             os.kill(first.pid, signal.SIGKILL)
-            await life.until(lambda: run.reservations is not first)
+            await until(lambda: run.reservations is not first)
             assert await connected(domain, "two")
             pid = run.reservations.pid
         async with life.opened(short_path) as (hypervisor, _):
@@ -58,7 +59,7 @@ async def test_helper(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
             await reservations.adopt(domain, run)
             assert run.reservations is not None and run.reservations.pid == pid
             await domain.destroy()
-            await life.until(lambda: not Path(f"/proc/{pid}").exists())
+            await until(lambda: not Path(f"/proc/{pid}").exists())
     finally:
         life.end_machines(short_path)
 
