@@ -152,6 +152,7 @@ async def test_shell_on_the_serial_console(guest: Guest) -> None:
         await reader.readuntil(b"sum 42")
         writer.write(b"echo wait $((40 + 3)); sleep 1000\n")
         await reader.readuntil(b"wait 43")
+        await guest.until("ps | grep -c '[s]leep 1000'", "1")  # before, the shell itself would have been interrupted
         writer.write(b"\x03echo after $((40 + 4))\n")
         await reader.readuntil(b"after 44")
     writer.close()
