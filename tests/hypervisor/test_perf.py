@@ -16,6 +16,7 @@ from corral.hypervisor.domain import Domain
 from corral.hypervisor.figures import perf, perf_events
 from corral.hypervisor.hypervisor import Hypervisor
 
+from . import spinner
 from .life import document, end_machines, opened, settings
 
 pytestmark = pytest.mark.qemu
@@ -51,13 +52,16 @@ async def test_exits_of_a_machine_under_kvm(short_path: Path, may_measure: None)
 
 
 async def test_stacks_of_a_machine_in_emulation(short_path: Path, may_measure: None) -> None:
+    firmware, told, cpu = short_path / "spinner.rom", short_path / "told", max(os.sched_getaffinity(0))
+    firmware.write_bytes(spinner.image())
     async with opened(short_path) as (hypervisor, _):
-        domain = await hypervisor.create_xml(document("slow"))
+        domain = await hypervisor.create_xml(spinner.document("slow", "qemu", firmware, told, cpu=cpu))
         with pytest.raises(OperationUnsupported, match="software emulation"):
             await perf.stat(domain, 0.1)
         found = await perf.record(domain, 1.0, 499, symbols=True)
         assert found["samples"] == sum(count for _, count in found["stacks"])
-        assert found["samples"] > 0  # its firmware is busy in its first second
+        assert found["samples"] > 10  # of 499: it never rests, however many others want its CPU
+        assert any(stack[0] == "CPU 0/TCG" for stack, _ in found["stacks"])
         assert found["no_symbols"]
         await domain.destroy()
         assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("corral-symbols-*"))  # noqa: ASYNC240

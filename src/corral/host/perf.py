@@ -117,7 +117,7 @@ async def record(pid: int, seconds: float, frequency: int, symbols: Symbols | No
         guest = (
             [f"--guestkallsyms={symbols.kallsyms}", f"--guestmodules={symbols.modules}"] if symbols is not None else []
         )
-        event = "cycles" if hardware_events() else "cpu-clock"
+        event = "cycles" if await _samples_cycles(program) else "cpu-clock"
         command = [program, "kvm", "--host", "--guest", *guest, "record", "-e", event, "-F", str(frequency), "-g"]
         command += ["--max-size", LARGEST, "-p", str(pid), "-o", str(data), "sleep", f"{seconds:g}"]
         await _measure(command, seconds, data)
@@ -125,9 +125,31 @@ async def record(pid: int, seconds: float, frequency: int, symbols: Symbols | No
         return await asyncio.to_thread(_read, script, perf_output.stacks)
 
 
-def hardware_events() -> bool:
-    """Whether this machine has a processor's performance counters (a virtual one often has not)."""
+#: A fraction of a second's work for a processor.
+_WORK = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"
+_sampling: dict[str, bool] = {}
+
+
+def _counts() -> bool:
     return any(Path("/sys/bus/event_source/devices").glob("cpu*"))
+
+
+async def _samples_cycles(program: str) -> bool:
+    """Whether this machine's processor counts its cycles and interrupts by them (a virtual one may do either only).
+
+    Seen by a sampling of our own, once: where it yields nothing, the kernel's clock must serve.
+    """
+    if not _counts():
+        return False
+    if program not in _sampling:
+        with tempfile.TemporaryDirectory(prefix="corral-perf-") as directory:
+            data = Path(directory) / "data"
+            await _measure(
+                [program, "record", "-e", "cycles", "-F", "999", "-o", str(data), "sh", "-c", _WORK], 0, data
+            )
+            script = [program, "script", "-i", str(data), "-F", "event"]
+            _sampling[program] = await asyncio.to_thread(_read, script, any)
+    return _sampling[program]
 
 
 async def _measure(command: Sequence[str], seconds: float, data: Path) -> None:
