@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -75,11 +74,9 @@ def exec_(
     if not words:
         raise InvalidArgument("no command was given", hint=f"corral exec {name} -- COMMAND")
     data = _input() if stdin else None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
     try:
         if output is Output.json:
-            result = run(_in_guest(connect, name, wait, lambda vm: vm.exec(words, stdin=data, timeout=timeout)))
+            result = run(_in_guest(connect, name, wait, words, lambda vm: vm.exec(words, stdin=data, timeout=timeout)))
             emit_json(
                 {
                     "status": result.status,
@@ -90,13 +87,10 @@ def exec_(
             )
             status = result.status
         else:
-            status = run(_in_guest(connect, name, wait, lambda vm: _passed_on(vm, words, data, timeout)))
+            status = run(_in_guest(connect, name, wait, words, lambda vm: _passed_on(vm, words, data, timeout)))
     except CorralError as error:
         complain(error)
         raise typer.Exit(_status(error)) from error
-    except KeyboardInterrupt:
-        print(f"corral: {words[0]} in {name} was told to end", file=sys.stderr)
-        raise
     raise typer.Exit(status)
 
 
@@ -117,14 +111,20 @@ def _status(error: CorralError) -> int:
     return NOT_EXECUTABLE if "Permission denied" in text else FAILED
 
 
-async def _in_guest(uri: str | None, name: str, wait: float, work: Callable[[Domain], Awaitable[T]]) -> T:
-    """What `work` gives, done once the machine's agent answers."""
+async def _in_guest(
+    uri: str | None, name: str, wait: float, argv: list[str], work: Callable[[Domain], Awaitable[T]]
+) -> T:
+    """What `work` gives, which runs `argv` once the machine's agent answers."""
     from corral.client.host import connect
 
     async with connect(uri) as host:
         domain = await find(host, name)
         await _ready(domain, wait)
-        return await work(domain)
+        try:
+            return await work(domain)
+        except asyncio.CancelledError:  # by a signal or Ctrl-C
+            print(f"corral: {argv[0]} in {name} was told to end", file=sys.stderr)
+            raise
 
 
 async def _passed_on(domain: Domain, argv: list[str], stdin: Input, timeout: float | None) -> int:

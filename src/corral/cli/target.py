@@ -16,23 +16,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+AGAIN = 0.5  # seconds in which a second signal is the first one's echo
+
 
 def run(body: Coroutine[Any, Any, T]) -> T:
-    """Run a command's body to its end; what SIGTERM interrupts clears up, as after Ctrl-C, and the status is 143."""
-    ended = False
+    """Run a command's body to its end. What SIGTERM or SIGHUP interrupts clears up, as after Ctrl-C; status 143 or 129.
+
+    timeout(1) sends its signal to the program and to its group: what comes again at once is the same one. Later it
+    ends us without more ado.
+    """
+    ended: list[int] = []
 
     async def interruptible() -> T:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
-        def end() -> None:
-            nonlocal ended
-            ended = True
-            loop.remove_signal_handler(signal.SIGTERM)  # another one ends us at once
-            task.cancel()
+        def end(number: int) -> None:
+            if not ended:
+                ended.append(number)
+                task.cancel()
+                loop.call_later(AGAIN, leave)
 
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # else the command has its own way to end
-            loop.add_signal_handler(signal.SIGTERM, end)
+        def leave() -> None:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+        handled = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+        for number in handled:
+            loop.add_signal_handler(number, end, number)
         return await body
 
     try:
@@ -40,7 +51,7 @@ def run(body: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         if not ended:
             raise
-        raise SystemExit(128 + signal.SIGTERM) from None
+        raise SystemExit(128 + ended[0]) from None
 
 
 def command(uri: str | None) -> str:
