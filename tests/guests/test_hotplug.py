@@ -124,11 +124,36 @@ async def test_a_cd(guest: Guest) -> None:
     await guest.vm.update(drive(one))
     await guest.until(first, lambda said: said == "CD-ONE")
     await guest.sh("echo 1 > /proc/sys/dev/cdrom/lock; (exec 3</dev/sr0; sleep 60) >/dev/null 2>&1 & sleep 0.3")
-    with pytest.raises(OperationFailed, match=r"timed out waiting to open tray .* use force"):
+    with pytest.raises(OperationFailed, match=r"timed out waiting to open tray of 'sda'.* use force"):
         await guest.vm.update(drive(two))
     assert str(one) in await guest.vm.xml()
     await guest.vm.update(drive(two), force=True)
     assert str(two) in await guest.vm.xml() and str(two) in await guest.vm.xml(inactive=True)
+
+
+async def test_a_cd_on_usb(guest: Guest) -> None:
+    """A CD drive for the guest too, plugged empty or not: changed, taken out; there from the start; unplugged."""
+    read = "dd if=/dev/sr1 bs=6 count=1 2>/dev/null"
+
+    def drive(name: str | None) -> str:
+        source = f"<source file='{guest.directory / name}'/>" if name else ""
+        return f"<disk type='file' device='cdrom'>{source}<target dev='sdu' bus='usb'/></disk>"
+
+    await guest.vm.attach(drive(None))
+    await guest.until("ls /sys/block", lambda said: "sr1" in said)
+    assert await guest.sh(read) == ""
+    await guest.vm.update(drive("two.iso"))
+    await guest.until(read, lambda said: said == "CD-TWO")
+    await guest.vm.destroy()
+    await guest.vm.start()
+    await guest.vm.wait_for_agent(timeout=90)
+    await guest.until(read, lambda said: said == "CD-TWO")
+    await guest.vm.detach(drive("two.iso"))
+    await guest.until("ls /sys/block", lambda said: "sr1" not in said)
+    await guest.vm.attach(drive("two.iso"))
+    await guest.until(read, lambda said: said == "CD-TWO")
+    await guest.vm.detach(drive("two.iso"))
+    await guest.until("ls /sys/block", lambda said: "sr1" not in said)
 
 
 async def test_others(guest: Guest) -> None:

@@ -19,6 +19,8 @@ CARD = "<interface type='user'><mac address='52:54:00:00:00:01'/><model type='vi
 MEGABYTE = "<size unit='M'>1</size>"
 ALIAS = re.compile("<alias name='(.*?)'")
 SHARED = f"corral-plug-{os.getpid()}"
+#: How the names of devices end that are a part of another.
+INSIDE = "-bridge"
 ANY_PORT = "<source mode='bind' host='127.0.0.1' service='0'/>"
 
 
@@ -29,9 +31,9 @@ def disk(path: Path, target: str, bus: str = "virtio", *, more: str = "", kind: 
     )
 
 
-def drive(path: Path | None, target: str = "sda") -> str:
+def drive(path: Path | None, target: str = "sda", bus: str = "scsi") -> str:
     source = f"<source file='{path}'/>" if path else ""
-    return f"<disk type='file' device='cdrom'>{source}<target dev='{target}' bus='scsi'/></disk>"
+    return f"<disk type='file' device='cdrom'>{source}<target dev='{target}' bus='{bus}'/></disk>"
 
 
 def kinds(path: Path) -> dict[str, str]:
@@ -44,6 +46,7 @@ def kinds(path: Path) -> dict[str, str]:
         "limited disk": disk(path, "sde", "scsi", more="<iotune><total_iops_sec>100</total_iops_sec></iotune>"),
         "transient disk": disk(path, "sde", "scsi", more="<transient/>"),
         "cdrom": drive(path, "sdd"),
+        "usb cdrom": drive(path, "sdf", "usb"),
         "interface": CARD,
         "interface without its cable": CARD.replace("</interface>", "<link state='down'/></interface>"),
         "controller": "<controller type='scsi' index='3' model='virtio-scsi'/>",

@@ -87,11 +87,6 @@ REFUSED = {
         ConfigUnsupported,
         "io='native' needs either no disk cache or directsync",
     ),
-    "empty usb": (
-        {"devices": "<disk device='cdrom'><target dev='sda' bus='usb'/></disk>"},
-        ConfigUnsupported,
-        "'sda' on USB cannot be empty",
-    ),
     "hyperv panic": ({"devices": "<panic model='hyperv'/>"}, ConfigUnsupported, "panic model 'hyperv' needs KVM"),
     "itco on pc": (
         {"devices": "<watchdog model='itco'/>", "machine": "pc"},

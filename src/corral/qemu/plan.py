@@ -208,7 +208,7 @@ def device_setup(device: Device) -> list[Command]:
         case Interface():
             return interface.setup(device)
         case Disk():
-            return throttle.setup(device)
+            return throttle.setup(device) + disk.attach(device)
     return []
 
 

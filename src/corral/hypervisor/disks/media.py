@@ -220,7 +220,7 @@ async def _open_tray(run: Run, machine: Machine, alias: str, *, force: bool) -> 
     """Open the tray, by asking the guest where it holds it; nothing happens when it is open."""
     drive = await block_of(machine, alias)
     if drive is None or "tray_open" not in drive:
-        raise OperationUnsupported(f"drive '{alias}' has no tray")
+        raise OperationUnsupported(f"drive '{_target(run, alias)}' has no tray")
     if drive["tray_open"]:
         return
     opened = answers.expect(run, waits_for(alias))
@@ -229,7 +229,8 @@ async def _open_tray(run: Run, machine: Machine, alias: str, *, force: bool) -> 
         await asyncio.wait((opened, machine.end), timeout=TRAY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         if not opened.done():
             raise OperationFailed(
-                f"timed out waiting to open tray of '{alias}'", hint="the guest holds it; use force to open it anyway"
+                f"timed out waiting to open tray of '{_target(run, alias)}'",
+                hint="the guest holds it; use force (--force) to open it anyway",
             )
     finally:
         answers.forget(run, waits_for(alias))
@@ -241,6 +242,14 @@ async def parts_of(domain: Domain, run: Run, drive: Disk) -> list[Part]:
 
     facts = await machinery(domain, run)
     return plan.media_parts(run.live.document, drive, facts.binary, facts.runtime)
+
+
+def _target(run: Run, alias: str) -> str:
+    """The name that the document has for a drive."""
+    for disk in run.live.document.devices.disks:
+        if disk.alias is not None and disk.alias.name == alias:
+            return disk.target.dev
+    return alias
 
 
 async def block_of(machine: Machine, alias: str) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """Disks: a chain of block nodes and the drive on top of it.
 
+A CD-ROM drive on USB is a SCSI one behind a bridge: QEMU's `usb-storage` is a hard disk whatever is in it.
+
 Block nodes carry the number that libvirt shows as `index` of a source: `libvirt-3-storage` is the file or block device,
 `libvirt-3-format` the image format over it; a raw image needs no node of its own for its format.
 """
@@ -17,7 +19,7 @@ from corral.qemu.binary import Binary
 from corral.qemu.context import Context, Properties, alias, given, iothreads, switch, virtio_options
 from corral.qemu.devices.storage import passphrase, storage
 from corral.qemu.devices.throttle import group_id
-from corral.qemu.runtime import Part
+from corral.qemu.runtime import Command, Part
 
 WIDE_SCSI = ("virtio-scsi", "virtio-transitional", "virtio-non-transitional", "virtio", "vmpvscsi")
 CACHE: dict[str, tuple[bool, bool, bool]] = {
@@ -37,7 +39,25 @@ FORMATS = {"iso": "raw", "vhd": "vpc"}
 def parts(disk: Disk, context: Context) -> list[Part]:
     """Files and block nodes from the base up, then the device."""
     nodes = media(disk, context)
-    return [*nodes, _device(disk, nodes[-1].id if nodes else None, context)]
+    device = _device(disk, nodes[-1].id if nodes else None, context)
+    return [*nodes, *([_bridge(disk, context)] if _bridged(disk) else []), device]
+
+
+def attach(disk: Disk) -> list[Command]:
+    """A bridge that was plugged shows itself to the guest when it is told that its drive is there."""
+    if not _bridged(disk):
+        return []
+    path = f"/machine/peripheral/{alias(disk)}-bridge"
+    return [("qom-set", {"path": path, "property": "attached", "value": True})]
+
+
+def _bridged(disk: Disk) -> bool:
+    return disk.target.bus == "usb" and disk.device == "cdrom"
+
+
+def _bridge(disk: Disk, context: Context) -> Part:
+    props = {"driver": context.driver("usb-bot")} | context.place(disk) | given(serial=disk.serial)
+    return Part("device", f"{alias(disk)}-bridge", props)
 
 
 def media(disk: Disk, context: Context) -> list[Part]:
@@ -246,15 +266,15 @@ def _driver(disk: Disk, context: Context) -> str:
         case "nvme":
             return context.driver("nvme-ns")
         case "usb":
-            if disk.source is None or disk.source.where is None:
-                raise ConfigUnsupported(f"'{disk.target.dev}' on USB cannot be empty; use sata for a CD-ROM drive")
-            return context.driver("usb-storage")
+            return context.driver("scsi-cd" if _bridged(disk) else "usb-storage")
     raise ConfigUnsupported(f"disk '{disk.target.dev}' has no bus")
 
 
 def _slot(disk: Disk, context: Context) -> Properties:
     """Where on its bus the drive sits."""
     address = disk.address
+    if _bridged(disk):
+        return {"bus": f"{alias(disk)}-bridge.0", "scsi-id": 0, "lun": 0}
     if not isinstance(address, DriveAddress):
         return context.place(disk)
     if disk.target.bus == "ide":
@@ -322,6 +342,6 @@ def _identity(disk: Disk) -> Properties:
     if disk.target.bus in ("scsi", "sata", "ide"):
         props |= given(wwn=int(disk.wwn, 16) if disk.wwn else None)
         props |= given(rotation_rate=disk.target.rotation_rate)
-    if disk.target.bus == "usb" or disk.target.removable is not None:
+    if (disk.target.bus == "usb" or disk.target.removable is not None) and not _bridged(disk):
         props["removable"] = disk.target.removable == "on"
     return props
