@@ -292,6 +292,7 @@ def test_run_from_a_kernel(peer: Peer, corral_: Corral, tmp_path: Path) -> None:
         "web is running (2 vCPUs, 512 MiB); reach it with: corral console web, or corral exec web -- COMMAND\n"
     )
     assert "<vcpu>2</vcpu>" in peer.domains["web"]["xml"]
+    assert "not like an option" in corral_("run", "--kernel", str(kernel), "--name", "-x").err
     again = corral_("run", "--kernel", str(kernel), "--name", "web")
     assert again.status == 1
     assert "already exists" in again.err

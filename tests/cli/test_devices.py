@@ -88,6 +88,8 @@ def test_disks(corral: Run, directory: Path) -> None:
     assert (rows["sdb"]["bus"], rows["sdb"]["image"], rows["sdb"]["serial"]) == ("scsi", str(image), "DATA")
     assert corral("disk", "resize", "web", "sdb", "2M") == "sdb of web is 2M\n"
     assert image.stat().st_size == 2 << 20
+    again = corral("disk", "add", "web", str(image), status=1)
+    assert f"domain 'web' has disk image '{image}' already" in again
     less = ("disk", "resize", "web", "sdb", "1M")
     assert "sdb of web has 2 MiB, and would lose what is beyond 1 MiB" in corral(*less, status=1)
     assert image.stat().st_size == 2 << 20
@@ -97,11 +99,16 @@ def test_disks(corral: Run, directory: Path) -> None:
         "sdb of web: total_bytes_sec 2097152, total_iops_sec 50\n"
     )
     assert corral("disk", "limit", "web", "sdb", "--rate", "0", "--iops", "0") == "sdb of web: no limit\n"
+    assert "write for example 20M" in corral("disk", "limit", "web", "sdb", "--rate", "-3", status=1)
+    most = corral("disk", "limit", "web", "sdb", "--iops", "9" * 30, status=2)
+    assert "less than or equal to 1000000000000000" in most
     both = corral("disk", "limit", "web", "sdb", "--rate", "2M", "--read", "1M", status=1)
     assert "cannot be set at the same time" in both
     assert corral("disk", "rm", "web", "sdb") == "web has no sdb any more\n"
     assert "there is no disk sdb\n        there are: sda" in corral("disk", "rm", "web", "sdb", status=1)
-    assert "No such file" in corral("disk", "add", "web", str(directory / "none"), status=1)
+    assert "write the size of a new one, such as 20G" in corral("disk", "add", "web", "20X", status=1)
+    unknown = corral("disk", "add", "web", str(image), "--image-format", "foo", status=1)
+    assert "image format 'foo'\n        one of raw, qcow2" in unknown
     late = corral("disk", "add", "web", str(image), "--bus", "nvme", status=1)
     assert "cannot be hotplugged" in late and "stop the machine first, or choose virtio, scsi, usb" in late
 
@@ -186,4 +193,6 @@ def test_any_device(corral: Run) -> None:
     assert corral("device", "add", "web", "-", stdin=tablet) == "web has the device\n"
     assert corral("device", "rm", "web", "-", stdin=tablet) == "web has the device no more\n"
     assert "matching input device not found" in corral("device", "rm", "web", "-", stdin=tablet, status=1)
+    unknown = corral("device", "rm", "web", "nope0", status=1)
+    assert "'nope0' is neither a file nor an alias\n        aliases are: balloon0," in unknown
     assert "unknown device type 'bogus'" in corral("device", "add", "web", "-", stdin="<bogus/>", status=1)

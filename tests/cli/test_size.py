@@ -65,7 +65,10 @@ def test_more_and_less_while_it_runs(corral: Run) -> None:
     assert "corral set web --max-cpus 9 --later" in refused
     refused = corral("set", "web", "--memory", "512M", status=1).stderr
     assert "web can have at most 384 MiB of memory\n        corral set web --max-memory 512M --later" in refused
-    corral("set", "web", "--max-cpus", "4", "--max-memory", "300M", "--later")
+    assert "too little" in corral("set", "web", "--memory", "2", status=1).stderr
+    said = corral("set", "web", "--max-cpus", "4", "--max-memory", "300M").stdout.splitlines()
+    assert said[0].endswith("at most 384 MiB memory")
+    assert said[1] == "from its next start: at most 4 CPUs and 300 MiB of memory"
     assert "say what to change" in corral("set", "web", status=2).stderr
     corral("kill", "web")
     told = json.loads(corral("set", "web", "--cpus", "4", "--memory", "300M", "--format", "json").stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import tempfile
@@ -43,12 +44,15 @@ class Heard(list[Event]):
         return [type(event).__name__ for event in self if not isinstance(event, Lifecycle | MonitorEvent)]
 
 
-_CACHE = tempfile.TemporaryDirectory(prefix="corral-test-cache")
+@functools.cache
+def cache() -> tempfile.TemporaryDirectory[str]:
+    """What QEMU's binary was asked, for all tests of a process; gone with it."""
+    return tempfile.TemporaryDirectory(prefix="corral-test-cache")
 
 
 def settings(directory: Path) -> Settings:
     """Everything under `directory`, but what QEMU's binary was asked, which is the same for all tests."""
-    return replace(Settings.under(directory), cache=Path(_CACHE.name))
+    return replace(Settings.under(directory), cache=Path(cache().name))
 
 
 @contextlib.asynccontextmanager

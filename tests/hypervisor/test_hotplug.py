@@ -597,7 +597,7 @@ async def killed(directory: Path, call: str, step: int, device: str, machine: st
     (directory / "machine.xml").write_text(machine)
     (directory / "device.xml").write_text(device)
     victim = Path(__file__).with_name("plug_victim.py")
-    command = [sys.executable, str(victim), str(directory), life._CACHE.name, call, str(step)]
+    command = [sys.executable, str(victim), str(directory), life.cache().name, call, str(step)]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=100)
     assert done.returncode == -signal.SIGKILL, done.stderr
     return "acknowledged" in done.stdout

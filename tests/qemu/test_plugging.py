@@ -109,6 +109,13 @@ def test_open_displays_keep_the_ports_that_were_chosen(binary: Binary, host: Hos
     assert [(each.port, each.tls_port, each.websocket) for each in after] == [(5907, None, 5701), (5908, 5909, None)]
 
 
+def test_a_card_for_conventional_pci_is_told_what_it_lacks(binary: Binary, host: Host) -> None:
+    """Root ports are free, and of no use to it."""
+    card = Interface.from_xml("<interface type='user'><model type='rtl8139'/></interface>")
+    with pytest.raises(XMLError, match=r"No more available PCI slots; .*pcie-to-pci-bridge.* choose a virtio model"):
+        plugging.prepare(running(binary, host, ""), card, binary, RUNTIME)
+
+
 def test_a_slot_for_spice_needs_spice(binary: Binary, host: Host) -> None:
     slot = Redirdev(type="spicevmc")
     with pytest.raises(ConfigUnsupported, match="chardev 'spicevmc' not supported without spice graphics"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from corral.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from corral.client.domain import Domain
+    from corral.model.devices.device import Device
     from corral.model.domain import Domain as DomainDocument
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="The device's XML; - is standard input.")]
@@ -46,8 +48,7 @@ def rm(
         from corral.client.taking_away import take_away
         from corral.model import device_set
 
-        named = device_set.by_alias(document, file)
-        wanted = device_set.read_device(_read(file)) if named is None else named
+        wanted = await asyncio.to_thread(_meant, document, file)
         await take_away(domain, document, lambda each: device_set.find(each, wanted), now=now)
         return f"{domain.name} has the device no more"
 
@@ -69,6 +70,18 @@ def update(
         return f"{domain.name} has the device as described"
 
     act(connect, name, change)
+
+
+def _meant(document: DomainDocument, named: str) -> Device:
+    """The device that an alias or a file names."""
+    from corral.model import device_set
+
+    if (device := device_set.by_alias(document, named)) is not None:
+        return device
+    if named != "-" and not Path(named).exists():
+        known = sorted(each.alias.name for each in device_set.all_of(document) if each.alias is not None)
+        raise InvalidArgument(f"'{named}' is neither a file nor an alias", hint=f"aliases are: {', '.join(known)}")
+    return device_set.read_device(_read(named))
 
 
 def _read(file: str) -> str:

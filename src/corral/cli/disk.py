@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from corral.model.devices.disk import Disk
     from corral.model.domain import Domain as DomainDocument
 
+FASTEST = 10**15  # bytes and requests a second that QEMU limits to at most
+
 Target = Annotated[str, typer.Argument(metavar="TARGET", help="The disk's name: vda, sdb.")]
 Now = Annotated[bool, typer.Option("--now", help="Only while it runs: the next start is as before.")]
 
@@ -194,7 +196,9 @@ def resize(
 
 
 Rate = Annotated[str | None, typer.Option(metavar="SIZE", help="Bytes a second: 10M.", show_default=False)]
-Requests = Annotated[int | None, typer.Option(metavar="N", help="Requests a second.", show_default=False)]
+Requests = Annotated[
+    int | None, typer.Option(metavar="N", min=0, max=FASTEST, help="Requests a second.", show_default=False)
+]
 
 
 def limit(
@@ -218,13 +222,9 @@ def limit(
     """
 
     async def change(domain: Domain, document: DomainDocument) -> str:
-        from corral.model.units import parse_size
-
         disk = _disk(document, target)
         rates = {"total_bytes_sec": rate, "read_bytes_sec": read, "write_bytes_sec": write}
-        limits: dict[str, int | str] = {
-            key: parse_size(text, "bytes") for key, text in rates.items() if text is not None
-        }
+        limits: dict[str, int | str] = {key: _rate(text) for key, text in rates.items() if text is not None}
         counts = {"total_iops_sec": iops, "read_iops_sec": read_iops, "write_iops_sec": write_iops}
         limits |= {key: count for key, count in counts.items() if count is not None}
         limits |= {"group_name": group} if group is not None else {}
@@ -235,6 +235,18 @@ def limit(
         return f"{target} of {domain.name}: {told or 'no limit'}"
 
     act(connect, name, change)
+
+
+def _rate(text: str) -> int:
+    from corral.model.units import parse_size
+
+    try:
+        rate = parse_size(text, "bytes")
+    except CorralError:
+        rate = -1
+    if not 0 <= rate <= FASTEST:
+        raise InvalidArgument(f"'{text}' is no rate", hint="write for example 20M, or 0 to lift the limit")
+    return rate
 
 
 def _disk(document: DomainDocument, target: str) -> Disk:

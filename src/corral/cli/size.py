@@ -16,6 +16,8 @@ from corral.errors import InvalidArgument, OperationInvalid
 if TYPE_CHECKING:
     from corral.client.domain import Domain
 
+LEAST = 16 << 10  # KiB below which no guest of ours lives: a slip of the pen would end one that runs
+
 Cpus = typer.Option("--cpus", metavar="N", min=1, help="How many CPUs it has.", show_default=False)
 MaxCpus = typer.Option("--max-cpus", metavar="N", min=1, help="How many it can be given.", show_default=False)
 Memory = typer.Option("--memory", "-m", metavar="SIZE", help="How much memory it has: 512M, 4G.", show_default=False)
@@ -44,6 +46,8 @@ def set_(
     if now and (max_cpus is not None or max_memory is not None):
         raise typer.BadParameter("what a machine can be given changes with its next start, not --now")
     sizes = [None if text is None else _kib(text) for text in (memory, max_memory)]
+    if memory is not None and sizes[0] is not None and sizes[0] < LEAST:
+        raise InvalidArgument(f"memory '{memory}' is too little for a guest", hint="write for example 512M or 2G")
     run(_set(connect, name, (cpus, max_cpus), (sizes[0], sizes[1]), now=now, later=later, output=output))
 
 
@@ -79,6 +83,8 @@ async def _set(
             await _set_memory(domain, *memory, live=live, config=config)
             progress.close()
             await _tell(domain, output)
+            if live and output is not Output.json and (cpus[1], memory[1]) != (None, None):
+                await _tell_of_its_next_start(domain)
 
 
 async def _set_cpus(domain: Domain, count: int | None, most: int | None, *, live: bool, config: bool) -> None:
@@ -133,3 +139,12 @@ async def _tell(domain: Domain, output: Output) -> None:
         f"{domain.name} has {info.vcpus} of at most {most} CPUs, "
         f"and {size(info.memory)} of at most {size(info.max_memory)} memory"
     )
+
+
+async def _tell_of_its_next_start(domain: Domain) -> None:
+    from corral.model.domain import Domain as DomainDocument
+
+    memory = DomainDocument.from_xml(await domain.xml(inactive=True)).memory
+    assert memory is not None
+    cpus = await domain.vcpus(maximum=True, live=False)
+    print(f"from its next start: at most {cpus} CPUs and {size(memory.kib)} of memory")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from corral.client.image import LOOK, QCOW2_MAGIC, refuse_borrowed
+from corral.client.image import LOOK, QCOW2_MAGIC, SIZE_OR_FILE, refuse_borrowed
 from corral.errors import DeviceMissing, InvalidArgument
 
 if TYPE_CHECKING:
@@ -60,8 +60,10 @@ async def disk(
     On the bus that holds most: SCSI where the machine has a virtio-scsi controller, else virtio. The format is that of
     the file's first bytes when they say qcow2 and the caller says nothing: only for images that the caller owns.
     """
-    from corral.model.devices.disk import Disk, DiskDriver, DiskTarget
+    from corral.model.devices.disk import Disk, DiskDriver, DiskTarget, ImageFormat
 
+    if image_format is not None and image_format not in (known := get_args(ImageFormat)):
+        raise InvalidArgument(f"image format '{image_format}'", hint=f"one of {', '.join(known)}")
     if not isinstance(image, str):
         source, kind = image, "raw"
     elif "://" in image:
@@ -114,7 +116,8 @@ def _look(image: str, *, guess: bool) -> tuple[DiskSource, str]:
             refuse_borrowed(image, start)
         source = DiskSource(dev=str(path)) if path.is_block_device() else DiskSource(file=str(path))
     except OSError as error:
-        raise InvalidArgument(f"image {path}: {error.strerror}") from error
+        hint = SIZE_OR_FILE if isinstance(error, FileNotFoundError) else None
+        raise InvalidArgument(f"image {path}: {error.strerror}", hint=hint) from error
     return source, "qcow2" if start.startswith(QCOW2_MAGIC) else "raw"
 
 

@@ -39,6 +39,9 @@ PROMISES = (".qcow2", ".qcow", ".vmdk", ".vdi", ".vhdx", ".vhd")
 #: Bytes that no text has.
 BINARY = bytes(range(7)) + bytes(range(14, 27)) + b"\x7f"
 
+#: What to do about a disk that is neither.
+SIZE_OR_FILE = "write the size of a new one, such as 20G, or the path of an image that is there"
+
 
 def there(name: str) -> bool:
     """Whether the file may be there: also where it cannot be seen."""

@@ -156,11 +156,11 @@ class Recipe:
 
     def check(self) -> None:
         """InvalidArgument for what can be told to be wrong before a host is asked."""
-        if self.name is not None and (not self.name.strip() or "/" in self.name):
-            raise InvalidArgument(f"'{self.name}' is no name for a machine", hint="such as web, without a slash")
+        if self.name is not None and (not self.name.strip() or "/" in self.name or self.name.startswith("-")):
+            hint = "such as web: without a slash, and not like an option"
+            raise InvalidArgument(f"'{self.name}' is no name for a machine", hint=hint)
         if self.disk is not None and byte_size(self.disk) is None and not image.there(self.disk):
-            hint = "write the size of a new one, such as 20G, or the path of an image that is there"
-            raise InvalidArgument(f"disk '{self.disk}' is neither a size nor a file", hint=hint)
+            raise InvalidArgument(f"disk '{self.disk}' is neither a size nor a file", hint=image.SIZE_OR_FILE)
         if self.cpus < 1:
             raise InvalidArgument(f"{self.cpus} vCPUs", hint="at least one is needed")
         if self.max_cpus is not None and self.max_cpus < self.cpus:

@@ -153,7 +153,16 @@ def free_place(domain: Domain, device: Device) -> PCIAddress:
             raise _FullError("pci")
         return _next(_reserved(domain), wanted)
     except _FullError:
-        raise XMLError("No more available PCI slots") from None
+        raise XMLError("No more available PCI slots", hint=_way_out(domain, wanted)) from None
+
+
+def _way_out(domain: Domain, wanted: Connection | None) -> str:
+    if wanted == "pci" and is_q35(domain):
+        return (
+            "a card for conventional PCI needs a pcie-to-pci-bridge, which a machine gets when it is off; "
+            "while it runs choose a virtio model"
+        )
+    return "a machine has as many as its root ports and bridges; add some to its definition"
 
 
 def _kind(device: Device) -> Connection | None:

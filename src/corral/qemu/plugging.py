@@ -315,11 +315,7 @@ def _place_pci(document: Domain, new: list[Device]) -> None:
         if pci_slots.connection(document, device) is None:
             continue
         if address is None or (isinstance(address, PCIAddress) and not address.assigned):
-            try:
-                device.address = pci_slots.free_place(document, device)
-            except XMLError as error:
-                hint = "a machine has as many as its root ports and bridges; add some to its definition"
-                raise XMLError(error.detail, hint=hint) from error
+            device.address = pci_slots.free_place(document, device)
 
 
 def _double_up(document: Domain, new: list[Device], further: list[Controller]) -> bool:

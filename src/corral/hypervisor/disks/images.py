@@ -58,6 +58,15 @@ class Images:
         for path, (writes, shareable) in paths.items():
             self._uses.setdefault(path, []).append(Use(uuid, name, writes and not shareable, shareable, what))
 
+    def refuse_twice(self, uuid: UUID, name: str, paths: dict[str, tuple[bool, bool]]) -> None:
+        """ResourceBusy for an image to write to that the same running domain has already, as another disk."""
+        for path, (writes, shareable) in paths.items():
+            for own in self._uses.get(path, ()):
+                if writes and own.uuid == uuid and not (shareable and own.shareable):
+                    raise ResourceBusy(
+                        f"domain '{name}' has disk image '{path}' already", hint="as another disk; add a copy of it"
+                    )
+
     def release_paths(self, uuid: UUID, paths: Iterable[str]) -> None:
         """The domain has let go of some of its images: of one use of each."""
         for path in paths:

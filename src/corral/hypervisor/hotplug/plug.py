@@ -99,6 +99,7 @@ async def run_plug(
     hypervisor = domain.hypervisor
     lent = [each for each in plug.devices if isinstance(each, SCSIHostdev)]
     paths = await images.paths_of(only(plug.document, [d for d in plug.devices if isinstance(d, Disk)], lent), chains)
+    hypervisor.images.refuse_twice(domain.uuid, domain.name, paths)
     hypervisor.images.claim(domain.uuid, domain.name, paths)
     run.next_node = max(run.next_node, plugging.next_node(plug.document))
     try:

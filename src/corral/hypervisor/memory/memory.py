@@ -22,7 +22,7 @@ async def set_size(domain: Domain, kib: int, flags: int) -> int:
 
     Live it is the guest's balloon that takes or gives of the memory of the start and of modules, and the virtio-mem
     devices that give what is beyond: OperationFailed when the guest does not move, OperationTimeout with what it has
-    when it stops on the way.
+    when it stops on the way. The definition changes when the guest has done its part.
     """
     if flags & DomainMemoryModFlags.MAXIMUM:
         await _set_maximum(domain, kib, flags)
@@ -35,11 +35,12 @@ async def set_size(domain: Domain, kib: int, flags: int) -> int:
     if kib == 0:
         raise InvalidArgument("a guest needs some memory")
     got = await _set_live(domain, kib) if live else kib
+    if got < kib or got - kib >= _block_kib(domain):
+        left = "; the next start is as before" if config else ""
+        raise OperationTimeout(f"the guest has {got} KiB, not the {kib} KiB asked for; its balloon may go on{left}")
     if config:
         async with domain.hypervisor.definitions:
             await rewrite(domain, config=by(lambda document: _configure(document, kib)))
-    if got < kib or got - kib >= _block_kib(domain):
-        raise OperationTimeout(f"the guest has {got} KiB, not the {kib} KiB asked for; its balloon may go on")
     return got
 
 
