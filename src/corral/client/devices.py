@@ -149,7 +149,7 @@ def drive(document: DomainDocument, name: str | None) -> Disk:
         raise DeviceMissing(f"there is no CD-ROM drive{f' {name}' if name else ''}", hint=hint)
     if len(drives) > 1:
         names = ", ".join(each.target.dev for each in drives)
-        raise InvalidArgument(f"there are several CD-ROM drives: {names}", hint="name one")
+        raise InvalidArgument(f"there are several CD-ROM drives: {names}", hint="name one: --drive TARGET")
     return drives[0]
 
 
@@ -160,7 +160,7 @@ def card(document: DomainDocument, name: str | None) -> Interface:
         raise DeviceMissing(f"there is no network card{f' {name}' if name else ''}")
     if len(found) > 1:
         names = ", ".join(each.mac.address for each in found if each.mac is not None)
-        raise InvalidArgument(f"there are several network cards: {names}", hint="name one")
+        raise InvalidArgument(f"there are several network cards: {names}", hint="name one: --nic MAC")
     return found[0]
 
 
