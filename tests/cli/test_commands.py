@@ -120,7 +120,7 @@ def test_a_guest_that_still_boots_is_asked_again(peer: Peer, corral_: Corral, mo
     monkeypatch.setattr(peer, "_shutdown", heard_the_third_time)
     peer.answers["domain_shutdown"] = lambda session, args: peer._of(args, peer._shutdown)
     assert corral_("stop", "web").status == 0
-    assert len(requests) == 3
+    assert len(requests) >= 3
 
 
 def test_did_you_mean(peer: Peer, corral_: Corral) -> None:

@@ -23,6 +23,9 @@ from labs.corrald import Daemon
 
 pytestmark = [pytest.mark.qemu, pytest.mark.guest]
 
+#: Waits until the guest has found its new disk.
+VDA = "for n in $(seq 600); do [ -b /dev/vda ] && break; usleep 100000; done"
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -121,7 +124,7 @@ def through_its_agent(corral: Run, folder: Path) -> None:
     with (folder / "disk.raw").open("wb") as image:
         image.truncate(8 << 20)
     corral("disk", "add", "web", str(folder / "disk.raw"))
-    corral("exec", "web", "--", "sh", "-c", "mke2fs /dev/vda && mount -t ext2 /dev/vda /mnt")
+    corral("exec", "web", "--", "sh", "-c", f"{VDA}; mke2fs /dev/vda && mount -t ext2 /dev/vda /mnt")
     assert corral("agent", "freeze", "web", "/mnt").stdout.startswith("web has 1 file system frozen: corral agent thaw")
     assert corral("exec", "web", "--", "true", status=125).stdout == ""
     assert corral("agent", "thaw", "web").stdout == "web had 1 file system frozen\n"
@@ -167,7 +170,9 @@ def test_a_life(corral: Run, daemon: Daemon, short_path: Path) -> None:
         assert time.monotonic() < until, listed
     what_the_guest_says(corral, daemon)
     through_its_agent(corral, short_path)
-    assert "Linux" in corral("console", "web", stdin="\nuname\n").stdout
+    until = time.monotonic() + 60  # it ends when the guest has been silent for a second
+    while "Linux" not in (shown := corral("console", "web", stdin="\nuname\n").stdout):
+        assert time.monotonic() < until, shown
     assert "char device redirected" in corral("logs", "web").stdout
     assert "already exists" in corral("run", "tiny", "--name", "web", status=1).stderr
     corral("restart", "web")

@@ -175,7 +175,8 @@ def booted(devices: str) -> Iterator[Desk]:
                 try:
                     until(lambda: desk.inside(shell), "the shell on the guest's screen", 120)
                     # A screen that nobody changes can be compared.
-                    desk.inside(r"printf '\033[?25l\033[2J\033[H' >/dev/tty1")
+                    cleared = r"printf '\033[?25l\033[2J\033[H' >/dev/tty1 && echo done"
+                    until(lambda: desk.inside(cleared) == "done", "the cleared screen")
                     yield desk
                 finally:
                     listener.kill()

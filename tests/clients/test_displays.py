@@ -70,14 +70,13 @@ def desk() -> Iterator[Desk]:
 
 
 def same(desk: Desk, seen: Callable[[], Any]) -> None:
-    """What a viewer sees becomes what our own screenshot shows."""
-    for _ in range(15):
+    """What a viewer sees becomes what our own screenshot shows, and something is to be seen."""
+    end = time.monotonic() + 60
+    while True:
         ours, theirs = desk.screenshot(), seen()
-        if ours.tobytes() == theirs.tobytes():
-            assert ours.getbbox() is not None, "the screen is black"
+        if ours.tobytes() == theirs.tobytes() and ours.getbbox() is not None:
             return
-    assert ours.size == theirs.size
-    raise AssertionError("the viewer's picture differs from our screenshot")
+        assert time.monotonic() < end, f"the viewer sees {theirs.getbbox()} of {theirs.size}, and we {ours.getbbox()}"
 
 
 def scancodes(text: str) -> list[int]:
@@ -183,8 +182,7 @@ def test_who_connects_is_told(desk: Desk) -> None:
 
     phases = ("connect", "initialize", "disconnect")
     until(lambda: all(heard(f" {phase} local[IPv4 127.0.0.1 ") for phase in phases), "the three events")
-    assert heard("initialize", "spice")
-    assert heard("initialize", "vnc")
+    until(lambda: heard("initialize", "spice") and heard("initialize", "vnc"), "both kinds")
 
 
 def test_a_disc_of_the_viewers_comes_over_spices_usb_channel(desk: Desk) -> None:
@@ -204,7 +202,7 @@ def test_a_disc_of_the_viewers_comes_over_spices_usb_channel(desk: Desk) -> None
         until(lambda: whole in desk.inside("sha256sum /dev/sr0"), "the disc in the guest")
         mounted = "mount -t iso9660 /dev/sr0 /mnt && sha256sum /mnt/bytes; umount /mnt"
         until(lambda: inside in desk.inside(mounted), "the file on the disc")
-        assert "Spice CD" in desk.inside("cat /sys/bus/usb/devices/*/product")
+        until(lambda: "Spice CD" in desk.inside("cat /sys/bus/usb/devices/*/product"), "its name")
     until(lambda: desk.inside("test -e /sys/block/sr0 || echo gone") == "gone", "the drive's leaving")
     desk.virsh("detach-device", NAME, str(slot), "--live")
     assert "redirdev" not in desk.virsh("dumpxml", NAME)
@@ -213,11 +211,15 @@ def test_a_disc_of_the_viewers_comes_over_spices_usb_channel(desk: Desk) -> None
 def test_the_viewer_hears_what_the_guest_plays(desk: Desk) -> None:
     """A tone of the guest's sound card over SPICE's playback channel."""
     louder, second = (base64.b64encode(data).decode() for data in (program(LOUDER), SECOND))
-    desk.inside(f"modprobe snd_pcm_oss; echo {louder} | base64 -d >/tmp/louder; chmod +x /tmp/louder")
+    brought = f"modprobe snd_pcm_oss; echo {louder} | base64 -d >/tmp/louder && chmod +x /tmp/louder && echo set"
+    until(lambda: desk.inside(brought) == "set", "the program")
     until(lambda: desk.inside("/tmp/louder </dev/mixer && echo loud") == "loud", "the mixer")
-    with desk.watching("listening", sound=True) as seen:
-        desk.inside(f"echo {second} | base64 -d >/dev/dsp")
-    assert seen["loud"] > 10_000, "a good part of a second: a busy machine drops some"
+    for last in (False, False, False, True):  # a machine with much to do drops some
+        with desk.watching("listening", sound=True) as seen:
+            desk.inside(f"echo {second} | base64 -d >/dev/dsp")
+        if last or (seen["loud"] > 10_000 and seen["pitch"] == pytest.approx(TONE, rel=0.1)):
+            break
+    assert seen["loud"] > 10_000, "a good part of a second"
     assert seen["pitch"] == pytest.approx(TONE, rel=0.1)
 
 
@@ -307,7 +309,7 @@ def test_corral_screenshot_is_a_png_of_what_virsh_sees(desk: Desk) -> None:
             assert picture.format == "PNG"
             return picture.convert("RGB")
 
-    desk.inside("echo something to see >/dev/tty1")
+    until(lambda: desk.inside("echo something to see >/dev/tty1 && echo done") == "done", "the text")
     same(desk, ours)
     assert "no such screen ID: 3" in desk.corral("screenshot", NAME, str(path), "--screen", "3", ok=False)
 

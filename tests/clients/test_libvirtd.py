@@ -203,7 +203,9 @@ def test_the_commands_with_a_guest(daemon: Libvirtd) -> None:
         until = time.monotonic() + 60  # its network comes up beside the agent
         while "10.0.2.15" not in (listed := command(daemon, "ps", "-A")):
             assert time.monotonic() < until, listed
-        assert "Linux" in command(daemon, "console", "web", stdin=b"\nuname\n")
+        until = time.monotonic() + 60  # it ends when the guest has been silent for a second
+        while "Linux" not in (shown := command(daemon, "console", "web", stdin=b"\nuname\n")):
+            assert time.monotonic() < until, shown
         assert "already exists" in command(daemon, "run", "tiny", "--name", "web", status=1)
         assert json.loads(command(daemon, "show", "web", "--format", "json"))["name"] == "web"
         command(daemon, "pause", "web")

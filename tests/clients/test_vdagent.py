@@ -162,7 +162,8 @@ async def test_what_a_document_allows_between_viewer_and_agent(desk: tuple[Desk,
     """What the viewer sends comes in its order: behind clipboard and file it asks for a size of the screen."""
     there, allowed = desk
     if allowed:
-        agent, seen = await session(there, lambda agent: bool(agent.has_file and MONITORS in agent.heard), taken=True)
+        last = {MONITORS, REQUEST}
+        agent, seen = await session(there, lambda agent: agent.has_file and last <= set(agent.heard), taken=True)
         assert (agent.text, agent.file == FILE) == ("from the viewer", True)
         assert (seen["clipboard"], seen["file"], seen["mouse"]) == ("from the guest", "sent", CLIENT_MOUSE)
     else:

@@ -308,14 +308,14 @@ async def test_lists_follow_what_happens(client: Client, hypervisor: FakeHypervi
 
 async def test_the_daemon_leaves_when_it_has_nothing_to_do(hypervisor: FakeHypervisor) -> None:
     left = asyncio.Event()
-    async with daemon(hypervisor, idle_timeout=0.15, on_idle=left.set) as (_, path):
+    async with daemon(hypervisor, idle_timeout=1.0, on_idle=left.set) as (_, path):
         client = await Client.connect(path)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.5)
         assert not left.is_set(), "a client is connected"
         web = hypervisor.add("web")
         await client.call("domain_create", dom=ref(web))
         client.close()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.5)
         assert not left.is_set(), "a domain is active"
         await web.destroy()
         await asyncio.wait_for(left.wait(), 30)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on a s
 
 
 #: Seconds that arrivals are ahead of the clock, so that a machine with much to do does not end the polling early.
-AHEAD = 0.05
+AHEAD = 0.5
 
 
 class Client:

@@ -113,6 +113,7 @@ async def test_nobody_there(short_path: Path, monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(AgentUnresponsive, match="didn't respond to synchronization within"):
             await agent.execute("guest-ping")
         fake.silent = False
+        monkeypatch.setattr(agent_module, "SYNC_TIMEOUT", 30)
         await agent.execute("guest-ping")
         agent.port_open = False
         with pytest.raises(AgentUnresponsive, match="not connected"):

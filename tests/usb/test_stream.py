@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import struct
@@ -161,6 +162,7 @@ async def test_guest_that_does_not_read_is_not_listened_to() -> None:
 async def test_nothing_stays_open(tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(bytes(4096))
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for _ in range(20):
         ours, theirs = pair()
@@ -172,7 +174,8 @@ async def test_nothing_stays_open(tmp_path: Path) -> None:
         async with asyncio.timeout(30):
             await service.ended()
         stick.close()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
 
 
 def test_on_the_daemons_loop() -> None:
