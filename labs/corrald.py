@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -68,10 +69,20 @@ def _await_socket(daemon: Daemon, until: float, log: Path) -> None:
     while True:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
             probe.connect(str(daemon.socket))
-            return
+            if _listens(probe):
+                return
         if daemon.process.poll() is not None or time.monotonic() > until:
             raise RuntimeError(f"corral daemon did not start: {log.read_text()[-4000:]}")
         time.sleep(0.01)
+
+
+def _listens(probe: socket.socket) -> bool:
+    """Whether who listens at the other end lives.
+
+    A daemon that was killed while it started a machine leaves its socket to that process until it is QEMU.
+    """
+    pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Path(f"/proc/{pid}").exists()
 
 
 def stop(daemon: Daemon) -> None:
