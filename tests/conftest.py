@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,10 @@ def renew(item: pytest.Item) -> None:
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         for definition in definitions:
             if definition.scope in ("class", "module", "package"):
-                definition.finish(item._request)
+                try:
+                    definition.finish(item._request)
+                except Exception as error:  # it is forgotten all the same
+                    warnings.warn(f"{definition.argname} could not be taken down: {error!r}", stacklevel=1)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

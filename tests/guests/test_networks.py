@@ -30,7 +30,7 @@ from labs.netns import Namespace
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(netns.missing() is not None, reason=str(netns.missing())),
     pytest.mark.skipif(shutil.which("passt") is None, reason="passt is not installed (apt-get install passt)"),
 ]
@@ -97,10 +97,10 @@ class Guest(Inside):
         """Give it an address on each net, and no client of DHCP any more."""
         for net in nets:
             name = await self.device(net)
-            stop = f"kill $(cat /run/udhcpc.{name}); rm -f /run/udhcpc.{name}"
-            await self.until(
-                f"{stop} 2>/dev/null; ip addr replace {ip(net, self.number)}/24 dev {name}", lambda _: True
-            )
+            client = f"/run/udhcpc.{name}"
+            await self.until(f"cat {client} 2>/dev/null", str.isdigit)  # started a moment after the card comes
+            stop = f"p=$(cat {client}) && kill $p && while [ -d /proc/$p ]; do usleep 20000; done; rm -f {client}"
+            await self.sh(f"({stop}) 2>/dev/null; ip addr replace {ip(net, self.number)}/24 dev {name}")
 
     async def pings(self, address: str, count: int = 3) -> bool:
         """Whether an address answers so often in a row; the first time a neighbour may have to be found."""

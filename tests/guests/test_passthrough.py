@@ -230,9 +230,9 @@ async def test_limits(guest: Guest) -> None:
     await guest.vm.limit_disk("vdc", {"total_bytes_sec": 100 * rate})
     assert (await guest.vm.disk_limits("vdc"))["total_bytes_sec"] == 100 * rate
     rates = [await _rate(guest, "vda", 8)]
-    while rates[-1] <= 3 * rate and len(rates) < 4:  # the machine itself may be slow at times
+    while rates[-1] <= 1.5 * rate and len(rates) < 4:  # the machine itself may be slow at times
         rates.append(await _rate(guest, "vda", 8))
-    assert rates[-1] > 3 * rate, rates
+    assert rates[-1] > 1.5 * rate, rates
     await guest.host.call("domain_set_block_threshold", dom=guest.vm.reference, dev="vdc", threshold=1 << 20, flags=0)
     async with guest.vm.events(BlockThreshold) as events, asyncio.timeout(60):
         await guest.sh("dd if=/dev/zero of=/dev/vda bs=64k seek=20 count=1 oflag=direct")
@@ -366,7 +366,9 @@ async def test_a_full_file_system(guest: Guest) -> None:
         await guest.appeared("sdb")
         async with guest.vm.events(IOError) as events, asyncio.timeout(60):
             write = "dd if=/dev/urandom of=/tmp/r bs=1M count=4; dd if=/tmp/r of=/dev/sdb; sync; touch /tmp/written"
-            await guest.sh(f"({write}) >/dev/null 2>&1 &")
+            # The agent may be paused with its guest before it has answered: it does when they go on.
+            shell = {"path": "/bin/sh", "arg": ["-c", f"({write}) >/dev/null 2>&1 &"]}
+            begun = asyncio.create_task(guest.vm.agent("guest-exec", shell, timeout=60))
             event = await anext(events)
         assert isinstance(event, IOError) and (event.reason, event.path) == ("enospc", str(image))
         state = await guest.vm.wait_for("paused")
@@ -375,6 +377,7 @@ async def test_a_full_file_system(guest: Guest) -> None:
         assert [(each.disk, each.error) for each in errors.errors] == [("sdu", 2)]
         run("mount", "-o", "remount,size=16m", str(place))
         await guest.vm.resume()
+        await begun
         await guest.until("ls /tmp/written 2>/dev/null", "/tmp/written")
         read = "dd if=/dev/sdb bs=1M count=4 iflag=direct 2>/dev/null"
         assert await guest.sh(f"sync; {read} | cmp - /tmp/r && echo same") == "same"

@@ -216,8 +216,8 @@ async def test_it_cuts_off_and_talks_nonsense(directory: Path, script: Script) -
 
 
 async def test_a_mute_agent_delays_nobody_else(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_module, "SYNC_TIMEOUT", 2.0)
-    monkeypatch.setattr(agent_module, "TURN_TIMEOUT", 2.5)
+    monkeypatch.setattr(agent_module, "SYNC_TIMEOUT", 5.0)
+    monkeypatch.setattr(agent_module, "TURN_TIMEOUT", 5.5)
     async with guest(directory) as (domain, fake):
         fake.mute = True
         start = time.monotonic()
@@ -226,10 +226,10 @@ async def test_a_mute_agent_delays_nobody_else(directory: Path, monkeypatch: pyt
         assert domain.state()[0] == 1
         await domain.suspend()
         await domain.resume()
-        assert time.monotonic() - start < 2.0, "a stuck agent is not in the way of the machine's own calls"
+        assert not any(call.done() for call in calls), "a stuck agent is not in the way of the machine's own calls"
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(result, CorralError) for result in results)
-        assert time.monotonic() - start < 20, "who waits for a stuck agent has a deadline, too"
+        assert time.monotonic() - start < 40, "who waits for a stuck agent has a deadline, too"
         fake.mute = False
         fake.script = answer(1)
         assert await guest_agent.get_time(domain) == (0, 1)

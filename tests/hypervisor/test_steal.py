@@ -95,8 +95,8 @@ async def test_two_guests_on_one_cpu_wait_half_of_their_time_and_a_lone_one_hard
             shown = await top(daemon)
             after, counts = await delays(host), [spinner.stolen(path) for path in told]
             for load in shown.values():
-                assert 35 < load["steal"] < 80, shown  # what this machine does beside can only make it more
-                assert load["each_vcpu"][0]["use"] > 20
+                assert load["steal"] > 35, shown  # what this machine does beside can only make it more
+                assert load["steal"] + load["each_vcpu"][0]["use"] > 85, shown  # it ran or it waited
                 assert load["each_vcpu"][0]["halted"] is False
                 assert load["guest_steal_untold"] is (kind == "qemu")
             for path, then, now in zip(told, counted, counts, strict=True):
@@ -110,9 +110,8 @@ async def test_two_guests_on_one_cpu_wait_half_of_their_time_and_a_lone_one_hard
         async with busy(host, short_path, kind, "lone"):
             # This machine has others' work to do as well: one undisturbed moment is enough.
             async with asyncio.timeout(90):
-                while (load := (await top(daemon))["lone"])["steal"] > 10:
+                while (load := (await top(daemon))["lone"])["steal"] > 10 or load["each_vcpu"][0]["use"] <= 70:
                     pass
-            assert load["each_vcpu"][0]["use"] > 70
 
 
 async def test_stolen_time_can_be_kept_from_a_guest(daemon: corrald.Daemon, short_path: Path) -> None:
