@@ -109,9 +109,15 @@ def system_daemon(directory: Path, *, group: bool) -> Iterator[Path]:
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", "\n".join(script)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     run = Path(f"/proc/{process.pid}/root/run/corral")
+
+    def listens() -> bool:
+        """Whether its socket is there; before its own /run is, it sees this host's, where another daemon may listen."""
+        socket = run / "corral-sock-ro"
+        return socket.exists() and socket.stat().st_dev != Path("/run").stat().st_dev
+
     try:
         until = time.monotonic() + 60
-        while not (run / "corral-sock-ro").exists():
+        while not listens():
             assert process.poll() is None and time.monotonic() < until, process.communicate()[1]
             time.sleep(0.05)
         yield run
